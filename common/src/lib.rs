@@ -1,0 +1,26 @@
+//! The vocabulary of Drover: the types that more than one binary speaks.
+//!
+//! Knows nothing about gRPC, QUIC, raft or any database.
+
+pub mod atomic_file;
+pub mod backoff;
+pub mod clock;
+pub mod digest;
+pub mod failure;
+pub mod fence;
+pub mod finding;
+pub mod host;
+pub mod human;
+pub mod id;
+pub mod limit;
+pub mod location;
+pub mod phase;
+pub mod plan;
+pub mod principal;
+pub mod progress;
+pub mod rel_path;
+pub mod secret;
+pub mod shutdown;
+pub mod spec;
+pub mod step;
+pub mod view;

@@ -1,0 +1,55 @@
+//! How far a step is; droppable, never falling.
+
+use serde::{Deserialize, Serialize};
+
+/// How far one attempt of a step is, over the whole of its work.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(default)]
+pub struct Progress {
+    /// Files that need nothing more: unchanged or landed.
+    pub files_done: u64,
+    /// Files known so far.
+    pub files_total: u64,
+    /// Bytes that need nothing more.
+    pub bytes_done: u64,
+    /// Bytes known so far.
+    pub bytes_total: u64,
+    /// Whether the totals are final; until then they are "at least".
+    pub is_scan_complete: bool,
+    /// Wire bytes of this migration so far, over all attempts.
+    pub bytes_on_wire: u64,
+    /// Bytes of content that landed per second, over the last seconds.
+    pub bytes_per_s: u64,
+}
+
+impl Progress {
+    /// Returns the part that is done in thousandths; at most 990 while the totals may still grow.
+    pub fn permille(&self) -> u32 {
+        // A file counts like 16 KiB, so that a million empty files move the bar too.
+        const FILE_WEIGHT_BYTES: u64 = 16 * 1024;
+        let weigh =
+            |files: u64, bytes: u64| u128::from(files) * u128::from(FILE_WEIGHT_BYTES) + u128::from(bytes);
+        let total = weigh(self.files_total, self.bytes_total);
+        if total == 0 {
+            return if self.is_scan_complete { 1000 } else { 0 };
+        }
+        let part = weigh(self.files_done, self.bytes_done).min(total) * 1000 / total;
+        let part = u32::try_from(part).unwrap_or(1000);
+        if self.is_scan_complete { part } else { part.min(990) }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn is_never_done_before_the_scan_is() {
+        let known =
+            Progress { files_done: 5, files_total: 5, bytes_done: 9, bytes_total: 9, ..Progress::default() };
+        assert_eq!(known.permille(), 990);
+        assert_eq!(Progress { is_scan_complete: true, ..known }.permille(), 1000);
+        assert_eq!(Progress::default().permille(), 0);
+        assert_eq!(Progress { is_scan_complete: true, ..Progress::default() }.permille(), 1000);
+    }
+}

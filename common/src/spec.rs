@@ -1,0 +1,145 @@
+//! What an operator asks for.
+//!
+//! The keys are those of the user's document (design 8.3); flags are turned into the same value. Keys that are known
+//! but not served yet are refused by name where documents are read, so this type holds only what is served.
+
+use serde::{Deserialize, Serialize};
+
+use crate::location::Location;
+
+/// The version of the document that this program writes.
+pub const SPEC_VERSION: u32 = 1;
+
+/// A migration as an operator described it.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct MigrationSpec {
+    /// [`SPEC_VERSION`].
+    pub version: u32,
+    /// For people; made from source and destination when left out.
+    pub name: String,
+    /// Where from.
+    pub source: SideSpec,
+    /// Where to.
+    pub destination: SideSpec,
+    /// How files move.
+    #[serde(default)]
+    pub transfer: TransferSpec,
+    /// What happens around it.
+    #[serde(default)]
+    pub options: OptionsSpec,
+    /// Whether this came from a document or from flags only, which decides when the way back ends by default.
+    #[serde(default)]
+    pub origin: Origin,
+}
+
+/// Where a spec came from.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Origin {
+    /// A document.
+    #[default]
+    Document,
+    /// Flags of `ctl migrate`: one pass, no backup, no maintenance, no gate.
+    Flags,
+}
+
+/// One side of a migration.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct SideSpec {
+    /// Host and root.
+    pub location: Location,
+    /// Patterns of entries that are left out, first match wins together with `include`.
+    #[serde(default)]
+    pub exclude: Vec<String>,
+    /// Patterns of entries that are kept although an exclude matches.
+    #[serde(default)]
+    pub include: Vec<String>,
+}
+
+/// How files move.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct TransferSpec {
+    /// Remove at the destination what the source does not have.
+    pub delete: bool,
+    /// How much may be removed.
+    pub max_delete: MaxDelete,
+    /// Compare content, not only size and time.
+    pub checksum: bool,
+    /// Owners by number, not by name.
+    pub numeric_ids: bool,
+    /// Bytes per second on the wire; none is no limit.
+    pub bandwidth_limit: Option<u64>,
+}
+
+/// The guard of deletes.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum MaxDelete {
+    /// At most this part of the destination's entries, in percent.
+    Percent(u8),
+    /// At most this many entries.
+    Count(u64),
+}
+
+impl Default for MaxDelete {
+    fn default() -> Self {
+        Self::Percent(50)
+    }
+}
+
+/// What happens around the move of files.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct OptionsSpec {
+    /// Plan and compare, change nothing.
+    pub dry_run: bool,
+    /// Verify after the copy.
+    pub verify_after: bool,
+    /// Unwind when a step failed for good.
+    pub rollback_on_failure: bool,
+    /// How long the way back stays open after completion, in milliseconds; none is the default of the origin.
+    pub rollback_window_ms: Option<u64>,
+    /// How much validation proves.
+    pub validation_level: ValidationLevel,
+    /// The longest the whole may take, in milliseconds.
+    pub timeout_ms: Option<u64>,
+}
+
+impl Default for OptionsSpec {
+    fn default() -> Self {
+        Self {
+            dry_run: false,
+            verify_after: true,
+            rollback_on_failure: true,
+            rollback_window_ms: None,
+            validation_level: ValidationLevel::Basic,
+            timeout_ms: None,
+        }
+    }
+}
+
+/// How much validation and verification look at.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum ValidationLevel {
+    /// Hosts, roots, space.
+    Basic,
+    /// Also a scan of the source.
+    Full,
+    /// Also content of both sides, read past the page cache.
+    Strict,
+}
+
+impl MigrationSpec {
+    /// Returns how long the way back stays open after completion, in milliseconds.
+    pub fn rollback_window_ms(&self) -> u64 {
+        const DAY_MS: u64 = 24 * 3_600_000;
+        self.options.rollback_window_ms.unwrap_or(match self.origin {
+            Origin::Document => DAY_MS,
+            Origin::Flags => 0,
+        })
+    }
+}

@@ -1,0 +1,23 @@
+//! Messages between the binaries.
+//!
+//! The generated types stay at the edges; `status` carries a whole failure across a refused call.
+
+pub mod status;
+
+/// Version of the protocol between agent, `ctl` and coordinator.
+pub const PROTOCOL: u32 = 1;
+
+/// Metadata key under which a follower names the leader's address.
+pub const LEADER_KEY: &str = "drover-leader";
+
+/// The generated messages and services.
+#[expect(
+    missing_docs,
+    clippy::allow_attributes,
+    clippy::allow_attributes_without_reason,
+    clippy::too_many_lines,
+    reason = "generated"
+)]
+pub mod v1 {
+    tonic::include_proto!("migration.v1");
+}
