@@ -5,6 +5,7 @@
 pub mod atomic_file;
 pub mod backoff;
 pub mod clock;
+pub mod context;
 pub mod digest;
 pub mod failure;
 pub mod fence;
