@@ -122,6 +122,10 @@ pub enum Retry {
     AfterOperator,
 }
 
+/// Context field of a refusal that a person may lift: its value is the sentence to show before asking, and the same
+/// request with `confirmed` set goes through.
+pub const CONFIRM: &str = "confirm";
+
 /// An error as a value: it crosses processes, is stored, and shows its whole chain.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
@@ -164,6 +168,12 @@ impl Failure {
         self.context.push((field.into(), value.into()));
         self
     }
+
+    /// Returns what a person must agree to before the request is repeated with `confirmed`, if this is such a refusal.
+    pub fn confirmation(&self) -> Option<&str> {
+        let (_, sentence) = self.context.iter().find(|(field, _)| field == CONFIRM)?;
+        Some(sentence)
+    }
 }
 
 impl fmt::Display for Failure {
@@ -198,5 +208,13 @@ mod tests {
         let failure = Failure::of(FailureKind::Exhausted, &Outer(std::io::Error::other("disk full")));
         assert_eq!(failure.message, "opening the journal: disk full");
         assert_eq!(failure.retry, Retry::AfterOperator);
+    }
+
+    #[test]
+    fn a_refusal_may_ask_for_agreement() {
+        let refusal = Failure::new(FailureKind::Conflict, "the way back of b7 would end");
+        assert_eq!(refusal.confirmation(), None);
+        let refusal = refusal.context(CONFIRM, "This ends the way back of b7.");
+        assert_eq!(refusal.confirmation(), Some("This ends the way back of b7."));
     }
 }

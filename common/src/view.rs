@@ -260,6 +260,9 @@ pub struct HostView {
     pub facts: Option<HostFacts>,
     /// Steps that it runs now.
     pub steps_running: u32,
+    /// How far its clock is ahead of the leader's, in milliseconds; none while it is not connected.
+    #[serde(default)]
+    pub clock_ahead_ms: Option<i64>,
 }
 
 /// The cluster: `ctl cluster status`.
@@ -279,6 +282,9 @@ pub struct ClusterView {
     pub epoch: u64,
     /// The version of the node that answered.
     pub version: String,
+    /// The wall time of the node that answered, so that a wrong clock is noticed.
+    #[serde(default)]
+    pub now: WallMs,
 }
 
 /// One member of the cluster.
