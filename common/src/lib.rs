@@ -24,4 +24,7 @@ pub mod secret;
 pub mod shutdown;
 pub mod spec;
 pub mod step;
+pub mod telemetry;
+pub mod ticket;
+pub mod tls;
 pub mod view;
