@@ -1,7 +1,9 @@
 //! Messages between the binaries.
 //!
-//! The generated types stay at the edges; `status` carries a whole failure across a refused call.
+//! The generated types stay at the edges; `status` carries a whole failure across a refused call, and `channel` finds
+//! the leader.
 
+pub mod channel;
 pub mod status;
 
 /// Version of the protocol between agent, `ctl` and coordinator.

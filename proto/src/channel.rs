@@ -1,0 +1,367 @@
+//! The way to the coordinators: a connection of our own TLS under tonic, and calls that find the leader.
+//!
+//! tonic bakes a certificate into its own TLS set-up; this connector shows whatever `common::tls::Identity` holds at
+//! the moment of the handshake. A call goes to the last known leader, follows the metadata `drover-leader`, tries the
+//! other coordinators when one is silent, and gives up at its deadline with the last failure. A call may therefore
+//! reach a coordinator twice: whoever makes one that must not happen twice puts an id into it.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::fmt;
+use std::future::Future;
+use std::io;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::Duration;
+
+use common::failure::{Failure, FailureKind};
+use common::limit::MESSAGE_BYTES_MAX;
+use common::tls::COORDINATOR_NAME;
+use http::Uri;
+use hyper_util::rt::TokioIo;
+use rustls::pki_types::ServerName;
+use tokio::net::TcpStream;
+use tokio::time::Instant;
+use tokio_rustls::TlsConnector;
+use tokio_rustls::client::TlsStream;
+use tonic::transport::{Channel, Endpoint};
+use tonic::{Code, Response, Status};
+
+use crate::LEADER_KEY;
+use crate::status::to_failure;
+use crate::v1::agent_service_client::AgentServiceClient;
+use crate::v1::control_service_client::ControlServiceClient;
+use crate::v1::raft_service_client::RaftServiceClient;
+
+/// How long TCP and TLS together may take; a coordinator that needs longer counts as silent.
+const CONNECT_TIMEOUT: Duration = Duration::from_secs(5);
+/// How often a silent connection is asked for a sign of life, so that a dead peer is noticed before a lease ends.
+const KEEPALIVE_INTERVAL: Duration = Duration::from_secs(5);
+/// How long the sign of life may take.
+const KEEPALIVE_TIMEOUT: Duration = Duration::from_secs(5);
+/// The pause once every known coordinator was tried: an election takes about half a second.
+const PAUSE: Duration = Duration::from_millis(100);
+
+/// Returns a channel to one coordinator, as host:port, that connects when it is first used and again when it broke.
+///
+/// # Errors
+/// When the address is not a host and a port.
+pub fn channel(address: &str, tls: Arc<rustls::ClientConfig>) -> Result<Channel, Failure> {
+    let is_address =
+        address.rsplit_once(':').is_some_and(|(host, port)| !host.is_empty() && port.parse::<u16>().is_ok());
+    if !is_address {
+        let message = format!("`{address}` is not the address of a coordinator");
+        return Err(Failure::new(FailureKind::Invalid, message).hint("write it as HOST:PORT, as `web1:7400`"));
+    }
+    let endpoint = Endpoint::from_static("http://coordinator.drover.internal")
+        .http2_keep_alive_interval(KEEPALIVE_INTERVAL)
+        .keep_alive_timeout(KEEPALIVE_TIMEOUT)
+        .keep_alive_while_idle(true);
+    let (connector, address) = (TlsConnector::from(tls), address.to_owned());
+    Ok(endpoint.connect_with_connector_lazy(tower::service_fn(move |_uri: Uri| {
+        let (connector, address) = (connector.clone(), address.clone());
+        async move {
+            let connected = tokio::time::timeout(CONNECT_TIMEOUT, connect(&connector, &address)).await;
+            let late = |_elapsed| {
+                io::Error::new(io::ErrorKind::TimedOut, format!("connecting to {address} took too long"))
+            };
+            connected.map_err(late)?.map(TokioIo::new)
+        }
+    })))
+}
+
+async fn connect(connector: &TlsConnector, address: &str) -> io::Result<TlsStream<TcpStream>> {
+    let fail = |error: io::Error| {
+        io::Error::new(error.kind(), ConnectFailure { address: address.to_owned(), source: error })
+    };
+    let stream = TcpStream::connect(address).await.map_err(fail)?;
+    stream.set_nodelay(true).map_err(fail)?;
+    let name = ServerName::try_from(COORDINATOR_NAME).map_err(io::Error::other)?;
+    connector.connect(name, stream).await.map_err(fail)
+}
+
+/// Names the address in an error of the connector.
+#[derive(Debug, thiserror::Error)]
+#[error("connecting to {address}")]
+struct ConnectFailure {
+    address: String,
+    #[source]
+    source: io::Error,
+}
+
+/// Returns a client of the service for agents, with our limit on messages.
+pub fn agent_client(channel: Channel) -> AgentServiceClient<Channel> {
+    AgentServiceClient::new(channel)
+        .max_decoding_message_size(MESSAGE_BYTES_MAX)
+        .max_encoding_message_size(MESSAGE_BYTES_MAX)
+}
+
+/// Returns a client of the service for operators, with our limit on messages.
+pub fn control_client(channel: Channel) -> ControlServiceClient<Channel> {
+    ControlServiceClient::new(channel)
+        .max_decoding_message_size(MESSAGE_BYTES_MAX)
+        .max_encoding_message_size(MESSAGE_BYTES_MAX)
+}
+
+/// Returns a client of the service among nodes, with our limit on messages.
+pub fn raft_client(channel: Channel) -> RaftServiceClient<Channel> {
+    RaftServiceClient::new(channel)
+        .max_decoding_message_size(MESSAGE_BYTES_MAX)
+        .max_encoding_message_size(MESSAGE_BYTES_MAX)
+}
+
+/// The coordinators of one cluster, of which one leads.
+pub struct Coordinators {
+    tls: Arc<rustls::ClientConfig>,
+    known: Mutex<Known>,
+}
+
+/// What is known of them; every field is a hint that a wrong answer corrects.
+struct Known {
+    addresses: Vec<String>,
+    /// Index of the address that is tried next when no leader is known.
+    next: usize,
+    leader: Option<String>,
+    channels: BTreeMap<String, Channel>,
+}
+
+/// What a refused call says about where to go.
+enum Direction {
+    /// The leader is there.
+    Leader(String),
+    /// This one does not lead or is silent.
+    Elsewhere,
+    /// It was answered: no.
+    Nowhere,
+}
+
+impl Coordinators {
+    /// Makes the way to these addresses, as host:port.
+    pub fn new(addresses: Vec<String>, tls: Arc<rustls::ClientConfig>) -> Self {
+        let known = Known { addresses, next: 0, leader: None, channels: BTreeMap::new() };
+        Self { tls, known: Mutex::new(known) }
+    }
+
+    /// Replaces the addresses; those of `Welcome` and of `Renew` are newer than the configured ones.
+    pub fn learn(&self, addresses: Vec<String>) {
+        if addresses.is_empty() {
+            return;
+        }
+        let mut known = self.known();
+        known.channels.retain(|address, _| addresses.contains(address));
+        known.addresses = addresses;
+    }
+
+    /// Makes a call at the leader, wherever it is, within `deadline`.
+    ///
+    /// For a call that answers with a stream the deadline holds until the stream has begun.
+    ///
+    /// # Errors
+    /// With what the leader answered, or with the last failure to reach one when the deadline has passed.
+    pub async fn call<T, F, Fut>(&self, deadline: Duration, call: F) -> Result<T, Failure>
+    where
+        F: Fn(Channel) -> Fut,
+        Fut: Future<Output = Result<Response<T>, Status>>,
+    {
+        let until = Instant::now() + deadline;
+        let mut tried = BTreeSet::new();
+        let mut last = Failure::new(FailureKind::Timeout, "no coordinator answered in time");
+        loop {
+            let address = self.next_address()?;
+            if !tried.insert(address.clone()) {
+                tried = BTreeSet::from([address.clone()]);
+                tokio::time::sleep_until(until.min(Instant::now() + PAUSE)).await;
+            }
+            if Instant::now() >= until {
+                return Err(last.hint("look whether the coordinators run and can be reached from here"));
+            }
+            let channel = self.channel(&address)?;
+            match tokio::time::timeout_at(until, call(channel)).await {
+                Ok(Ok(response)) => {
+                    self.known().leader = Some(address);
+                    return Ok(response.into_inner());
+                }
+                Ok(Err(status)) => {
+                    let direction = direction(&status);
+                    last = failure_of(&status, &address);
+                    match direction {
+                        Direction::Leader(leader) => self.known().leader = Some(leader),
+                        Direction::Elsewhere => self.forget(&address),
+                        Direction::Nowhere => return Err(last),
+                    }
+                }
+                Err(_elapsed) => self.forget(&address),
+            }
+        }
+    }
+
+    /// Returns the leader's address as far as it is known.
+    pub fn leader(&self) -> Option<String> {
+        self.known().leader.clone()
+    }
+
+    fn known(&self) -> MutexGuard<'_, Known> {
+        // Every field is a hint, so a panic in the middle of a change leaves nothing worse than a wrong hint.
+        self.known.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn next_address(&self) -> Result<String, Failure> {
+        let known = self.known();
+        let rotated = || known.addresses.get(known.next.checked_rem(known.addresses.len())?).cloned();
+        let none = || {
+            Failure::new(FailureKind::Invalid, "no address of a coordinator is known")
+                .hint("name one as HOST:PORT")
+        };
+        known.leader.clone().or_else(rotated).ok_or_else(none)
+    }
+
+    fn channel(&self, address: &str) -> Result<Channel, Failure> {
+        let mut known = self.known();
+        if let Some(channel) = known.channels.get(address) {
+            return Ok(channel.clone());
+        }
+        let made = channel(address, Arc::clone(&self.tls))?;
+        known.channels.insert(address.to_owned(), made.clone());
+        Ok(made)
+    }
+
+    /// Goes on with another address. The connection is dropped too: one that swallows calls would swallow the next.
+    fn forget(&self, address: &str) {
+        let mut known = self.known();
+        known.channels.remove(address);
+        known.leader = None;
+        known.next = known.next.wrapping_add(1);
+    }
+}
+
+impl fmt::Debug for Coordinators {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let known = self.known();
+        f.debug_struct("Coordinators")
+            .field("addresses", &known.addresses)
+            .field("leader", &known.leader)
+            .finish_non_exhaustive()
+    }
+}
+
+/// Where a refused call is to be repeated.
+fn direction(status: &Status) -> Direction {
+    if let Some(leader) = status.metadata().get(LEADER_KEY) {
+        return match leader.to_str() {
+            Ok(leader) if !leader.is_empty() => Direction::Leader(leader.to_owned()),
+            Ok(_) | Err(_) => Direction::Elsewhere,
+        };
+    }
+    // An answer of the coordinator has no source; what broke on the way has one.
+    if std::error::Error::source(status).is_some() && tls_error(status).is_none() {
+        Direction::Elsewhere
+    } else {
+        Direction::Nowhere
+    }
+}
+
+/// Returns the failure that a status stands for, with the whole chain when the call never reached a coordinator.
+fn failure_of(status: &Status, address: &str) -> Failure {
+    if let Some(error) = tls_error(status) {
+        let message = format!("{address} and this program do not accept each other's certificates: {error}");
+        return Failure::new(FailureKind::Unauthenticated, message)
+            .hint("look whether both belong to the same cluster, whether the certificate has expired or was revoked, and whether both clocks are right");
+    }
+    match std::error::Error::source(status) {
+        Some(source) if status.code() != Code::DeadlineExceeded => {
+            let message =
+                format!("the coordinator at {address} cannot be reached: {}", common::failure::chain(source));
+            Failure::new(FailureKind::Unreachable, message)
+        }
+        Some(_) | None => to_failure(status),
+    }
+}
+
+/// Finds the refusal of a certificate among the causes of a failed call.
+fn tls_error(status: &Status) -> Option<&rustls::Error> {
+    let mut source = std::error::Error::source(status);
+    while let Some(error) = source {
+        if let Some(error) = error.downcast_ref::<rustls::Error>() {
+            return matters(error);
+        }
+        // An I/O error shows its payload, not the payload's cause, as its source.
+        let payload = error.downcast_ref::<io::Error>().and_then(io::Error::get_ref);
+        source = match payload {
+            Some(payload) => {
+                if let Some(error) = payload.downcast_ref::<rustls::Error>() {
+                    return matters(error);
+                }
+                Some(payload)
+            }
+            None => error.source(),
+        };
+    }
+    None
+}
+
+/// Whether a TLS error is about certificates, and so the same at every try.
+fn matters(error: &rustls::Error) -> Option<&rustls::Error> {
+    matches!(error, rustls::Error::InvalidCertificate(_) | rustls::Error::AlertReceived(_)).then_some(error)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn coordinators(addresses: &[&str]) -> Coordinators {
+        let _already = rustls::crypto::aws_lc_rs::default_provider().install_default();
+        let digest = common::digest::Digest::of(b"ca");
+        let tls = common::tls::enrolling_client_config(digest, common::tls::ALPN_GRPC).unwrap();
+        Coordinators::new(addresses.iter().map(|&address| address.to_owned()).collect(), Arc::new(tls))
+    }
+
+    fn not_leader(leader: &str) -> Status {
+        let mut status = Status::unavailable("not the leader");
+        status.metadata_mut().insert(LEADER_KEY, leader.parse().unwrap());
+        status
+    }
+
+    #[tokio::test]
+    async fn follows_to_the_leader_and_remembers_it() {
+        let coordinators = coordinators(&["a:1", "b:2"]);
+        let calls = Mutex::new(0);
+        let answer = coordinators.call(Duration::from_secs(5), |_channel| {
+            let mut calls = calls.lock().unwrap();
+            *calls += 1;
+            let result = if *calls == 1 { Err(not_leader("c:3")) } else { Ok(Response::new(*calls)) };
+            std::future::ready(result)
+        });
+        assert_eq!(answer.await.unwrap(), 2);
+        assert_eq!(coordinators.leader().as_deref(), Some("c:3"));
+    }
+
+    #[tokio::test]
+    async fn an_answer_is_final() {
+        let coordinators = coordinators(&["a:1"]);
+        let refused = coordinators
+            .call(Duration::from_secs(5), |_channel| {
+                std::future::ready(Err::<Response<()>, _>(Status::not_found("no such migration")))
+            })
+            .await;
+        assert_eq!(refused.unwrap_err().kind, FailureKind::NotFound);
+    }
+
+    #[tokio::test]
+    async fn silence_ends_at_the_deadline_with_the_address_in_the_failure() {
+        let coordinators = coordinators(&["127.0.0.1:1"]);
+        let refused = coordinators
+            .call(Duration::from_millis(300), |channel| async move {
+                control_client(channel).get_cluster(crate::v1::ClusterRequest {}).await
+            })
+            .await
+            .unwrap_err();
+        assert_eq!(refused.kind, FailureKind::Unreachable);
+        assert!(refused.message.contains("127.0.0.1:1"), "{}", refused.message);
+    }
+
+    #[test]
+    fn what_is_not_an_address_is_refused() {
+        let tls = coordinators(&[]).tls;
+        for bad in ["", "web1", "web1:", ":7400", "web1:http"] {
+            assert!(channel(bad, Arc::clone(&tls)).is_err(), "{bad:?} was taken for an address");
+        }
+    }
+}
