@@ -1,0 +1,119 @@
+//! Making the missing directories of a root, and unmaking them.
+//!
+//! What exists is followed as the operator wrote it, links included; what is missing is made one component
+//! at a time below a held directory, so that nothing can be slipped in between making and opening.
+
+use std::ffi::{CString, OsStr};
+use std::os::fd::{AsFd, OwnedFd};
+use std::os::unix::ffi::OsStrExt;
+use std::path::{Component, Path, PathBuf};
+
+use rustix::fs::{CWD, Mode, OFlags};
+use rustix::io::Errno;
+
+use crate::dir::{Dir, open_directory};
+use crate::error::{Cause, Result, TreeError};
+use crate::kernel::Kernel;
+use crate::name::Name;
+use crate::root::Root;
+use crate::stat::stat_fd;
+
+const OP: &str = "create root";
+const ROOT_MODE: u32 = 0o755;
+const PINNED: OFlags = OFlags::PATH.union(OFlags::DIRECTORY).union(OFlags::CLOEXEC);
+
+/// A directory that was made above or as a root, kept so that an undo can remove it.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct CreatedDir {
+    /// The path as it was made.
+    pub path: PathBuf,
+    /// The device.
+    pub dev: u64,
+    /// The inode.
+    pub ino: u64,
+}
+
+impl Root {
+    /// Opens a root, making what is missing of its path (mode 0755); says what was made, outermost first.
+    pub fn create(path: &Path) -> Result<(Self, Vec<CreatedDir>)> {
+        let failed = |cause: Cause| TreeError::new(OP, path.as_os_str().as_bytes(), cause);
+        if !path.is_absolute() {
+            return Err(failed(Cause::Relative));
+        }
+        let mut here =
+            rustix::fs::openat(CWD, c"/", PINNED, Mode::empty()).map_err(|errno| failed(errno.into()))?;
+        let mut walked = PathBuf::from("/");
+        let mut created = Vec::new();
+        for component in path.components() {
+            let part = match component {
+                Component::Normal(part) => part,
+                Component::ParentDir => OsStr::new(".."),
+                Component::RootDir | Component::CurDir | Component::Prefix(_) => continue,
+            };
+            walked.push(part);
+            let (next, made) = enter(&here, part, &walked).map_err(failed)?;
+            created.extend(made);
+            here = next;
+        }
+        let (fd, is_readable) = open_directory(here.as_fd(), c".").map_err(|errno| failed(errno.into()))?;
+        let root = Self::from_dir(Dir::hold(fd, is_readable, Kernel::detect()))?;
+        Ok((root, created))
+    }
+
+    /// Removes directories that [`Root::create`] made, innermost first: those that are still the same
+    /// inodes and empty. Returns those that stay.
+    pub fn remove_created(created: &[CreatedDir]) -> Result<Vec<CreatedDir>> {
+        let mut kept = Vec::new();
+        for made in created.iter().rev() {
+            if !remove_one(made)? {
+                kept.push(made.clone());
+            }
+        }
+        Ok(kept)
+    }
+}
+
+/// Opens a component of an operator's path, making it if it is missing.
+fn enter(
+    here: &OwnedFd,
+    part: &OsStr,
+    walked: &Path,
+) -> std::result::Result<(OwnedFd, Option<CreatedDir>), Cause> {
+    match rustix::fs::openat(here, part, PINNED, Mode::empty()) {
+        Err(Errno::NOENT) => {}
+        other => return Ok((other?, None)),
+    }
+    let name = CString::new(part.as_bytes()).map_err(|_nul| Errno::INVAL)?;
+    match rustix::fs::mkdirat(here, name.as_c_str(), Mode::from_raw_mode(ROOT_MODE)) {
+        // Somebody else made it meanwhile: theirs, not ours to remove. A dangling link says this too.
+        Err(Errno::EXIST) => return Ok((rustix::fs::openat(here, part, PINNED, Mode::empty())?, None)),
+        outcome => outcome?,
+    }
+    let (fd, _is_readable) = open_directory(here.as_fd(), &name)?;
+    // The umask may have taken bits away.
+    rustix::fs::fchmod(&fd, Mode::from_raw_mode(ROOT_MODE))?;
+    let stat = stat_fd(fd.as_fd())?;
+    Ok((fd, Some(CreatedDir { path: walked.to_owned(), dev: stat.dev, ino: stat.ino })))
+}
+
+/// Removes one directory if it is still ours and empty; says whether it is gone.
+fn remove_one(made: &CreatedDir) -> Result<bool> {
+    let (Some(parent), Some(name)) = (made.path.parent(), made.path.file_name()) else { return Ok(false) };
+    let name = Name::new(name.as_bytes()).map_err(|error| TreeError::new(OP, name.as_bytes(), error))?;
+    let parent = match Root::open(parent) {
+        Ok(root) => root.dir(),
+        Err(error) if error.is_not_found() => return Ok(true),
+        Err(error) => return Err(error),
+    };
+    match parent.stat_if_exists(&name)? {
+        None => return Ok(true),
+        Some(stat) if !stat.is_inode(made.dev, made.ino) => return Ok(false),
+        Some(_same) => {}
+    }
+    match parent.remove_dir(&name) {
+        Ok(()) => Ok(true),
+        Err(error) if error.is_not_empty() || error.is_busy() || error.is_symlink() => Ok(false),
+        Err(error) if error.is_not_found() => Ok(true),
+        Err(error) => Err(error),
+    }
+}

@@ -1,0 +1,84 @@
+//! An inode of any kind, held without being opened.
+//!
+//! A pin follows the inode, not the name: what is asked and set through it cannot hit something that was
+//! put in its place. Links, sockets, fifos and devices are worked on this way, for opening them has
+//! effects.
+
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+
+use rustix::fs::{AtFlags, CWD, OFlags};
+
+use crate::applied::Applied;
+use crate::dir::{Dir, reopen};
+use crate::error::{Cause, Context, Result};
+use crate::kernel::ProcPath;
+use crate::metadata::{Freshness, Handle, Metadata};
+use crate::name::Name;
+use crate::read_file::ReadFile;
+use crate::stat::{Kind, Stat, stat_fd};
+use crate::xattr::{Attributes, Xattrs};
+
+/// A held inode of any kind.
+#[derive(Debug)]
+pub struct Pinned {
+    fd: OwnedFd,
+    name: Name,
+}
+
+impl Pinned {
+    pub(crate) fn new(fd: OwnedFd, name: Name) -> Self {
+        Self { fd, name }
+    }
+
+    /// Returns the attributes as they are now.
+    pub fn stat(&self) -> Result<Stat> {
+        stat_fd(self.fd()).on("stat", &self.name)
+    }
+
+    /// Returns the text of the symbolic link.
+    pub fn read_link(&self) -> Result<Vec<u8>> {
+        rustix::fs::readlinkat(self.fd(), c"", Vec::new())
+            .map(std::ffi::CString::into_bytes)
+            .on("read link", &self.name)
+    }
+
+    /// Returns the extended attributes.
+    pub fn xattrs(&self) -> Result<Xattrs> {
+        Attributes::Path(self.fd()).read().on("read attributes", &self.name)
+    }
+
+    /// Opens the regular file that is held; anything else is an error and is not opened.
+    pub fn open_file(&self) -> Result<ReadFile> {
+        let stat = self.stat()?;
+        if stat.kind != Kind::File {
+            return Err(Cause::WrongKind { wanted: Kind::File, found: stat.kind }).on("open", &self.name);
+        }
+        let fd = reopen(self.fd(), OFlags::RDONLY | OFlags::NONBLOCK).on("open", &self.name)?;
+        ReadFile::new(fd, self.name.clone())
+    }
+
+    /// Sets owner, mode, extended attributes and times, in this order; calls that change nothing are
+    /// skipped.
+    ///
+    /// `expected` names the inode (device, number) that must be held.
+    pub fn apply(&self, wanted: &Metadata, expected: Option<(u64, u64)>) -> Result<Applied> {
+        let present = self.stat()?;
+        if expected.is_some_and(|(dev, ino)| !present.is_inode(dev, ino)) {
+            return Err(Cause::Replaced).on("set metadata", &self.name);
+        }
+        Ok(Handle::Path(self.fd()).apply(present, wanted, Freshness::Existing, self.name.as_bytes()))
+    }
+
+    /// Gives the held inode a further name.
+    pub fn link_into(&self, to: &Dir, new: &Name) -> Result<()> {
+        ProcPath::new(self.fd())
+            .and_then(|path| {
+                rustix::fs::linkat(CWD, path.as_c_str(), to.fd(), new.as_c_str(), AtFlags::SYMLINK_FOLLOW)
+            })
+            .on("link", new)
+    }
+
+    fn fd(&self) -> BorrowedFd<'_> {
+        self.fd.as_fd()
+    }
+}

@@ -1,0 +1,195 @@
+//! A regular file held for reading.
+//!
+//! It is opened first and looked at afterwards, so that nothing can be put in its place in between, and
+//! the open cannot block on a fifo. Reading has no position; a file is never mapped.
+
+use std::ops::Range;
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+
+use rustix::fs::{Advice, Mode, OFlags, SeekFrom};
+use rustix::io::{Errno, retry_on_intr};
+
+use crate::dir::Dir;
+use crate::error::{Cause, Context, Result};
+use crate::name::Name;
+use crate::stat::{Kind, Stat, stat_fd};
+use crate::xattr::{Attributes, Xattrs};
+
+impl Dir {
+    /// Opens a regular file for reading; links, fifos, devices and all else are errors.
+    ///
+    /// The access time is left alone where that is allowed.
+    pub fn open_file(&self, name: &Name) -> Result<ReadFile> {
+        let (fd, opened) = open_regular(self.fd(), name, OFlags::RDONLY)?;
+        Ok(ReadFile { fd, name: name.clone(), opened })
+    }
+}
+
+/// Opens a name and makes sure afterwards that a regular file was opened.
+pub(crate) fn open_regular(at: BorrowedFd<'_>, name: &Name, access: OFlags) -> Result<(OwnedFd, Stat)> {
+    let base = access | OFlags::NOFOLLOW | OFlags::NONBLOCK | OFlags::NOCTTY | OFlags::CLOEXEC;
+    let open = |flags: OFlags| {
+        retry_on_intr(|| rustix::fs::openat(at, name.as_c_str(), base | flags, Mode::empty()))
+    };
+    let opened = match open(OFlags::NOATIME) {
+        Err(Errno::PERM) => open(OFlags::empty()),
+        // A socket or a device without driver; the kind says more than this number.
+        Err(Errno::NXIO) => Err(Errno::NXIO),
+        other => other,
+    };
+    let fd = opened.map_err(|errno| explain(at, name, errno)).on("open", name)?;
+    let stat = stat_fd(fd.as_fd()).on("stat", name)?;
+    if stat.kind != Kind::File {
+        return Err(Cause::WrongKind { wanted: Kind::File, found: stat.kind }).on("open", name);
+    }
+    Ok((fd, stat))
+}
+
+/// Turns the numbers that stand for "not a file" into the kind that was found.
+fn explain(at: BorrowedFd<'_>, name: &Name, errno: Errno) -> Cause {
+    if !matches!(errno, Errno::NXIO | Errno::LOOP | Errno::ISDIR | Errno::NODEV) {
+        return errno.into();
+    }
+    match crate::stat::stat_at(at, name.as_c_str()) {
+        Ok(stat) if stat.kind != Kind::File => Cause::WrongKind { wanted: Kind::File, found: stat.kind },
+        _ => errno.into(),
+    }
+}
+
+/// A regular file held for reading.
+#[derive(Debug)]
+pub struct ReadFile {
+    fd: OwnedFd,
+    name: Name,
+    opened: Stat,
+}
+
+impl ReadFile {
+    pub(crate) fn new(fd: OwnedFd, name: Name) -> Result<Self> {
+        let opened = stat_fd(fd.as_fd()).on("stat", &name)?;
+        Ok(Self { fd, name, opened })
+    }
+
+    /// Returns the attributes at the time of opening, without a call.
+    #[must_use]
+    pub fn opened(&self) -> &Stat {
+        &self.opened
+    }
+
+    /// Returns the attributes as they are now.
+    pub fn stat(&self) -> Result<Stat> {
+        stat_fd(self.fd()).on("stat", &self.name)
+    }
+
+    /// Returns the extended attributes.
+    pub fn xattrs(&self) -> Result<Xattrs> {
+        Attributes::Open(self.fd()).read().on("read attributes", &self.name)
+    }
+
+    /// Reads from `offset` until the buffer is full or the file ends; returns how much was read.
+    pub fn read_at(&self, buffer: &mut [u8], offset: u64) -> Result<usize> {
+        read_full(self.fd(), buffer, offset).on("read", &self.name)
+    }
+
+    /// Returns the first range at or after `offset` that holds data, or nothing up to the end.
+    ///
+    /// A file system that does not know holes answers with all the rest.
+    pub fn next_data(&self, offset: u64) -> Result<Option<Range<u64>>> {
+        next_data(self.fd(), offset).on("seek", &self.name)
+    }
+
+    /// Returns the ranges below `size` that hold data, in order; the rest are holes.
+    ///
+    /// Worth asking only if [`Stat::is_sparse`]. It moves the descriptor's position, which nothing here
+    /// uses, and a writer may change the answer at any time.
+    #[must_use]
+    pub fn data_extents(&self, size: u64) -> DataExtents<'_> {
+        DataExtents { file: self, offset: 0, size }
+    }
+
+    /// Tells the kernel that the file will be read from start to end.
+    ///
+    /// A hint; where it is not taken nothing is lost.
+    pub fn advise_sequential(&self) {
+        self.advise(0, 0, Advice::Sequential);
+    }
+
+    /// Lets the kernel forget a range that was read, so that a migration does not empty the page cache.
+    pub fn drop_cache(&self, range: Range<u64>) {
+        self.advise(range.start, range.end.saturating_sub(range.start), Advice::DontNeed);
+    }
+
+    fn advise(&self, offset: u64, length: u64, advice: Advice) {
+        // A hint has no failure worth telling.
+        rustix::fs::fadvise(self.fd(), offset, std::num::NonZeroU64::new(length), advice).ok();
+    }
+
+    pub(crate) fn fd(&self) -> BorrowedFd<'_> {
+        self.fd.as_fd()
+    }
+}
+
+/// Reads until the buffer is full or the end.
+pub(crate) fn read_full(
+    fd: BorrowedFd<'_>,
+    buffer: &mut [u8],
+    offset: u64,
+) -> std::result::Result<usize, Errno> {
+    let mut filled = 0;
+    while filled < buffer.len() {
+        let at = offset.checked_add(filled as u64).ok_or(Errno::OVERFLOW)?;
+        match retry_on_intr(|| rustix::io::pread(fd, &mut buffer[filled..], at))? {
+            0 => break,
+            count => filled += count,
+        }
+    }
+    Ok(filled)
+}
+
+fn next_data(fd: BorrowedFd<'_>, offset: u64) -> std::result::Result<Option<Range<u64>>, Errno> {
+    let start = match rustix::fs::seek(fd, SeekFrom::Data(offset)) {
+        Ok(start) => start,
+        Err(Errno::NXIO) => return Ok(None),
+        Err(Errno::INVAL | Errno::OPNOTSUPP) => {
+            let size = stat_fd(fd)?.size;
+            return Ok((offset < size).then_some(offset..size));
+        }
+        Err(errno) => return Err(errno),
+    };
+    match rustix::fs::seek(fd, SeekFrom::Hole(start)) {
+        Ok(end) => Ok(Some(start..end)),
+        // The file was cut meanwhile.
+        Err(Errno::NXIO) => Ok(None),
+        Err(errno) => Err(errno),
+    }
+}
+
+/// The ranges of a file that hold data.
+#[derive(Debug)]
+pub struct DataExtents<'a> {
+    file: &'a ReadFile,
+    offset: u64,
+    size: u64,
+}
+
+impl Iterator for DataExtents<'_> {
+    type Item = Result<Range<u64>>;
+
+    fn next(&mut self) -> Option<Self::Item> {
+        if self.offset >= self.size {
+            return None;
+        }
+        let found = self.file.next_data(self.offset).transpose();
+        let Some(Ok(range)) = &found else {
+            self.offset = self.size;
+            return found;
+        };
+        let range = range.start..range.end.min(self.size);
+        self.offset = range.end;
+        if range.start >= range.end {
+            self.offset = self.size;
+            return None;
+        }
+        Some(Ok(range))
+    }
+}

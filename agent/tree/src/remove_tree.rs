@@ -1,0 +1,170 @@
+//! Removing a tree of ours: a stage, its `undo/`, its `after/`.
+//!
+//! Nothing is followed and no mount is entered. Memory grows with the depth only, and descriptors do not:
+//! the upper levels of a deep tree are closed and found again as `..` of a held directory, by inode.
+
+use crate::dir::{Dir, open_directory};
+use crate::error::{Cause, Context, Result, TreeError};
+use crate::listing::Listing;
+use crate::mount::mount_id;
+use crate::name::Name;
+use crate::stat::{Kind, Stat};
+
+/// How many levels are held open at once, each with two descriptors and a listing of 32 KiB.
+const LEVELS_HELD_MAX: usize = 32;
+
+/// How often a directory is listed again because it was not empty when it should have been.
+const PASSES_MAX: u32 = 4;
+
+const OP: &str = "remove tree";
+
+impl Dir {
+    /// Removes a name and, if it is a directory, everything below it; returns how many names are gone.
+    ///
+    /// A name that does not exist is no error. It stops at the first thing that cannot be removed, and may
+    /// be called again.
+    pub fn remove_tree(&self, name: &Name) -> Result<u64> {
+        let mount = mount_id(self.fd()).on(OP, name)?;
+        let mut removal = Removal { top: self.clone(), mount, removed: 0, stack: Vec::new() };
+        if !removal.unlinked(self, name)? {
+            removal.descend(self, name)?;
+            removal.run()?;
+        }
+        Ok(removal.removed)
+    }
+}
+
+struct Removal {
+    /// The directory that holds the tree; it stays.
+    top: Dir,
+    mount: u64,
+    removed: u64,
+    stack: Vec<Level>,
+}
+
+/// One directory on the way down.
+struct Level {
+    name: Name,
+    dev: u64,
+    ino: u64,
+    passes: u32,
+    /// Closed while too many levels are below it.
+    held: Option<(Dir, Listing)>,
+}
+
+impl Removal {
+    fn run(&mut self) -> Result<()> {
+        while let Some(mut level) = self.stack.pop() {
+            let Some((dir, mut listing)) = level.held.take() else {
+                return Err(Cause::Replaced).on(OP, &level.name);
+            };
+            let found = self.empty(&dir, &mut listing)?;
+            match found {
+                Some(name) => {
+                    level.held = Some((dir.clone(), listing));
+                    self.stack.push(level);
+                    self.descend(&dir, &name)?;
+                }
+                None => self.leave(level, &dir)?,
+            }
+        }
+        Ok(())
+    }
+
+    /// Unlinks what the listing yields up to the next directory, whose name is returned.
+    fn empty(&mut self, dir: &Dir, listing: &mut Listing) -> Result<Option<Name>> {
+        for entry in listing {
+            let entry = entry?;
+            if entry.kind_hint == Kind::Directory || !self.unlinked(dir, &entry.name)? {
+                return Ok(Some(entry.name));
+            }
+        }
+        Ok(None)
+    }
+
+    /// Removes a name unless it is a directory; says whether it is gone.
+    fn unlinked(&mut self, dir: &Dir, name: &Name) -> Result<bool> {
+        match dir.unlink(name) {
+            Ok(()) => self.removed += 1,
+            Err(error) if error.is_not_found() => {}
+            Err(error) => {
+                // Linux answers EISDIR, others EPERM; only a look decides.
+                return match dir.stat_if_exists(name)? {
+                    Some(stat) if stat.kind == Kind::Directory => Ok(false),
+                    Some(_other) => Err(error),
+                    None => Ok(true),
+                };
+            }
+        }
+        Ok(true)
+    }
+
+    /// Opens a directory to be emptied; one that vanished or was swapped for something else is done with.
+    fn descend(&mut self, parent: &Dir, name: &Name) -> Result<()> {
+        let dir = match parent.open_dir(name) {
+            Ok(dir) => dir,
+            Err(error) if error.is_not_found() => return Ok(()),
+            Err(error) if error.is_symlink() => return self.unlinked(parent, name).map(|_gone| ()),
+            Err(error) => return Err(error),
+        };
+        let stat = dir.stat_self()?;
+        let mount = stat.mount_id.map_or_else(|| mount_id(dir.fd()), Ok).on(OP, name)?;
+        if mount != self.mount {
+            return Err(Cause::Mounted).on(OP, name);
+        }
+        let dir = make_writable(dir, &stat)?;
+        let listing = dir.list()?;
+        self.stack.push(Level {
+            name: name.clone(),
+            dev: stat.dev,
+            ino: stat.ino,
+            passes: 0,
+            held: Some((dir, listing)),
+        });
+        if let Some(upper) = self.stack.len().checked_sub(LEVELS_HELD_MAX + 1) {
+            self.stack[upper].held = None;
+        }
+        Ok(())
+    }
+
+    /// Removes a directory that was emptied; lists it again if something was added meanwhile.
+    fn leave(&mut self, mut level: Level, dir: &Dir) -> Result<()> {
+        let parent = self.parent_of(dir)?;
+        match parent.remove_dir(&level.name) {
+            Ok(()) => self.removed += 1,
+            Err(error) if error.is_not_found() => {}
+            Err(error) if error.is_not_empty() && level.passes < PASSES_MAX => {
+                level.passes += 1;
+                level.held = Some((dir.clone(), dir.list()?));
+                self.stack.push(level);
+            }
+            Err(error) => return Err(error),
+        }
+        Ok(())
+    }
+
+    /// Returns the directory above, which is on top of the stack; opens it again if it was closed.
+    fn parent_of(&mut self, dir: &Dir) -> Result<Dir> {
+        let Some(upper) = self.stack.last_mut() else { return Ok(self.top.clone()) };
+        if let Some((parent, _listing)) = &upper.held {
+            return Ok(parent.clone());
+        }
+        let (fd, is_readable) = open_directory(dir.fd(), c"..").on(OP, &upper.name)?;
+        let parent = Dir::hold(fd, is_readable, dir.kernel());
+        if !parent.stat_self()?.is_inode(upper.dev, upper.ino) {
+            return Err(Cause::Replaced).on(OP, &upper.name);
+        }
+        upper.held = Some((parent.clone(), parent.list()?));
+        Ok(parent)
+    }
+}
+
+/// Gives the owner the rights to empty a directory of ours; as root they are there.
+fn make_writable(dir: Dir, stat: &Stat) -> Result<Dir, TreeError> {
+    if dir.is_readable() && stat.mode & 0o700 == 0o700 {
+        return Ok(dir);
+    }
+    dir.handle().set_mode(0o700).on_self("set mode")?;
+    let (fd, is_readable) = open_directory(dir.fd(), c".").on_self("open directory")?;
+    Ok(Dir::hold(fd, is_readable, dir.kernel()))
+}
