@@ -227,6 +227,26 @@ pub struct SettleQuestion {
     pub token: crate::fence::FencingToken,
 }
 
+/// Asks the destination's agent what the undo of a migration would find.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct UndoQuestion {
+    /// The migration.
+    pub migration: crate::id::MigrationId,
+    /// What its file steps were asked to do.
+    pub params: FileParams,
+}
+
+/// Asks the destination's agent for a whole list: the findings of a migration, or what a dry run would do.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct ListQuestion {
+    /// The migration.
+    pub migration: crate::id::MigrationId,
+    /// [`FileOutput::list_file`] of the step that wrote it.
+    pub list_file: String,
+}
+
 /// What the undo of a migration would find.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct UndoPreview {
