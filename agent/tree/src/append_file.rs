@@ -91,3 +91,29 @@ impl AppendFile {
         self.fd.as_fd()
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use crate::scratch::{name, on_each_kernel};
+
+    #[test]
+    fn appends_reads_and_cuts() {
+        on_each_kernel(|scratch| {
+            let mut log = scratch.dir.create_append(&name("log")).unwrap();
+            assert_eq!(log.append(b"first").unwrap(), 0);
+            assert_eq!(log.append(b"second").unwrap(), 5);
+            log.sync_data().unwrap();
+            scratch.dir.sync_dir().unwrap();
+            assert!(scratch.dir.create_append(&name("log")).unwrap_err().is_exists());
+            let mut again = scratch.dir.open_append(&name("log")).unwrap();
+            assert_eq!(again.length_bytes(), 11);
+            assert!(again.truncate(12).is_err());
+            again.truncate(5).unwrap();
+            assert_eq!(again.append(b"third").unwrap(), 5);
+            let mut buffer = [0; 20];
+            assert_eq!(again.read_at(&mut buffer, 0).unwrap(), 10);
+            assert_eq!(&buffer[..10], b"firstthird");
+            assert_eq!(again.stat().unwrap().mode, 0o600);
+        });
+    }
+}

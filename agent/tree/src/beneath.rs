@@ -76,3 +76,156 @@ impl Dir {
         Ok(self.clone())
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use std::os::unix::fs::symlink;
+    use std::sync::atomic::{AtomicBool, Ordering};
+
+    use crate::dir::Dir;
+    use crate::kernel::Kernel;
+    use crate::scratch::{Scratch, name, on_each_kernel};
+
+    fn is_refused(dir: &Dir, path: &[u8]) -> bool {
+        dir.open_beneath(path).is_err()
+    }
+
+    #[test]
+    fn opens_directories_and_nothing_else() {
+        on_each_kernel(|scratch| {
+            std::fs::create_dir_all(scratch.path.join("a/b/c")).unwrap();
+            std::fs::write(scratch.path.join("a/file"), b"").unwrap();
+            symlink("b", scratch.path.join("a/inner")).unwrap();
+            symlink(&scratch.outside, scratch.path.join("a/abs")).unwrap();
+            symlink("../../outside", scratch.path.join("a/rel")).unwrap();
+            symlink("/proc/self/root", scratch.path.join("a/magic")).unwrap();
+            let dir = &scratch.dir;
+            let opened = dir.open_beneath(b"a/b/c").unwrap().stat_self().unwrap();
+            let walked =
+                ["a", "b", "c"].iter().fold(dir.clone(), |dir, part| dir.open_dir(&name(part)).unwrap());
+            assert_eq!(opened.ino, walked.stat_self().unwrap().ino);
+            assert_eq!(dir.open_beneath(b"").unwrap().stat_self().unwrap().ino, dir.stat_self().unwrap().ino);
+            for path in [
+                "a/inner",
+                "a/inner/c",
+                "a/abs",
+                "a/rel",
+                "a/magic",
+                "a/magic/etc",
+                "a/file",
+                "a/file/x",
+                "..",
+                "a/..",
+                "a/../..",
+                "../outside",
+                "/",
+                "/etc",
+                "a//b",
+                "a/",
+                "./a",
+                "a/./b",
+                "a/missing",
+                "a\0/b",
+            ] {
+                assert!(is_refused(dir, path.as_bytes()), "{path}");
+            }
+            assert!(dir.open_beneath(b"a/abs").unwrap_err().is_symlink());
+            assert!(dir.open_beneath(b"a/missing/x").unwrap_err().is_not_found());
+        });
+    }
+
+    #[test]
+    fn both_ways_refuse_magic_links() {
+        for kernel in [Kernel::detect(), Kernel::oldest()] {
+            let dir = crate::root::Root::open_as("/proc".as_ref(), kernel).unwrap().dir();
+            let me = std::process::id();
+            for path in
+                ["self/root", "self", &format!("{me}/root"), &format!("{me}/cwd"), &format!("{me}/root/etc")]
+            {
+                assert!(is_refused(&dir, path.as_bytes()), "{path}");
+            }
+            assert!(dir.open_beneath(format!("{me}/fd").as_bytes()).is_ok());
+        }
+    }
+
+    #[test]
+    fn goes_deeper_than_a_path_can_say() {
+        on_each_kernel(|scratch| {
+            let depth = 4000;
+            let mut here = scratch.dir.clone();
+            for level in 0..depth {
+                here = here.create_dir(&name(format!("d{level}")), 0o755).unwrap();
+            }
+            here.create_file(&name("bottom"), 0o600).unwrap().write_at(b"deep", 0).unwrap();
+            let path = (0..depth).map(|level| format!("d{level}")).collect::<Vec<_>>().join("/");
+            assert!(path.len() > 4096 * 4);
+            let again = scratch.dir.open_beneath(path.as_bytes()).unwrap();
+            assert_eq!(again.read_small(&name("bottom"), 100).unwrap(), b"deep");
+            drop((here, again));
+            assert_eq!(scratch.dir.remove_tree(&name("d0")).unwrap(), depth + 1);
+        });
+    }
+
+    /// What is held stays what it is, whatever happens to its name.
+    #[test]
+    fn a_parent_swapped_for_a_link_changes_nothing() {
+        on_each_kernel(|scratch| {
+            let held = scratch.dir.create_dir(&name("a"), 0o755).unwrap();
+            std::fs::rename(scratch.path.join("a"), scratch.path.join("b")).unwrap();
+            symlink(&scratch.outside, scratch.path.join("a")).unwrap();
+            held.create_file(&name("new"), 0o600).unwrap();
+            held.create_dir(&name("sub"), 0o700).unwrap();
+            held.create_symlink(&name("link"), b"../../outside/victim").unwrap();
+            assert!(scratch.path.join("b/new").exists());
+            assert!(held.unlink(&name("victim")).unwrap_err().is_not_found());
+            assert!(scratch.dir.open_dir(&name("a")).unwrap_err().is_symlink());
+            assert!(is_refused(&scratch.dir, b"a/sub"));
+        });
+    }
+
+    /// Another thread exchanges a directory and a link to the outside for as long as files are made.
+    #[test]
+    fn a_race_between_directory_and_link_is_never_lost() {
+        for kernel in [Kernel::detect(), Kernel::oldest()] {
+            let scratch = Scratch::new(kernel);
+            std::fs::create_dir_all(scratch.path.join("a/flip/deep")).unwrap();
+            std::fs::create_dir(scratch.outside.join("deep")).unwrap();
+            symlink(&scratch.outside, scratch.path.join("a/link")).unwrap();
+            let a = scratch.dir.open_dir(&name("a")).unwrap();
+            let is_done = AtomicBool::new(false);
+            let made = std::thread::scope(|scope| {
+                scope.spawn(|| {
+                    while !is_done.load(Ordering::Relaxed) {
+                        a.rename_exchange(&name("flip"), &a, &name("link")).unwrap();
+                    }
+                });
+                let made = (0..20_000).filter(|round| race_once(&scratch.dir, &a, *round)).count();
+                is_done.store(true, Ordering::Relaxed);
+                made
+            });
+            assert!(std::fs::read_dir(scratch.outside.join("deep")).unwrap().next().is_none());
+            std::fs::remove_dir(scratch.outside.join("deep")).unwrap();
+            scratch.assert_confined();
+            assert!((1..20_000).contains(&made), "the race was not run: {made}");
+        }
+    }
+
+    /// Works below the flipping name in one of several ways; says whether it got in.
+    fn race_once(root: &Dir, a: &Dir, round: u32) -> bool {
+        let opened = match round % 3 {
+            0 => root.open_beneath(b"a/flip/deep"),
+            1 => root.open_beneath(b"a/flip"),
+            _ => a.open_dir(&name("flip")),
+        };
+        let Ok(dir) = opened else { return false };
+        let file = name(format!("f{}", round % 7));
+        if let Ok(new) = dir.create_file(&file, 0o600) {
+            new.write_at(b"x", 0).unwrap();
+            assert!(new.set_metadata(&crate::scratch::plain(0o640)).unwrap().is_complete());
+        }
+        dir.rename_over(&file, &dir, &name("kept")).ok();
+        assert!(dir.unlink(&name("victim")).is_err());
+        assert!(dir.stat(&name("victim")).is_err());
+        true
+    }
+}

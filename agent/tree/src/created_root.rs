@@ -117,3 +117,53 @@ fn remove_one(made: &CreatedDir) -> Result<bool> {
         Err(error) => Err(error),
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use std::os::unix::fs::{PermissionsExt, symlink};
+
+    use crate::kernel::Kernel;
+    use crate::root::Root;
+    use crate::scratch::{Scratch, name};
+
+    #[test]
+    fn makes_what_is_missing_and_unmakes_it() {
+        let scratch = Scratch::new(Kernel::detect());
+        std::fs::create_dir(scratch.path.join("real")).unwrap();
+        symlink("real", scratch.path.join("link")).unwrap();
+        let path = scratch.path.join("link/new/deeper/./root");
+        let (root, created) = Root::create(&path).unwrap();
+        let names: Vec<_> = created.iter().map(|made| made.path.file_name().unwrap().to_owned()).collect();
+        assert_eq!(names, ["new", "deeper", "root"]);
+        let made = scratch.path.join("real/new/deeper/root");
+        assert_eq!(std::fs::metadata(&made).unwrap().permissions().mode() & 0o7777, 0o755);
+        assert_eq!(root.canonical_path().unwrap(), made.canonicalize().unwrap());
+        assert_eq!(Root::create(&path).unwrap().1, []);
+
+        root.dir().create_file(&name("kept"), 0o600).unwrap();
+        assert_eq!(Root::remove_created(&created).unwrap().len(), 3);
+        root.dir().unlink(&name("kept")).unwrap();
+        // Another directory took the name.
+        std::fs::rename(made.parent().unwrap(), scratch.path.join("moved")).unwrap();
+        std::fs::create_dir(made.parent().unwrap()).unwrap();
+        let kept = Root::remove_created(&created).unwrap();
+        assert_eq!(kept.len(), 2, "{kept:?}");
+        std::fs::remove_dir(made.parent().unwrap()).unwrap();
+        std::fs::rename(scratch.path.join("moved"), made.parent().unwrap()).unwrap();
+        assert_eq!(Root::remove_created(&created).unwrap(), []);
+        assert_eq!(Root::remove_created(&created).unwrap(), []);
+        assert!(!scratch.path.join("real/new").exists());
+        assert!(scratch.path.join("real").exists());
+    }
+
+    #[test]
+    fn does_not_make_through_files_and_dangling_links() {
+        let scratch = Scratch::new(Kernel::detect());
+        std::fs::write(scratch.path.join("file"), b"").unwrap();
+        symlink(scratch.outside.join("made"), scratch.path.join("dangling")).unwrap();
+        assert!(Root::create(&scratch.path.join("file/x")).is_err());
+        assert!(Root::create(&scratch.path.join("dangling/x")).is_err());
+        assert!(Root::create("relative".as_ref()).is_err());
+        scratch.assert_confined();
+    }
+}

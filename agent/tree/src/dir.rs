@@ -204,3 +204,80 @@ pub(crate) fn reopen(fd: BorrowedFd<'_>, flags: OFlags) -> std::result::Result<O
     let path = ProcPath::new(fd)?;
     rustix::fs::openat(rustix::fs::CWD, path.as_c_str(), flags | OFlags::CLOEXEC, Mode::empty())
 }
+
+#[cfg(test)]
+mod tests {
+    use std::os::unix::fs::PermissionsExt;
+
+    use crate::scratch::{as_nobody, name, on_each_kernel};
+    use crate::stat::Kind;
+
+    #[test]
+    fn lists_what_is_there() {
+        on_each_kernel(|scratch| {
+            for index in 0..5000 {
+                std::fs::write(scratch.path.join(format!("a-rather-long-name-{index}")), b"").unwrap();
+            }
+            std::fs::create_dir(scratch.path.join("sub")).unwrap();
+            let mut first = scratch.dir.list().unwrap();
+            let head = first.next().unwrap().unwrap();
+            // A second listing has its own position.
+            assert_eq!(scratch.dir.clone().list().unwrap().count(), 5001);
+            let mut all: Vec<_> = first.map(Result::unwrap).collect();
+            all.push(head);
+            all.sort_by(|one, two| one.name.cmp(&two.name));
+            all.dedup_by(|one, two| one.name == two.name);
+            assert_eq!(all.len(), 5001);
+            for entry in all.iter().step_by(500) {
+                let stat = scratch.dir.stat(&entry.name).unwrap();
+                assert_eq!(stat.ino, entry.ino);
+                assert!(entry.kind_hint == stat.kind || entry.kind_hint == Kind::Unknown);
+            }
+        });
+    }
+
+    #[test]
+    fn tells_what_an_inode_is() {
+        on_each_kernel(|scratch| {
+            std::fs::write(scratch.path.join("f"), vec![1; 10_000]).unwrap();
+            let stat = scratch.dir.stat(&name("f")).unwrap();
+            let expected = std::fs::metadata(scratch.path.join("f")).unwrap();
+            use std::os::unix::fs::MetadataExt;
+            assert_eq!((stat.dev, stat.ino, stat.size), (expected.dev(), expected.ino(), 10_000));
+            assert_eq!(
+                (stat.mtime.seconds, i64::from(stat.mtime.nanos)),
+                (expected.mtime(), expected.mtime_nsec())
+            );
+            assert_eq!(stat.mode, expected.mode() & 0o7777);
+            assert_eq!(scratch.dir.stat_if_exists(&name("missing")).unwrap(), None);
+            assert!(scratch.dir.stat(&name("missing")).unwrap_err().is_not_found());
+            assert_eq!(scratch.dir.stat_self().unwrap().kind, Kind::Directory);
+            scratch.dir.sync_dir().unwrap();
+            scratch.dir.sync_fs().unwrap();
+        });
+    }
+
+    /// Who may search but not read still gets to what it knows by name.
+    #[test]
+    fn without_rights_what_can_be_done_is_done() {
+        on_each_kernel(|scratch| {
+            let closed = scratch.path.join("closed");
+            std::fs::create_dir_all(closed.join("open")).unwrap();
+            std::fs::write(closed.join("f"), b"content").unwrap();
+            std::fs::set_permissions(&closed, PermissionsExt::from_mode(0o711)).unwrap();
+            as_nobody(|| {
+                let dir = scratch.dir.open_dir(&name("closed")).unwrap();
+                assert!(!dir.is_readable());
+                assert!(dir.list().unwrap_err().is_permission());
+                assert!(dir.sync_dir().is_err());
+                // Somebody else's file is opened without O_NOATIME.
+                assert_eq!(dir.read_small(&name("f"), 100).unwrap(), b"content");
+                assert!(dir.open_dir(&name("open")).unwrap().is_readable());
+                assert!(!scratch.dir.open_beneath(b"closed").unwrap().is_readable());
+                assert!(scratch.dir.open_beneath(b"closed/open").unwrap().is_readable());
+                assert!(dir.xattrs_self().unwrap().is_empty());
+                assert!(dir.create_file(&name("new"), 0o600).unwrap_err().is_permission());
+            });
+        });
+    }
+}

@@ -42,6 +42,8 @@ mod read_file;
 mod remove_tree;
 mod rename;
 mod root;
+#[cfg(test)]
+mod scratch;
 mod small_file;
 mod stat;
 mod syscall;

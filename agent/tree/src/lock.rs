@@ -56,3 +56,22 @@ impl Dir {
         Ok(fd)
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use crate::scratch::{name, on_each_kernel};
+
+    #[test]
+    fn one_holder_at_a_time() {
+        on_each_kernel(|scratch| {
+            let held = scratch.dir.lock_exclusive(&name("fence")).unwrap();
+            assert!(scratch.dir.lock_exclusive(&name("fence")).unwrap_err().is_busy());
+            drop(held);
+            let held = scratch.dir.lock_exclusive(&name("fence")).unwrap();
+            // A new file of that name is another lock, and the old one is no longer the fence.
+            std::fs::remove_file(scratch.path.join("fence")).unwrap();
+            scratch.dir.lock_exclusive(&name("fence")).unwrap();
+            drop(held);
+        });
+    }
+}

@@ -24,6 +24,11 @@ pub(crate) fn mount_id(fd: BorrowedFd<'_>) -> Result<u64, Cause> {
     if let Some(id) = stat_fd(fd)?.mount_id {
         return Ok(id);
     }
+    mount_id_from_proc(fd)
+}
+
+/// The same for kernels before 5.8.
+fn mount_id_from_proc(fd: BorrowedFd<'_>) -> Result<u64, Cause> {
     let text = std::fs::read_to_string(format!("/proc/self/fdinfo/{}", fd.as_raw_fd()))?;
     parse_fdinfo(&text).ok_or_else(|| Errno::NOSYS.into())
 }
@@ -79,7 +84,18 @@ pub(crate) fn below<'a>(path: &'a [u8], base: &[u8]) -> Option<&'a [u8]> {
 
 #[cfg(test)]
 mod tests {
-    use super::{Mount, below, parse_fdinfo, parse_line};
+    use super::{Mount, below, mount_id, mount_id_from_proc, mounts, parse_fdinfo, parse_line};
+    use crate::root::Root;
+
+    #[test]
+    fn both_ways_find_the_same_mount() {
+        for path in ["/", "/proc", "/tmp"] {
+            let dir = Root::open(path.as_ref()).unwrap().dir();
+            let id = mount_id(dir.fd()).unwrap();
+            assert_eq!(mount_id_from_proc(dir.fd()).unwrap(), id);
+            assert!(mounts().unwrap().iter().any(|mount| mount.id == id));
+        }
+    }
 
     #[test]
     fn reads_lines() {

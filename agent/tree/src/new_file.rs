@@ -81,7 +81,7 @@ impl NewFile {
     /// Shares the blocks of another file; unsupported where the file system has no reflinks.
     ///
     /// The caller verifies the content: the other file may change while it is cloned.
-    pub fn clone_from(&self, other: &ReadFile) -> Result<()> {
+    pub fn reflink_from(&self, other: &ReadFile) -> Result<()> {
         rustix::fs::ioctl_ficlone(self.fd(), other.fd())
             .map_err(|errno| match errno {
                 // Other file systems, or none of the two knows it.

@@ -44,7 +44,11 @@ impl Pinned {
 
     /// Returns the extended attributes.
     pub fn xattrs(&self) -> Result<Xattrs> {
-        Attributes::Path(self.fd()).read().on("read attributes", &self.name)
+        self.attributes().read().on("read attributes", &self.name)
+    }
+
+    pub(crate) fn attributes(&self) -> Attributes<'_> {
+        Attributes::Path(self.fd())
     }
 
     /// Opens the regular file that is held; anything else is an error and is not opened.

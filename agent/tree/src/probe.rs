@@ -152,7 +152,7 @@ impl Dir {
         let source = self.create_file(first, 0o600)?;
         source.write_at(&[0x5a; 4096], 0)?;
         let clone = self.create_file(second, 0o600)?;
-        features.reflink = Some(known(clone.clone_from(&source.reopen()?))?);
+        features.reflink = Some(known(clone.reflink_from(&source.reopen()?))?);
         features.rename_exchange = Some(known(self.rename_exchange(first, self, second))?);
         features.rename_noreplace = Some(known(self.rename_noreplace(first, self, third))?);
         Ok(())
@@ -182,4 +182,53 @@ fn is_supported(attributes: Attributes<'_>, name: &std::ffi::CStr) -> bool {
 
 fn is_casefolded(fd: BorrowedFd<'_>) -> bool {
     rustix::fs::ioctl_getflags(fd).is_ok_and(|flags| flags.bits() & CASEFOLD != 0)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::file_system;
+    use crate::kernel::Kernel;
+    use crate::root::Root;
+    use crate::scratch::on_each_kernel;
+
+    #[test]
+    fn knows_file_systems() {
+        for (magic, expected) in [
+            (0xef53_i128, ("ext4", false)),
+            (0x6969, ("nfs", true)),
+            (0xff53_4d42, ("cifs", true)),
+            (i128::from(0xff53_4d42_u32.cast_signed()), ("cifs", true)),
+            (1, ("unknown", false)),
+        ] {
+            assert_eq!(file_system(magic), expected);
+        }
+    }
+
+    #[test]
+    fn asks_without_and_with_writing() {
+        on_each_kernel(|scratch| {
+            let read = scratch.dir.features().unwrap();
+            assert_eq!(read.rename_exchange, None);
+            let written = scratch.dir.features_by_writing().unwrap();
+            assert!(written.reflink.is_some());
+            assert_eq!((written.acl, written.fs_type), (read.acl, read.fs_type));
+            if matches!(written.fs_type, "ext4" | "xfs" | "btrfs" | "tmpfs") {
+                assert_eq!((written.rename_exchange, written.rename_noreplace), (Some(true), Some(true)));
+            }
+            if written.fs_type == "ext4" {
+                assert!(written.acl && written.user_xattr && !written.is_network_fs);
+            }
+            assert_eq!(scratch.dir.list().unwrap().count(), 0);
+            let space = scratch.dir.space().unwrap();
+            assert!(space.bytes_total >= space.bytes_free && space.bytes_free >= space.bytes_available);
+        });
+    }
+
+    #[test]
+    fn a_read_only_place_is_asked_too() {
+        let proc = Root::open_as("/proc".as_ref(), Kernel::detect()).unwrap().dir();
+        let features = proc.features().unwrap();
+        assert_eq!((features.fs_type, features.acl, features.user_xattr), ("proc", false, false));
+        assert!(proc.features_by_writing().is_err());
+    }
 }

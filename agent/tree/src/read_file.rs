@@ -193,3 +193,108 @@ impl Iterator for DataExtents<'_> {
         Some(Ok(range))
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use std::os::unix::fs::symlink;
+
+    use crate::kernel::Kernel;
+    use crate::scratch::{is_root, name, on_each_kernel, skipped};
+    use crate::stat::{DeviceKind, device_number};
+
+    /// Everything that is not a regular file, put where a file was expected.
+    #[test]
+    fn opens_regular_files_only_and_never_blocks() {
+        on_each_kernel(|scratch| {
+            let dir = &scratch.dir;
+            dir.create_fifo(&name("fifo"), 0o600).unwrap();
+            dir.create_socket(&name("socket"), 0o600).unwrap();
+            dir.create_dir(&name("dir"), 0o700).unwrap();
+            symlink(scratch.outside.join("victim"), scratch.path.join("link")).unwrap();
+            symlink("/proc/self/fd/0", scratch.path.join("magic")).unwrap();
+            symlink("fifo", scratch.path.join("link-to-fifo")).unwrap();
+            for odd in ["fifo", "socket", "dir", "link", "magic", "link-to-fifo"] {
+                let error = dir.open_file(&name(odd)).unwrap_err();
+                assert!(error.is_wrong_kind(), "{odd}: {error:?}");
+                assert!(dir.open_existing_for_write(&name(odd), 0, 0).is_err(), "{odd}");
+                assert!(dir.open_append(&name(odd)).is_err(), "{odd}");
+                assert!(dir.lock_exclusive(&name(odd)).is_err(), "{odd}");
+                if !odd.starts_with("link") && odd != "magic" {
+                    assert!(dir.pin(&name(odd)).unwrap().open_file().unwrap_err().is_wrong_kind(), "{odd}");
+                }
+            }
+            assert!(dir.open_file(&name("missing")).unwrap_err().is_not_found());
+            if is_root() {
+                let null = device_number(1, 3);
+                dir.create_device(&name("null"), DeviceKind::Character, null, 0o600).unwrap();
+                dir.create_device(&name("loop"), DeviceKind::Block, device_number(7, 255), 0o600).unwrap();
+                assert_eq!(dir.stat(&name("null")).unwrap().rdev, null);
+                assert!(dir.open_file(&name("null")).unwrap_err().is_wrong_kind());
+                assert!(dir.open_file(&name("loop")).is_err());
+            }
+        });
+    }
+
+    #[test]
+    fn magic_links_are_not_followed() {
+        for kernel in [Kernel::detect(), Kernel::oldest()] {
+            let file = tempfile::tempfile().unwrap();
+            let number = name(std::os::fd::AsRawFd::as_raw_fd(&file).to_string());
+            let dir = crate::root::Root::open_as("/proc/self/fd".as_ref(), kernel).unwrap().dir();
+            assert!(dir.open_file(&number).unwrap_err().is_wrong_kind());
+            assert!(dir.open_dir(&number).unwrap_err().is_symlink());
+        }
+    }
+
+    #[test]
+    fn a_file_replaced_after_opening_is_not_read() {
+        on_each_kernel(|scratch| {
+            std::fs::write(scratch.path.join("f"), b"inside").unwrap();
+            let file = scratch.dir.open_file(&name("f")).unwrap();
+            std::fs::remove_file(scratch.path.join("f")).unwrap();
+            symlink(scratch.outside.join("victim"), scratch.path.join("f")).unwrap();
+            let mut buffer = [0; 100];
+            assert_eq!(file.read_at(&mut buffer, 0).unwrap(), 6);
+            assert_eq!(&buffer[..6], b"inside");
+            assert_eq!(file.stat().unwrap().nlink, 0);
+        });
+    }
+
+    #[test]
+    fn finds_data_and_holes() {
+        on_each_kernel(|scratch| {
+            let mib = 1024 * 1024;
+            let new = scratch.dir.create_file(&name("sparse"), 0o600).unwrap();
+            new.set_len(4 * mib).unwrap();
+            new.write_at(&[1; 4096], mib).unwrap();
+            new.write_at(&[2; 4096], 3 * mib).unwrap();
+            let file = scratch.dir.open_file(&name("sparse")).unwrap();
+            assert!(file.opened().is_sparse());
+            file.advise_sequential();
+            file.drop_cache(0..4096);
+            let extents: Vec<_> = file.data_extents(4 * mib).map(Result::unwrap).collect();
+            if extents.first() == Some(&(0..4 * mib)) {
+                skipped("no holes on this file system");
+                return;
+            }
+            assert_eq!(extents, [mib..mib + 4096, 3 * mib..3 * mib + 4096]);
+            let cut: Vec<_> = file.data_extents(mib + 100).map(Result::unwrap).collect();
+            assert_eq!((cut.len(), cut[0].clone()), (1, mib..mib + 100));
+            assert_eq!(file.data_extents(10).count(), 0);
+            new.punch_hole(mib, 4096).unwrap();
+            assert_eq!(file.next_data(0).unwrap(), Some(3 * mib..3 * mib + 4096));
+            assert_eq!(new.stat().unwrap().size, 4 * mib);
+        });
+    }
+
+    #[test]
+    fn reading_leaves_the_access_time_alone() {
+        on_each_kernel(|scratch| {
+            std::fs::write(scratch.path.join("f"), b"content").unwrap();
+            let before = scratch.dir.stat(&name("f")).unwrap().atime;
+            let file = scratch.dir.open_file(&name("f")).unwrap();
+            file.read_at(&mut [0; 10], 0).unwrap();
+            assert_eq!(file.stat().unwrap().atime, before);
+        });
+    }
+}

@@ -168,3 +168,93 @@ fn make_writable(dir: Dir, stat: &Stat) -> Result<Dir, TreeError> {
     let (fd, is_readable) = open_directory(dir.fd(), c".").on_self("open directory")?;
     Ok(Dir::hold(fd, is_readable, dir.kernel()))
 }
+
+#[cfg(test)]
+mod tests {
+    use std::os::unix::fs::{PermissionsExt, symlink};
+
+    use crate::kernel::Kernel;
+    use crate::scratch::{Mounted, Scratch, as_nobody, is_root, name, on_each_kernel};
+
+    #[test]
+    fn removes_everything_and_follows_nothing() {
+        on_each_kernel(|scratch| {
+            let stage = scratch.path.join("stage");
+            for sub in ["a/b/c", "a/d", "e"] {
+                std::fs::create_dir_all(stage.join(sub)).unwrap();
+                symlink(&scratch.outside, stage.join(sub).join("link")).unwrap();
+                symlink("../..", stage.join(sub).join("up")).unwrap();
+                std::fs::hard_link(scratch.outside.join("victim"), stage.join(sub).join("hard")).unwrap();
+            }
+            for index in 0..3000 {
+                std::fs::write(stage.join(format!("a/file-{index}")), b"").unwrap();
+            }
+            scratch.dir.open_beneath(b"stage/e").unwrap().create_fifo(&name("fifo"), 0o600).unwrap();
+            assert_eq!(scratch.dir.remove_tree(&name("stage")).unwrap(), 3000 + 3 * 3 + 6 + 1);
+            assert_eq!(scratch.dir.remove_tree(&name("stage")).unwrap(), 0);
+            assert_eq!(scratch.dir.list().unwrap().count(), 0);
+        });
+    }
+
+    #[test]
+    fn a_link_or_file_is_removed_itself() {
+        on_each_kernel(|scratch| {
+            symlink(&scratch.outside, scratch.path.join("link")).unwrap();
+            assert_eq!(scratch.dir.remove_tree(&name("link")).unwrap(), 1);
+        });
+    }
+
+    /// The levels that were closed on the way down are found again.
+    #[test]
+    fn deep_and_bushy() {
+        on_each_kernel(|scratch| {
+            let mut here = scratch.dir.create_dir(&name("stage"), 0o700).unwrap();
+            let open_before = std::fs::read_dir("/proc/self/fd").unwrap().count();
+            for _level in 0..300 {
+                for sibling in ["a", "z"] {
+                    here.create_dir(&name(sibling), 0o700).unwrap().create_file(&name("f"), 0o600).unwrap();
+                }
+                here = here.create_dir(&name("m"), 0o700).unwrap();
+            }
+            drop(here);
+            assert_eq!(scratch.dir.remove_tree(&name("stage")).unwrap(), 300 * 5 + 1);
+            // Other tests run beside this one.
+            assert!(std::fs::read_dir("/proc/self/fd").unwrap().count() < open_before + 200);
+        });
+    }
+
+    #[test]
+    fn a_mount_is_not_entered() {
+        if !is_root() {
+            return;
+        }
+        for kernel in [Kernel::detect(), Kernel::oldest()] {
+            let scratch = Scratch::new(kernel);
+            let point = scratch.path.join("stage/a/mnt");
+            std::fs::create_dir_all(&point).unwrap();
+            {
+                // The same file system, so that the device number tells nothing.
+                let Some(_mounted) = Mounted::bind(&scratch.outside, &point) else { return };
+                assert!(scratch.dir.remove_tree(&name("stage")).unwrap_err().is_mounted());
+                scratch.assert_confined();
+            }
+            assert_eq!(scratch.dir.remove_tree(&name("stage")).unwrap(), 3);
+            scratch.assert_confined();
+        }
+    }
+
+    #[test]
+    fn an_unwritable_directory_of_ours_is_no_obstacle() {
+        on_each_kernel(|scratch| {
+            std::fs::set_permissions(&scratch.path, PermissionsExt::from_mode(0o777)).unwrap();
+            as_nobody(|| {
+                let stage = scratch.dir.create_dir(&name("stage"), 0o700).unwrap();
+                let sub = stage.create_dir(&name("sub"), 0o700).unwrap();
+                sub.create_file(&name("f"), 0o600).unwrap();
+                sub.handle().set_mode(0).unwrap();
+                stage.handle().set_mode(0o500).unwrap();
+                assert_eq!(scratch.dir.remove_tree(&name("stage")).unwrap(), 3);
+            });
+        });
+    }
+}

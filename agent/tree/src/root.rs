@@ -117,3 +117,84 @@ impl Root {
         Ok(PathBuf::from(OsString::from_vec(text.into_bytes())))
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use std::os::unix::fs::symlink;
+
+    use super::Root;
+    use crate::kernel::Kernel;
+    use crate::place::Relation;
+    use crate::scratch::{Mounted, Scratch, is_root, name};
+
+    fn relation(first: &std::path::Path, second: &std::path::Path) -> Relation {
+        let place = |path| Root::open(path).unwrap().place().unwrap();
+        let (first, second) = (place(first), place(second));
+        first.relation(&second)
+    }
+
+    #[test]
+    fn a_root_is_resolved_once() {
+        let scratch = Scratch::new(Kernel::detect());
+        std::fs::create_dir(scratch.path.join("real")).unwrap();
+        symlink("real", scratch.path.join("link")).unwrap();
+        let root = Root::open(&scratch.path.join("link")).unwrap();
+        std::fs::remove_file(scratch.path.join("link")).unwrap();
+        symlink(&scratch.outside, scratch.path.join("link")).unwrap();
+        root.dir().create_file(&name("f"), 0o600).unwrap();
+        assert!(scratch.path.join("real/f").exists());
+        assert_eq!(root.canonical_path().unwrap(), scratch.path.canonicalize().unwrap().join("real"));
+        scratch.assert_confined();
+    }
+
+    #[test]
+    fn odd_roots_are_refused() {
+        let scratch = Scratch::new(Kernel::detect());
+        std::fs::write(scratch.path.join("f"), b"").unwrap();
+        assert!(Root::open("relative".as_ref()).is_err());
+        assert!(Root::open("".as_ref()).is_err());
+        assert!(Root::open(&scratch.path.join("f")).unwrap_err().is_symlink());
+        assert!(Root::open(&scratch.path.join("missing")).unwrap_err().is_not_found());
+    }
+
+    #[test]
+    fn ancestors_lead_to_the_top() {
+        let scratch = Scratch::new(Kernel::detect());
+        let root = Root::open(&scratch.path).unwrap();
+        let ancestors = root.ancestors().unwrap();
+        assert_eq!(ancestors.len(), scratch.path.canonicalize().unwrap().components().count() - 1);
+        assert_eq!(ancestors.last(), Some(&Root::open("/".as_ref()).unwrap().identity().unwrap()));
+        assert_eq!(Root::open("/".as_ref()).unwrap().ancestors().unwrap(), []);
+    }
+
+    #[test]
+    fn nesting_is_noticed_under_links() {
+        let scratch = Scratch::new(Kernel::detect());
+        let path = &scratch.path;
+        std::fs::create_dir_all(path.join("a/b")).unwrap();
+        std::fs::create_dir(path.join("c")).unwrap();
+        symlink(path.join("a/b"), path.join("c/link")).unwrap();
+        assert_eq!(relation(&path.join("a"), &path.join("c/link")), Relation::Contains);
+        assert_eq!(relation(&path.join("c/link"), &path.join("a")), Relation::Inside);
+        assert_eq!(relation(&path.join("a/b"), &path.join("c/link")), Relation::Same);
+        assert_eq!(relation(&path.join("a"), &path.join("c")), Relation::Apart);
+    }
+
+    #[test]
+    fn nesting_is_noticed_under_bind_mounts() {
+        if !is_root() {
+            return;
+        }
+        let scratch = Scratch::new(Kernel::detect());
+        let path = &scratch.path;
+        std::fs::create_dir_all(path.join("a/b")).unwrap();
+        std::fs::create_dir_all(path.join("mnt/sub dir")).unwrap();
+        let Some(_bind) = Mounted::bind(&path.join("a/b"), &path.join("mnt/sub dir")) else { return };
+        std::fs::create_dir(path.join("mnt/sub dir/deep")).unwrap();
+        assert_eq!(relation(&path.join("a/b"), &path.join("mnt/sub dir")), Relation::Same);
+        assert_eq!(relation(&path.join("a"), &path.join("mnt/sub dir")), Relation::Contains);
+        assert_eq!(relation(&path.join("mnt/sub dir/deep"), &path.join("a")), Relation::Inside);
+        assert_eq!(relation(&path.join("a/b/deep"), &path.join("mnt")), Relation::Inside);
+        assert_eq!(relation(&path.join("a"), &path.join("mnt")), Relation::Overlaps);
+    }
+}

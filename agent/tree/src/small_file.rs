@@ -50,3 +50,38 @@ fn temporary_name(name: &Name) -> Name {
     bytes.extend_from_slice(SUFFIX);
     Name::new(bytes).expect("a part of a valid name with a suffix is a valid name")
 }
+
+#[cfg(test)]
+mod tests {
+    use std::os::unix::fs::symlink;
+
+    use crate::scratch::{name, on_each_kernel};
+
+    #[test]
+    fn replaces_whole_files() {
+        on_each_kernel(|scratch| {
+            let (dir, long) = (&scratch.dir, name([b'x'; 255]));
+            for marker in [&name("marker"), &long] {
+                dir.write_atomic(marker, b"one", 0o600).unwrap();
+                dir.write_atomic(marker, b"two", 0o600).unwrap();
+                assert_eq!(dir.read_small(marker, 3).unwrap(), b"two");
+                assert!(dir.read_small(marker, 2).unwrap_err().is_too_large());
+                assert_eq!(dir.stat(marker).unwrap().mode, 0o600);
+            }
+            assert_eq!(dir.list().unwrap().count(), 2);
+        });
+    }
+
+    /// What a crash, or somebody, left under the temporary name is not written through.
+    #[test]
+    fn a_planted_temporary_is_replaced() {
+        on_each_kernel(|scratch| {
+            symlink(scratch.outside.join("victim"), scratch.path.join("marker.new")).unwrap();
+            symlink(scratch.outside.join("victim"), scratch.path.join("marker")).unwrap();
+            scratch.dir.write_atomic(&name("marker"), b"content", 0o600).unwrap();
+            assert_eq!(scratch.dir.read_small(&name("marker"), 100).unwrap(), b"content");
+            symlink(scratch.outside.join("victim"), scratch.path.join("other")).unwrap();
+            assert!(scratch.dir.read_small(&name("other"), 100).unwrap_err().is_wrong_kind());
+        });
+    }
+}

@@ -7,12 +7,14 @@
 //! policy labels new files (`restorecon` where it labels by path).
 
 use std::ffi::{CStr, CString};
+use std::fmt;
 use std::os::fd::BorrowedFd;
 
 use rustix::fs::XattrFlags;
 use rustix::io::Errno;
 
 use crate::error::Cause;
+use crate::escape::escape;
 use crate::kernel::ProcPath;
 use crate::syscall;
 
@@ -35,8 +37,11 @@ const LIST_BYTES_FIRST: usize = 512;
 /// Enough for most values.
 const VALUE_BYTES_FIRST: usize = 512;
 
+/// How much of a value is shown to a developer.
+const DEBUG_BYTES_MAX: usize = 64;
+
 /// The extended attributes of one inode, sorted by name, each name once.
-#[derive(Clone, Debug, Default, PartialEq, Eq)]
+#[derive(Clone, Default, PartialEq, Eq)]
 pub struct Xattrs(Vec<(Vec<u8>, Vec<u8>)>);
 
 /// Why some names and values are no [`Xattrs`].
@@ -102,6 +107,16 @@ impl Xattrs {
     #[must_use]
     pub fn into_vec(self) -> Vec<(Vec<u8>, Vec<u8>)> {
         self.0
+    }
+}
+
+impl fmt::Debug for Xattrs {
+    fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let shown = |value: &[u8]| match value.get(..DEBUG_BYTES_MAX) {
+            Some(start) => format!("{}… ({} bytes)", escape(start), value.len()),
+            None => escape(value),
+        };
+        formatter.debug_map().entries(self.iter().map(|(name, value)| (escape(name), shown(value)))).finish()
     }
 }
 
@@ -216,5 +231,121 @@ impl Attributes<'_> {
             Err(Errno::NODATA) => Ok(()),
             outcome => Ok(outcome?),
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::os::fd::AsFd;
+
+    use super::{Attributes, XattrError, Xattrs};
+    use crate::kernel::Kernel;
+    use crate::root::Root;
+    use crate::scratch::{is_root, name, on_each_kernel, plain, skipped};
+
+    fn entry(name: &str, size: usize) -> (Vec<u8>, Vec<u8>) {
+        (name.as_bytes().to_vec(), vec![1; size])
+    }
+
+    #[test]
+    fn takes_what_could_be_set() {
+        let check = |entries, expected: Result<usize, XattrError>| {
+            assert_eq!(Xattrs::new(entries).map(|xattrs| xattrs.len()), expected);
+        };
+        check(vec![entry("user.b", 1), entry("user.a", 65_536)], Ok(2));
+        check(vec![entry("", 1)], Err(XattrError::Name));
+        check(vec![entry("user.\0", 1)], Err(XattrError::Name));
+        check(vec![entry(&"x".repeat(256), 1)], Err(XattrError::Name));
+        check(vec![entry("user.a", 1), entry("user.a", 2)], Err(XattrError::Twice));
+        check(vec![entry("user.a", 65_537)], Err(XattrError::TooLarge));
+        check(
+            (0..17).map(|index| entry(&format!("user.{index}"), 65_536)).collect(),
+            Err(XattrError::TooLarge),
+        );
+        check(vec![entry("security.selinux", 5), entry("security.evm", 5)], Ok(0));
+        let sorted = Xattrs::new(vec![entry("user.b", 1), entry("user.a", 2)]).unwrap();
+        assert_eq!(sorted.get(b"user.a"), Some(&[1, 1][..]));
+        assert_eq!(sorted.get(b"user.c"), None);
+        assert_eq!(sorted.into_vec()[0].0, b"user.a");
+    }
+
+    /// Names that need a second listing call, values that need a second reading.
+    #[test]
+    fn all_ways_read_the_same() {
+        on_each_kernel(|scratch| {
+            let new = scratch.dir.create_file(&name("f"), 0o600).unwrap();
+            let mut entries: Vec<_> =
+                (0..40).map(|index| entry(&format!("user.a-long-name-{index:02}"), 3)).collect();
+            entries.push(entry("user.large", 1500));
+            let xattrs = Xattrs::new(entries).unwrap();
+            let applied =
+                new.set_metadata(&crate::Metadata { xattrs: xattrs.clone(), ..plain(0o600) }).unwrap();
+            if !applied.is_complete() {
+                skipped("too many attributes for this file system");
+                return;
+            }
+            assert_eq!(scratch.dir.xattrs(&name("f")).unwrap(), xattrs);
+            assert_eq!(scratch.dir.pin(&name("f")).unwrap().xattrs().unwrap(), xattrs);
+            assert_eq!(scratch.dir.open_file(&name("f")).unwrap().xattrs().unwrap(), xattrs);
+        });
+    }
+
+    /// The calls of Linux 6.13, which only the reading of names needs so far.
+    #[test]
+    fn the_new_calls_do_what_the_old_ones_do() {
+        if !Kernel::detect().xattr_at {
+            skipped("no getxattrat");
+            return;
+        }
+        on_each_kernel(|scratch| {
+            let file = std::fs::File::create(scratch.path.join("f")).unwrap();
+            let f = name("f");
+            let at = Attributes::At(scratch.dir.fd(), f.as_c_str());
+            at.set_named(b"user.x", b"value").unwrap();
+            assert_eq!(Attributes::Open(file.as_fd()).read().unwrap().get(b"user.x"), Some(&b"value"[..]));
+            assert_eq!(at.read().unwrap().get(b"user.x"), Some(&b"value"[..]));
+            at.remove_named(b"user.x").unwrap();
+            at.remove_named(b"user.x").unwrap();
+            assert!(at.read().unwrap().is_empty());
+            std::os::unix::fs::symlink(scratch.outside.join("victim"), scratch.path.join("l")).unwrap();
+            let l = name("l");
+            assert!(Attributes::At(scratch.dir.fd(), l.as_c_str()).set_named(b"user.x", b"1").is_err());
+        });
+    }
+
+    #[test]
+    fn file_systems_without_attributes_have_none() {
+        for kernel in [Kernel::detect(), Kernel::oldest()] {
+            let dir = Root::open_as("/proc".as_ref(), kernel).unwrap().dir();
+            assert!(dir.xattrs(&name("version")).unwrap().is_empty());
+            assert!(dir.xattrs_self().unwrap().is_empty());
+        }
+    }
+
+    /// A user may attach more than anybody wants to hold in memory.
+    #[test]
+    fn the_sum_has_a_limit() {
+        if !is_root() {
+            return;
+        }
+        on_each_kernel(|scratch| {
+            let folder = scratch.path.join("m");
+            std::fs::create_dir(&folder).unwrap();
+            let Some(_mounted) = crate::scratch::Mounted::tmpfs(&folder) else { return };
+            let dir = scratch.dir.open_dir(&name("m")).unwrap();
+            let file = dir.create_file(&name("f"), 0o600).unwrap();
+            let pinned = dir.pin(&name("f")).unwrap();
+            for index in 0..20 {
+                let attribute = format!("trusted.{index}");
+                let outcome = pinned.attributes().set_named(attribute.as_bytes(), &vec![1; 65_536]);
+                if outcome.is_err() {
+                    skipped("no large attributes on tmpfs");
+                    return;
+                }
+            }
+            assert!(dir.xattrs(&name("f")).unwrap_err().is_too_large());
+            let problems = file.set_metadata(&plain(0o600)).unwrap().problems;
+            assert!(problems.is_empty(), "a new file is not asked: {problems:?}");
+        });
     }
 }
