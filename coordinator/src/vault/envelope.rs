@@ -1,0 +1,150 @@
+//! The envelope: one secret under a key of its own, which is wrapped by the cluster key.
+//!
+//! ```text
+//! version (1) | id of the cluster key (8) | nonce (24) | wrapped data key (48) | nonce (24) | sealed secret
+//! ```
+//!
+//! Both layers are XChaCha20-Poly1305 and bound to a context, such as `ca-key` of one cluster, so that an envelope
+//! cannot be put in another's place. The id only serves to say "wrong key" instead of "damaged".
+
+use chacha20poly1305::aead::{Aead, Payload};
+use chacha20poly1305::{KeyInit, XChaCha20Poly1305, XNonce};
+use common::secret::Secret;
+
+use super::keyring::ClusterKey;
+
+/// The version of the layout.
+const VERSION: u8 = 1;
+/// Bytes of an XChaCha20 nonce.
+const NONCE_BYTES: usize = 24;
+/// Bytes of a data key.
+const KEY_BYTES: usize = 32;
+/// Bytes of a wrapped data key.
+const WRAPPED_BYTES: usize = KEY_BYTES + 16;
+/// Bytes of the cluster key's id.
+const ID_BYTES: usize = 8;
+
+/// Why an envelope could not be made or opened.
+#[derive(Debug, thiserror::Error)]
+pub enum EnvelopeError {
+    /// It is too short, or of a version that this program does not know.
+    #[error("this is not an envelope that this version can read")]
+    Form,
+    /// It was sealed under another cluster key.
+    #[error("it was sealed under another cluster key (id {sealed}, ours is {ours})")]
+    WrongKey {
+        /// The id in the envelope.
+        sealed: String,
+        /// The id of the key at hand.
+        ours: String,
+    },
+    /// It was altered, or belongs elsewhere.
+    #[error("it is damaged or belongs elsewhere")]
+    Damaged,
+    /// Randomness failed.
+    #[error("the system's random numbers")]
+    Random(#[from] getrandom::Error),
+}
+
+/// Seals a secret for one context.
+///
+/// # Errors
+/// When randomness fails.
+pub fn seal(key: &ClusterKey, context: &str, secret: &[u8]) -> Result<Vec<u8>, EnvelopeError> {
+    let mut data_key = [0; KEY_BYTES];
+    let mut nonces = [[0; NONCE_BYTES]; 2];
+    getrandom::fill(&mut data_key)?;
+    for nonce in &mut nonces {
+        getrandom::fill(nonce)?;
+    }
+    let data_key = Secret::new(data_key);
+    let wrapped = encrypt(key.expose(), &nonces[0], context, data_key.expose())?;
+    let sealed = encrypt(data_key.expose(), &nonces[1], context, secret)?;
+    Ok([&[VERSION], key.id().as_slice(), &nonces[0], &wrapped, &nonces[1], &sealed].concat())
+}
+
+/// Opens what was sealed for the same context.
+///
+/// # Errors
+/// When the key is another, the envelope was altered, or the context is another.
+pub fn open(key: &ClusterKey, context: &str, envelope: &[u8]) -> Result<Secret<Vec<u8>>, EnvelopeError> {
+    let (version, rest) = envelope.split_first().ok_or(EnvelopeError::Form)?;
+    let (id, rest) = rest.split_at_checked(ID_BYTES).ok_or(EnvelopeError::Form)?;
+    let (outer_nonce, rest) = rest.split_at_checked(NONCE_BYTES).ok_or(EnvelopeError::Form)?;
+    let (wrapped, rest) = rest.split_at_checked(WRAPPED_BYTES).ok_or(EnvelopeError::Form)?;
+    let (inner_nonce, sealed) = rest.split_at_checked(NONCE_BYTES).ok_or(EnvelopeError::Form)?;
+    if *version != VERSION {
+        return Err(EnvelopeError::Form);
+    }
+    if id != key.id() {
+        return Err(EnvelopeError::WrongKey { sealed: hex(id), ours: hex(&key.id()) });
+    }
+    let data_key = Secret::new(decrypt(key.expose(), outer_nonce, context, wrapped)?);
+    let data_key = data_key.expose().as_slice().try_into().map_err(|_length| EnvelopeError::Damaged)?;
+    Ok(Secret::new(decrypt(data_key, inner_nonce, context, sealed)?))
+}
+
+fn encrypt(
+    key: &[u8; KEY_BYTES],
+    nonce: &[u8],
+    context: &str,
+    text: &[u8],
+) -> Result<Vec<u8>, EnvelopeError> {
+    let nonce = XNonce::try_from(nonce).map_err(|_length| EnvelopeError::Form)?;
+    let payload = Payload { msg: text, aad: context.as_bytes() };
+    XChaCha20Poly1305::new(key.into()).encrypt(&nonce, payload).map_err(|_error| EnvelopeError::Damaged)
+}
+
+fn decrypt(
+    key: &[u8; KEY_BYTES],
+    nonce: &[u8],
+    context: &str,
+    text: &[u8],
+) -> Result<Vec<u8>, EnvelopeError> {
+    let nonce = XNonce::try_from(nonce).map_err(|_length| EnvelopeError::Form)?;
+    let payload = Payload { msg: text, aad: context.as_bytes() };
+    XChaCha20Poly1305::new(key.into()).decrypt(&nonce, payload).map_err(|_error| EnvelopeError::Damaged)
+}
+
+fn hex(bytes: &[u8]) -> String {
+    bytes.iter().map(|byte| format!("{byte:02x}")).collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn key(byte: u8) -> ClusterKey {
+        ClusterKey::new([byte; 32])
+    }
+
+    #[test]
+    fn opens_under_the_same_key_and_context_only() {
+        let envelope = seal(&key(1), "ca-key c1", b"secret").unwrap();
+        assert_eq!(open(&key(1), "ca-key c1", &envelope).unwrap().expose(), b"secret");
+        assert!(matches!(open(&key(2), "ca-key c1", &envelope), Err(EnvelopeError::WrongKey { .. })));
+        assert!(matches!(open(&key(1), "ca-key c2", &envelope), Err(EnvelopeError::Damaged)));
+        assert!(!envelope.windows(6).any(|window| window == b"secret"));
+    }
+
+    #[test]
+    fn every_altered_bit_and_every_cut_is_noticed() {
+        let envelope = seal(&key(1), "x", b"secret").unwrap();
+        for at in 0..envelope.len() {
+            for bit in 0..8 {
+                let mut altered = envelope.clone();
+                altered[at] ^= 1 << bit;
+                assert!(
+                    open(&key(1), "x", &altered).is_err(),
+                    "bit {bit} of byte {at} was altered unnoticed"
+                );
+            }
+            assert!(open(&key(1), "x", &envelope[..at]).is_err(), "a cut at {at} went unnoticed");
+        }
+    }
+
+    #[test]
+    fn equal_secrets_look_different() {
+        assert_ne!(seal(&key(1), "x", b"secret").unwrap(), seal(&key(1), "x", b"secret").unwrap());
+    }
+}
