@@ -146,7 +146,8 @@ mod tests {
     #[test]
     fn link_texts_are_kept_and_never_used() {
         on_each_kernel(|scratch| {
-            let long = vec![b'x'; 4095];
+            // XFS takes 1023 bytes, others 4095.
+            let long = vec![b'x'; 1023];
             for (index, text) in [
                 &b"/etc/passwd"[..],
                 b"../../../../outside",

@@ -2,9 +2,12 @@
 //!
 //! All namespaces that the kernel lists are kept as raw bytes, among them `system.posix_acl_access`,
 //! `system.posix_acl_default`, `security.capability`, `trusted.*` and `user.*`.
-//! Left out, in reading as in removing, are `security.selinux` and `security.evm`: a label belongs to the
-//! policy of its host and a seal to the key of its host; a copied one is wrong at best. The destination's
-//! policy labels new files (`restorecon` where it labels by path).
+//! Left out, in reading as in removing and in what a peer sends:
+//! - `security.selinux` and `security.evm`: a label belongs to the policy of its host and a seal to the key
+//!   of its host; a copied one is wrong at best. The destination's policy labels new files (`restorecon`
+//!   where it labels by path).
+//! - `trusted.SGI_*`: XFS shows its ACLs a second time under these names, in its own form. Writing one
+//!   would go round the mapping of the ids in an ACL, removing one would remove the ACL.
 
 use std::ffi::{CStr, CString};
 use std::fmt;
@@ -21,8 +24,9 @@ use crate::syscall;
 /// File capabilities, which a change of owner drops.
 pub(crate) const CAPABILITY: &[u8] = b"security.capability";
 
-/// Belong to a host, not to a file; see the module's text.
-const HOST_LABELS: [&[u8]; 2] = [b"security.selinux", b"security.evm"];
+/// Not attributes of a file; see the module's text.
+const LEFT_OUT: [&[u8]; 2] = [b"security.selinux", b"security.evm"];
+const LEFT_OUT_PREFIX: &[u8] = b"trusted.SGI_";
 
 /// The kernel's own limits on a name, a value, and a list of names.
 const XATTR_NAME_BYTES_MAX: usize = 255;
@@ -71,7 +75,7 @@ impl Xattrs {
                 return Err(XattrError::TooLarge);
             }
         }
-        entries.retain(|(name, _value)| !is_host_label(name));
+        entries.retain(|(name, _value)| !is_left_out(name));
         entries.sort_unstable();
         if entries.windows(2).any(|pair| pair[0].0 == pair[1].0) {
             return Err(XattrError::Twice);
@@ -120,8 +124,8 @@ impl fmt::Debug for Xattrs {
     }
 }
 
-fn is_host_label(name: &[u8]) -> bool {
-    HOST_LABELS.contains(&name)
+fn is_left_out(name: &[u8]) -> bool {
+    LEFT_OUT.contains(&name) || name.starts_with(LEFT_OUT_PREFIX)
 }
 
 /// How the attributes of an inode are reached.
@@ -156,7 +160,7 @@ impl Attributes<'_> {
         let mut total = 0_usize;
         for name in names.split_inclusive(|byte| *byte == 0) {
             let name = CStr::from_bytes_with_nul(name).map_err(|_unended| Errno::IO)?;
-            if is_host_label(name.to_bytes()) {
+            if is_left_out(name.to_bytes()) {
                 continue;
             }
             let Some(value) = self.read_value(name)? else { continue };
@@ -263,6 +267,7 @@ mod tests {
             Err(XattrError::TooLarge),
         );
         check(vec![entry("security.selinux", 5), entry("security.evm", 5)], Ok(0));
+        check(vec![entry("trusted.SGI_ACL_FILE", 5), entry("trusted.x", 5)], Ok(1));
         let sorted = Xattrs::new(vec![entry("user.b", 1), entry("user.a", 2)]).unwrap();
         assert_eq!(sorted.get(b"user.a"), Some(&[1, 1][..]));
         assert_eq!(sorted.get(b"user.c"), None);
