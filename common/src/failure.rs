@@ -126,6 +126,9 @@ pub enum Retry {
 /// request with `confirmed` set goes through.
 pub const CONFIRM: &str = "confirm";
 
+/// Context field in which the coordinator names whom to ask, from its configuration.
+pub const SUPPORT_CONTACT: &str = "support_contact";
+
 /// An error as a value: it crosses processes, is stored, and shows its whole chain.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]

@@ -2,6 +2,9 @@
 
 use std::time::Duration;
 
+use crate::clock::WallMs;
+use crate::rel_path::is_bidi_control;
+
 /// Returns a number of bytes with a binary unit and three significant digits: `1.5 MiB`.
 pub fn bytes(count: u64) -> String {
     const UNITS: [&str; 7] = ["B", "KiB", "MiB", "GiB", "TiB", "PiB", "EiB"];
@@ -57,6 +60,27 @@ pub fn count(count: u64) -> String {
 pub fn plural(number: u64, noun: &str) -> String {
     let ending = if number == 1 { "" } else { "s" };
     format!("{} {noun}{ending}", count(number))
+}
+
+/// Returns a moment of wall time in UTC: `2026-11-21 11:05:08 UTC`.
+pub fn moment(wall: WallMs) -> String {
+    let timestamp = i64::try_from(wall.0).ok().and_then(|ms| jiff::Timestamp::from_millisecond(ms).ok());
+    let Some(timestamp) = timestamp else { return "at no known time".to_owned() };
+    timestamp.strftime("%Y-%m-%d %H:%M:%S UTC").to_string()
+}
+
+/// Returns text that may come from another machine so that it cannot steer a terminal or change the direction of the
+/// text around it: such characters are escaped, all others stay.
+pub fn printable(text: &str) -> String {
+    let mut shown = String::with_capacity(text.len());
+    for letter in text.chars() {
+        if letter.is_control() || is_bidi_control(letter) {
+            shown.extend(letter.escape_default());
+        } else {
+            shown.push(letter);
+        }
+    }
+    shown
 }
 
 /// Why a text is not a size or a duration.
@@ -147,6 +171,17 @@ mod tests {
     fn counts_are_grouped() {
         assert_eq!([0, 999, 1000, 1_234_567].map(count), ["0", "999", "1 000", "1 234 567"]);
         assert_eq!((plural(1, "file"), plural(0, "file")), ("1 file".to_owned(), "0 files".to_owned()));
+    }
+
+    #[test]
+    fn moments_are_in_utc() {
+        assert_eq!(moment(WallMs(1_763_723_108_999)), "2025-11-21 11:05:08 UTC");
+        assert_eq!(moment(WallMs(u64::MAX)), "at no known time");
+    }
+
+    #[test]
+    fn foreign_text_cannot_steer_a_terminal() {
+        assert_eq!(printable("a\x1b[2J\u{202e}b\n\\ä"), "a\\u{1b}[2J\\u{202e}b\\n\\ä");
     }
 
     #[test]

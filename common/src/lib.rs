@@ -20,6 +20,7 @@ pub mod plan;
 pub mod principal;
 pub mod progress;
 pub mod rel_path;
+pub mod report;
 pub mod secret;
 pub mod shutdown;
 pub mod spec;

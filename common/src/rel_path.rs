@@ -140,7 +140,7 @@ pub fn escape(bytes: &[u8]) -> String {
 }
 
 /// Whether a letter changes the direction of the text around it, which can make a name look like another.
-fn is_bidi_control(letter: char) -> bool {
+pub(crate) fn is_bidi_control(letter: char) -> bool {
     matches!(letter, '\u{200e}' | '\u{200f}' | '\u{202a}'..='\u{202e}' | '\u{2066}'..='\u{2069}')
 }
 

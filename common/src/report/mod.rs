@@ -1,0 +1,365 @@
+//! The report of a migration: pure renderers of [`ReportView`].
+//!
+//! [`document`] says once what a report holds; `html` and `markdown` give it a form, and `json` is the view itself.
+//! Names of files come from hosts that nobody vouches for, so every renderer escapes all of what it is given.
+
+use std::time::Duration;
+
+use crate::failure::Failure;
+use crate::finding::{Finding, Rule, Severity};
+use crate::human;
+use crate::spec::{MaxDelete, MigrationSpec};
+use crate::view::{MigrationStatus, MigrationView, ReportView, StepView};
+
+pub mod html;
+pub mod json;
+pub mod markdown;
+
+/// What a report says, before it has a form.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Document {
+    /// What the report is about.
+    pub title: String,
+    /// How it ended, in one sentence.
+    pub verdict: String,
+    /// Whether everything asked for was done and proven.
+    pub is_good: bool,
+    /// The sections, in order.
+    pub sections: Vec<Section>,
+}
+
+/// One section.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Section {
+    /// Its heading.
+    pub heading: &'static str,
+    /// What it holds.
+    pub body: Body,
+    /// A sentence below it.
+    pub note: Option<String>,
+}
+
+/// What a section holds.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Body {
+    /// Names and values.
+    Facts(Vec<(&'static str, String)>),
+    /// Headings and rows.
+    Table {
+        /// One for each column.
+        headings: Vec<&'static str>,
+        /// A cell for each heading.
+        rows: Vec<Vec<String>>,
+    },
+}
+
+/// Returns what the report of a migration says.
+pub fn document(view: &ReportView) -> Document {
+    let migration = &view.migration;
+    let mut sections = vec![
+        Section { heading: "Result", body: Body::Facts(result(migration)), note: None },
+        Section { heading: "What moved", body: Body::Facts(moved(migration)), note: None },
+        proof(migration),
+    ];
+    if !migration.errors.is_empty() {
+        sections.push(errors(&migration.errors));
+    }
+    if !migration.warnings.is_empty() {
+        let rows = migration.warnings.iter().map(|warning| vec![warning.clone()]).collect();
+        let body = Body::Table { headings: vec!["Warning"], rows };
+        sections.push(Section { heading: "Warnings", body, note: None });
+    }
+    sections.push(findings(migration));
+    sections.push(steps(&migration.steps));
+    sections.push(Section {
+        heading: "What was asked for",
+        body: Body::Facts(asked(&view.spec)),
+        note: None,
+    });
+    sections.push(Section { heading: "This report", body: Body::Facts(about(view)), note: None });
+    Document {
+        title: format!("Migration {}", migration.name),
+        verdict: verdict(migration),
+        is_good: migration.status == MigrationStatus::Completed && migration.verified && !migration.partial,
+        sections,
+    }
+}
+
+/// Returns how it ended, in one sentence.
+fn verdict(migration: &MigrationView) -> String {
+    let status = migration.status.as_str().replace('_', " ");
+    match migration.status {
+        MigrationStatus::Completed if migration.verified => {
+            "Completed, and everything that was asked for is proven.".to_owned()
+        }
+        MigrationStatus::Completed => {
+            "Completed, but not everything is proven: the findings name what is not.".to_owned()
+        }
+        MigrationStatus::Stuck => "Stuck: an undo failed, and a person is needed.".to_owned(),
+        MigrationStatus::Failed => "Failed: it stands where it stopped.".to_owned(),
+        MigrationStatus::RolledBack => "Rolled back: the destination is as it was before.".to_owned(),
+        MigrationStatus::Cancelled => {
+            "Cancelled by an operator: the destination is as it was before.".to_owned()
+        }
+        MigrationStatus::Draft
+        | MigrationStatus::Planned
+        | MigrationStatus::AwaitingApproval
+        | MigrationStatus::Queued
+        | MigrationStatus::Running
+        | MigrationStatus::Paused
+        | MigrationStatus::AwaitingCutover
+        | MigrationStatus::CuttingOver
+        | MigrationStatus::Unwinding => {
+            format!(
+                "Not ended yet ({status}, {:.0} %): the figures below are of this moment.",
+                migration.progress
+            )
+        }
+    }
+}
+
+fn milliseconds(ms: u64) -> String {
+    human::duration(Duration::from_millis(ms))
+}
+
+fn result(migration: &MigrationView) -> Vec<(&'static str, String)> {
+    let mut facts = vec![
+        ("Source", migration.source.clone()),
+        ("Destination", migration.destination.clone()),
+        ("Status", migration.status.as_str().replace('_', " ")),
+        ("Verified", if migration.verified { "yes" } else { "no" }.to_owned()),
+        ("Began", human::moment(migration.created)),
+    ];
+    facts.extend(migration.ended.map(|ended| ("Ended", human::moment(ended))));
+    facts.push(("Duration", milliseconds(migration.duration_ms)));
+    if migration.downtime_ms > 0 || migration.downtime_predicted_ms > 0 {
+        let predicted = milliseconds(migration.downtime_predicted_ms);
+        facts.push(("Downtime", format!("{} (predicted {predicted})", milliseconds(migration.downtime_ms))));
+    }
+    let steps = format!("{} of {} ended well", migration.steps_completed, migration.steps_total);
+    facts.push(("Steps", steps));
+    facts.push(("Way back", way_back(migration)));
+    facts.push(("Made by", migration.principal.clone()));
+    facts.push(("Id", migration.id.to_string()));
+    facts.extend(migration.exit_code.map(|code| ("Exit code", code.to_string())));
+    facts
+}
+
+fn way_back(migration: &MigrationView) -> String {
+    match (migration.rollback_available, migration.rollback_until) {
+        (true, Some(until)) => format!("open until {}", human::moment(until)),
+        (true, None) => "open".to_owned(),
+        (false, _) => "closed".to_owned(),
+    }
+}
+
+fn moved(migration: &MigrationView) -> Vec<(&'static str, String)> {
+    let at_least = if migration.is_estimate { "at least " } else { "" };
+    let files = human::count(migration.files_total);
+    vec![
+        ("Files and other entries", format!("{at_least}{files}, directories not counted")),
+        ("Sent", human::count(migration.files_sent)),
+        ("Deleted at the destination", human::count(migration.deleted)),
+        ("Content", format!("{at_least}{}", exact_bytes(migration.bytes_total))),
+        ("On the wire", exact_bytes(migration.bytes_on_wire)),
+        ("Sent again after interruptions", exact_bytes(migration.bytes_resent)),
+        ("Taken from what was there", exact_bytes(migration.bytes_deduplicated)),
+        ("Rate of content", rate(migration.bytes_done, migration.duration_ms)),
+        ("Rate on the wire", rate(migration.bytes_on_wire, migration.duration_ms)),
+        ("Rate of files", files_rate(migration.files_done, migration.duration_ms)),
+    ]
+}
+
+/// Returns bytes with a unit and to the last one: `1.50 KiB (1 536 bytes)`.
+fn exact_bytes(count: u64) -> String {
+    if count < 1000 {
+        return human::plural(count, "byte");
+    }
+    format!("{} ({})", human::bytes(count), human::plural(count, "byte"))
+}
+
+/// Returns a mean rate; nothing can be said of what took no time.
+fn rate(bytes: u64, duration_ms: u64) -> String {
+    per_second(bytes, duration_ms).map_or_else(|| "-".to_owned(), human::rate)
+}
+
+fn files_rate(files: u64, duration_ms: u64) -> String {
+    let rate = per_second(files, duration_ms);
+    rate.map_or_else(|| "-".to_owned(), |rate| format!("{}/s", human::count(rate)))
+}
+
+fn per_second(amount: u64, duration_ms: u64) -> Option<u64> {
+    let rate = (u128::from(amount) * 1000).checked_div(u128::from(duration_ms))?;
+    Some(u64::try_from(rate).unwrap_or(u64::MAX))
+}
+
+fn proof(migration: &MigrationView) -> Section {
+    let proof = &migration.proof;
+    let row = |level: &str, files, bytes| vec![level.to_owned(), human::count(files), exact_bytes(bytes)];
+    let rows = vec![
+        row(
+            "Content read again at the destination, equal by digest",
+            proof.content_files,
+            proof.content_bytes,
+        ),
+        row("Was there already; size, time and metadata equal", proof.metadata_files, proof.metadata_bytes),
+        row("Not proven; each has a finding", proof.unproven_files, proof.unproven_bytes),
+        vec!["Digest of the source's tree".to_owned(), String::new(), digest(migration.source_digest)],
+        vec![
+            "Digest of the destination's tree".to_owned(),
+            String::new(),
+            digest(migration.destination_digest),
+        ],
+    ];
+    let note = match (migration.source_digest, migration.destination_digest) {
+        (Some(source), Some(destination)) if source == destination => {
+            Some("Both trees have the same digest.")
+        }
+        (Some(_), Some(_)) => Some(
+            "The digests differ: entries that were left out, kept or changed meanwhile are in the findings.",
+        ),
+        (None, _) | (_, None) => None,
+    };
+    Section {
+        heading: "Proof",
+        body: Body::Table { headings: vec!["Level", "Files", "Bytes"], rows },
+        note: note.map(str::to_owned),
+    }
+}
+
+fn digest(digest: Option<crate::digest::Digest>) -> String {
+    digest.map_or_else(|| "-".to_owned(), |digest| digest.to_string())
+}
+
+fn errors(errors: &[Failure]) -> Section {
+    let row = |error: &Failure| {
+        let nouns: Vec<String> =
+            error.context.iter().map(|(field, value)| format!("{field}: {value}")).collect();
+        vec![
+            error.kind.to_string(),
+            error.message.clone(),
+            nouns.join(", "),
+            error.hint.clone().unwrap_or_default(),
+        ]
+    };
+    let rows = errors.iter().map(row).collect();
+    let headings = vec!["Kind", "What happened", "Where", "What to do"];
+    Section { heading: "Errors", body: Body::Table { headings, rows }, note: None }
+}
+
+fn findings(migration: &MigrationView) -> Section {
+    let mut findings: Vec<&Finding> = migration.findings.iter().collect();
+    findings.sort_by_key(|finding| (std::cmp::Reverse(finding.severity), finding.rule));
+    let row = |finding: &&Finding| {
+        vec![
+            severity(finding.severity).to_owned(),
+            rule(finding.rule).to_owned(),
+            finding.object.clone(),
+            finding.message.clone(),
+            finding.hint.clone(),
+        ]
+    };
+    let rows: Vec<Vec<String>> = findings.iter().map(row).collect();
+    let shown = u64::try_from(rows.len()).unwrap_or(u64::MAX);
+    let left = migration.findings_total.saturating_sub(shown);
+    let note = match (shown, left) {
+        (0, 0) => Some("Nothing was found.".to_owned()),
+        (_, 0) => None,
+        (_, left) => Some(format!(
+            "And {}: `ctl report {} --all` lists them.",
+            human::plural(left, "more finding"),
+            migration.id
+        )),
+    };
+    let headings = vec!["Severity", "Rule", "Object", "What was found", "What to do"];
+    Section { heading: "Findings", body: Body::Table { headings, rows }, note }
+}
+
+fn severity(severity: Severity) -> &'static str {
+    match severity {
+        Severity::Notice => "notice",
+        Severity::Warning => "warning",
+        Severity::Error => "error",
+    }
+}
+
+/// Returns a rule as people read it.
+fn rule(rule: Rule) -> &'static str {
+    match rule {
+        Rule::Vanished => "vanished",
+        Rule::Changed => "changed",
+        Rule::Unreadable => "unreadable",
+        Rule::Conflict => "conflict",
+        Rule::Corrupt => "corrupt",
+        Rule::Unwritable => "unwritable",
+        Rule::UnknownOwner => "unknown owner",
+        Rule::Attribute => "attribute",
+        Rule::HardLink => "hard link",
+        Rule::SpecialFile => "special file",
+        Rule::NotDeleted => "not deleted",
+        Rule::Stage => "stage",
+        Rule::InTheWay => "in the way",
+        Rule::KeptAside => "kept aside",
+        Rule::Capacity => "capacity",
+        Rule::Differs => "differs",
+    }
+}
+
+fn steps(steps: &[StepView]) -> Section {
+    let row = |step: &StepView| {
+        vec![
+            step.id.to_string(),
+            step.host.to_string(),
+            // The status is a serde word; there is one way to spell it.
+            serde_json::to_value(step.status)
+                .ok()
+                .and_then(|word| word.as_str().map(|word| word.replace('_', " ")))
+                .unwrap_or_default(),
+            step.attempts.to_string(),
+            human::count(step.progress.files_done),
+            human::bytes(step.progress.bytes_done),
+            milliseconds(step.duration_ms),
+            rate(step.progress.bytes_done, step.duration_ms),
+        ]
+    };
+    let headings = vec!["Step", "Host", "Status", "Attempts", "Files", "Bytes", "Duration", "Rate"];
+    let rows = steps.iter().map(row).collect();
+    Section { heading: "Steps", body: Body::Table { headings, rows }, note: None }
+}
+
+fn asked(spec: &MigrationSpec) -> Vec<(&'static str, String)> {
+    let yes_no = |is: bool| if is { "yes" } else { "no" }.to_owned();
+    let patterns = |patterns: &[String]| {
+        if patterns.is_empty() { "none".to_owned() } else { patterns.join(", ") }
+    };
+    let delete = match (spec.transfer.delete, spec.transfer.max_delete) {
+        (false, _) => "no".to_owned(),
+        (true, MaxDelete::Percent(percent)) => format!("yes, up to {percent} % of the entries"),
+        (true, MaxDelete::Count(count)) => format!("yes, up to {} entries", human::count(count)),
+    };
+    vec![
+        ("Dry run", yes_no(spec.options.dry_run)),
+        ("Delete what the source lacks", delete),
+        ("Left out", patterns(&spec.source.exclude)),
+        ("Kept although left out", patterns(&spec.source.include)),
+        ("Compare content", yes_no(spec.transfer.checksum)),
+        ("Owners by number", yes_no(spec.transfer.numeric_ids)),
+        ("Limit on the wire", spec.transfer.bandwidth_limit.map_or_else(|| "none".to_owned(), human::rate)),
+        ("Undo on failure", yes_no(spec.options.rollback_on_failure)),
+        ("Way back after the end", milliseconds(spec.rollback_window_ms())),
+    ]
+}
+
+fn about(view: &ReportView) -> Vec<(&'static str, String)> {
+    let mut facts =
+        vec![("Made", human::moment(view.made)), ("Plan", format!("generation {}", view.plan.generation))];
+    if !view.plan.settles.is_empty() {
+        let settled: Vec<&str> = view.plan.settles.iter().map(|migration| migration.as_str()).collect();
+        facts.push(("Ended the way back of", settled.join(", ")));
+    }
+    facts.extend(view.support_contact.clone().map(|contact| ("Support", contact)));
+    facts
+}
+
+#[cfg(test)]
+mod tests;
