@@ -1,0 +1,42 @@
+//! What tells whether a file is still the one that was looked at.
+
+use serde::{Deserialize, Serialize};
+
+/// A time of a file system: seconds since 1970 and nanoseconds.
+#[derive(
+    Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize,
+)]
+pub struct Time {
+    /// Seconds since 1970, negative before.
+    pub seconds: i64,
+    /// Nanoseconds within the second.
+    pub nanos: u32,
+}
+
+impl Time {
+    /// Returns the time that is this many seconds earlier.
+    #[must_use]
+    pub fn seconds_earlier(self, seconds: u32) -> Self {
+        Self { seconds: self.seconds.saturating_sub(i64::from(seconds)), nanos: self.nanos }
+    }
+}
+
+/// One state of one regular file: while all four are the same, so is its content.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
+pub struct Stamp {
+    /// The inode's number.
+    pub ino: u64,
+    /// Size in bytes.
+    pub size: u64,
+    /// Last change of the content.
+    pub mtime: Time,
+    /// Last change of content or attributes.
+    pub ctime: Time,
+}
+
+impl Stamp {
+    /// Whether a later look shows the same file with at least as many bytes, as a log that was appended to.
+    pub fn may_have_grown_into(&self, later: &Self) -> bool {
+        self.ino == later.ino && later.size >= self.size
+    }
+}

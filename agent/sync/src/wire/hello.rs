@@ -1,0 +1,61 @@
+//! The first frame of every lane.
+
+use serde::{Deserialize, Serialize};
+
+use crate::byte_string::ByteString;
+use crate::codec::Message;
+use crate::filter;
+use crate::frame::FrameKind;
+
+/// The version of the data protocol that this build speaks.
+pub const PROTOCOL_VERSION: u32 = 1;
+/// The longest ticket; one with long roots takes about 10 KiB.
+pub const TICKET_BYTES_MAX: usize = 32 * 1024;
+
+/// What a lane is for.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub enum Hello {
+    /// The first lane of a connection.
+    Control(Open),
+    /// Asks for a scan of the whole tree, once.
+    Manifest(ScanRequest),
+    /// Asks for content.
+    Content,
+}
+
+/// Asks for access; what it may be is in the ticket.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Open {
+    /// [`PROTOCOL_VERSION`].
+    pub version: u32,
+    /// The coordinator's signed ticket.
+    #[serde(with = "crate::byte_string")]
+    pub ticket: Vec<u8>,
+    /// Bytes per second that the source may send.
+    pub bandwidth_limit: Option<u64>,
+}
+
+/// What a scan leaves out.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct ScanRequest {
+    /// Patterns of what is left out; see [`crate::filter`].
+    pub exclude: Vec<ByteString>,
+    /// Patterns of what is kept although an exclude matches.
+    pub include: Vec<ByteString>,
+}
+
+impl Message for Hello {
+    const KIND: FrameKind = FrameKind::Hello;
+
+    fn is_within_bounds(&self) -> bool {
+        let is_pattern = |pattern: &ByteString| pattern.0.len() <= filter::PATTERN_BYTES_MAX;
+        match self {
+            Self::Control(Open { version: _, ticket, bandwidth_limit: _ }) => ticket.len() <= TICKET_BYTES_MAX,
+            Self::Manifest(ScanRequest { exclude, include }) => {
+                exclude.len() + include.len() <= filter::PATTERNS_MAX
+                    && exclude.iter().chain(include).all(is_pattern)
+            }
+            Self::Content => true,
+        }
+    }
+}

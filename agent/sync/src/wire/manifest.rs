@@ -1,0 +1,101 @@
+//! The manifest lane: a tree, in order.
+//!
+//! Items are framed, gathered into blocks, and each block is compressed alone: `raw length u32 LE │ zstd frame`. So
+//! the reader's memory is one block, and it knows before it decompresses how much may come.
+
+use serde::{Deserialize, Serialize};
+
+use crate::byte_string::ByteString;
+use crate::codec::Message;
+use crate::entry::Entry;
+use crate::frame::{FrameError, FrameKind};
+use crate::listing::{Listing, PART_ENTRIES_MAX};
+use crate::stamp::Time;
+
+/// Raw bytes after which a block is closed; an item of the largest size may still be added.
+pub const BLOCK_BYTES: usize = 256 * 1024;
+/// The largest block before compression.
+pub const BLOCK_BYTES_MAX: usize = 4 * 1024 * 1024 + BLOCK_BYTES;
+/// The longest name of a user or a group.
+const OWNER_BYTES_MAX: usize = 256;
+/// The longest text for people.
+const TEXT_BYTES_MAX: usize = 8 * 1024;
+
+/// One item of a manifest.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub enum Item {
+    /// The first item.
+    Head(Head),
+    /// Names of owners, before the first entry that uses their numbers.
+    Names(Names),
+    /// A directory or a part of it.
+    Listing(Listing),
+    /// The last item; without it the manifest is not whole.
+    End(End),
+}
+
+/// How a scan begins.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Head {
+    /// The source's wall clock before it synced the root's file system and scanned.
+    pub started: Time,
+    /// The root itself; its name is empty.
+    pub root: Entry,
+}
+
+/// Names of owners; a number that no item names has none at the source.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Names {
+    /// Users by number.
+    pub users: Vec<(u32, ByteString)>,
+    /// Groups by number.
+    pub groups: Vec<(u32, ByteString)>,
+}
+
+/// How a scan ends.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct End {
+    /// Entries in all listings.
+    pub entries: u64,
+    /// Directories listed, the root among them.
+    pub directories: u64,
+}
+
+impl Names {
+    /// Whether there is nothing to tell.
+    pub fn is_empty(&self) -> bool {
+        self.users.is_empty() && self.groups.is_empty()
+    }
+}
+
+impl Message for Item {
+    const KIND: FrameKind = FrameKind::ManifestItem;
+
+    fn is_within_bounds(&self) -> bool {
+        match self {
+            Self::Head(Head { started: _, root }) => root.name.is_empty() && root.kind.is_directory(),
+            Self::Names(Names { users, groups }) => {
+                users.iter().chain(groups).all(|(_, name)| !name.0.is_empty() && name.0.len() <= OWNER_BYTES_MAX)
+            }
+            Self::Listing(listing) => {
+                listing.entries.len() <= PART_ENTRIES_MAX
+                    && listing.problems.len() <= PART_ENTRIES_MAX
+                    && listing.problems.iter().all(|problem| problem.why.len() <= TEXT_BYTES_MAX)
+            }
+            Self::End(End { entries: _, directories: _ }) => true,
+        }
+    }
+}
+
+/// Splits the body of a block into its raw length and its compressed bytes.
+///
+/// # Errors
+/// When it is cut off or announces more than a block may hold.
+pub fn split_block(body: &[u8]) -> Result<(usize, &[u8]), FrameError> {
+    let (length, compressed) = body.split_first_chunk::<4>().ok_or(FrameError::Cut)?;
+    let raw_bytes = usize::try_from(u32::from_le_bytes(*length)).unwrap_or(usize::MAX);
+    if raw_bytes > BLOCK_BYTES_MAX {
+        return Err(FrameError::TooLong { kind: FrameKind::ManifestBlock, bytes: raw_bytes });
+    }
+    Ok((raw_bytes, compressed))
+}
