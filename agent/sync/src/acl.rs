@@ -84,13 +84,29 @@ mod tests {
     #[test]
     fn named_owners_are_found_replaced_and_sorted() {
         let all = u32::MAX;
-        let value = acl(&[(1, 6, all), (2, 4, 10), (2, 4, 20), (4, 4, all), (8, 4, 30), (0x10, 4, all), (0x20, 0, all)]);
+        let value = acl(&[
+            (1, 6, all),
+            (2, 4, 10),
+            (2, 4, 20),
+            (4, 4, all),
+            (8, 4, 30),
+            (0x10, 4, all),
+            (0x20, 0, all),
+        ]);
         assert_eq!(owners(&value).unwrap(), [Owner::User(10), Owner::User(20), Owner::Group(30)]);
         let swap = |owner| match owner {
             Owner::User(10) => Some(99),
             Owner::User(id) | Owner::Group(id) => Some(id),
         };
-        let expected = acl(&[(1, 6, all), (2, 4, 20), (2, 4, 99), (4, 4, all), (8, 4, 30), (0x10, 4, all), (0x20, 0, all)]);
+        let expected = acl(&[
+            (1, 6, all),
+            (2, 4, 20),
+            (2, 4, 99),
+            (4, 4, all),
+            (8, 4, 30),
+            (0x10, 4, all),
+            (0x20, 0, all),
+        ]);
         assert_eq!(replace_owners(&value, swap).unwrap(), expected);
         assert_eq!(replace_owners(&value, |_| None), None);
         assert_eq!(owners(&[1, 0, 0, 0]), None);

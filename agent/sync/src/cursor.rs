@@ -62,7 +62,8 @@ impl Cursor {
     /// When the file is too large.
     pub fn new(size: u64) -> Result<Self, CursorError> {
         let count = range::count(size);
-        let count = usize::try_from(count).ok().filter(|_| count <= RANGES_MAX).ok_or(CursorError::TooLarge)?;
+        let count =
+            usize::try_from(count).ok().filter(|_| count <= RANGES_MAX).ok_or(CursorError::TooLarge)?;
         Ok(Self { size, values: vec![Proof::Missing; count], proven: 0 })
     }
 
@@ -98,7 +99,10 @@ impl Cursor {
 
     /// Returns the ranges still missing, in the order in which they should be sent.
     pub fn missing(&self) -> impl Iterator<Item = u64> + '_ {
-        (0..).zip(&self.values).filter(|(_, proof)| !matches!(proof, Proof::Proven(_))).map(|(index, _)| index)
+        (0..)
+            .zip(&self.values)
+            .filter(|(_, proof)| !matches!(proof, Proof::Proven(_)))
+            .map(|(index, _)| index)
     }
 
     /// Whether every range is proven.
@@ -109,7 +113,11 @@ impl Cursor {
     /// Returns how many bytes are proven.
     pub fn proven_bytes(&self) -> u64 {
         let bytes = |index| range::bounds(self.size, index).map_or(0, |range| range.end - range.start);
-        (0..).zip(&self.values).filter(|(_, proof)| matches!(proof, Proof::Proven(_))).map(|(index, _)| bytes(index)).sum()
+        (0..)
+            .zip(&self.values)
+            .filter(|(_, proof)| matches!(proof, Proof::Proven(_)))
+            .map(|(index, _)| bytes(index))
+            .sum()
     }
 
     /// Returns the digest of the file, once every range is proven.
@@ -170,7 +178,8 @@ impl Cursor {
     /// When the head is not one of this version.
     pub fn decode(bytes: &[u8]) -> Result<Self, CursorError> {
         let (head, mut rest) = bytes.split_first_chunk::<HEAD_BYTES>().ok_or(CursorError::Form)?;
-        let is_ours = head[..4] == MAGIC && head[4..8] == VERSION.to_le_bytes() && head[16..] == check(&head[..16]);
+        let is_ours =
+            head[..4] == MAGIC && head[4..8] == VERSION.to_le_bytes() && head[16..] == check(&head[..16]);
         let size = head[8..16].first_chunk::<8>().filter(|_| is_ours).ok_or(CursorError::Form)?;
         let mut cursor = Self::new(u64::from_le_bytes(*size))?;
         while let Some((record, after)) = rest.split_first_chunk::<RECORD_BYTES>() {

@@ -165,7 +165,8 @@ where
 
     fn load(&mut self, listing: Listing) {
         let Listing { path: _, part: _, entries, problems, stages, end } = listing;
-        self.items = entries.into_iter().map(Item::Entry).chain(problems.into_iter().map(Item::Problem)).collect();
+        self.items =
+            entries.into_iter().map(Item::Entry).chain(problems.into_iter().map(Item::Problem)).collect();
         // Both lists come sorted, so this is a merge; the next one is taken off the end.
         self.items.sort_by(|a, b| b.name().cmp(a.name()));
         self.stages.extend(stages.into_iter().map(|name| name.0));
@@ -252,16 +253,19 @@ where
         }
         // What the source lists itself is known, whatever is above it.
         let is_below_unknown = !self.unknown.is_empty() && !is_at_source;
-        self.open = Some(OpenDirectory { path: path.clone(), is_at_source, is_at_destination, is_below_unknown });
+        self.open =
+            Some(OpenDirectory { path: path.clone(), is_at_source, is_at_destination, is_below_unknown });
         Ok(Some(Decision::Began { path, is_at_source, is_at_destination }))
     }
 
     fn end(&mut self) -> Decision {
         let open = self.open.take();
-        let (path, is_at_source, is_at_destination) = open
-            .map_or((RelPath::root(), false, false), |open| (open.path, open.is_at_source, open.is_at_destination));
+        let (path, is_at_source, is_at_destination) = open.map_or((RelPath::root(), false, false), |open| {
+            (open.path, open.is_at_source, open.is_at_destination)
+        });
         let source = is_at_source.then(|| std::mem::replace(&mut self.source.end, ListingEnd::Complete));
-        let destination = is_at_destination.then(|| std::mem::replace(&mut self.destination.end, ListingEnd::Complete));
+        let destination =
+            is_at_destination.then(|| std::mem::replace(&mut self.destination.end, ListingEnd::Complete));
         if source.as_ref().is_some_and(|end| *end != ListingEnd::Complete) {
             self.unknown.push(path.clone());
         }
@@ -313,7 +317,10 @@ where
 /// What of two entries of one name is not the same. Times of change (`ctime`), inodes and link counts are each host's
 /// own and are not compared.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-#[expect(clippy::struct_excessive_bools, reason = "each is one independent attribute, as in rsync's itemised list")]
+#[expect(
+    clippy::struct_excessive_bools,
+    reason = "each is one independent attribute, as in rsync's itemised list"
+)]
 pub struct Difference {
     /// Another kind, or a device with other numbers: nothing of it can be kept.
     pub kind: bool,

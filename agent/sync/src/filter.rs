@@ -75,7 +75,9 @@ impl Filter {
         if exclude.len() + include.len() > PATTERNS_MAX {
             return Err(InvalidPattern::TooMany);
         }
-        let parse = |patterns: &[P]| patterns.iter().map(|pattern| Pattern::parse(pattern.as_ref())).collect::<Result<Vec<_>, _>>();
+        let parse = |patterns: &[P]| {
+            patterns.iter().map(|pattern| Pattern::parse(pattern.as_ref())).collect::<Result<Vec<_>, _>>()
+        };
         Ok(Self { exclude: parse(exclude)?, include: parse(include)? })
     }
 
@@ -95,7 +97,8 @@ impl Filter {
             path.push(b'/');
         }
         path.extend_from_slice(name);
-        let matches = |patterns: &[Pattern]| patterns.iter().any(|pattern| pattern.matches(&path, name, is_directory));
+        let matches =
+            |patterns: &[Pattern]| patterns.iter().any(|pattern| pattern.matches(&path, name, is_directory));
         matches(&self.exclude) && !matches(&self.include)
     }
 }
@@ -254,7 +257,11 @@ mod tests {
         let is_directory = path.ends_with('/');
         let path = RelPath::try_from(path.trim_end_matches('/').as_bytes().to_vec()).unwrap();
         let (parent, name) = path.split().unwrap();
-        assert_eq!(filter.leaves_out(&parent, name, is_directory), expected, "{exclude:?} {include:?} {path}");
+        assert_eq!(
+            filter.leaves_out(&parent, name, is_directory),
+            expected,
+            "{exclude:?} {include:?} {path}"
+        );
     }
 
     #[test]
@@ -298,7 +305,9 @@ mod tests {
                 let end = text.iter().position(|byte| *byte == b'/').unwrap_or(text.len());
                 (0..=end).any(|at| defined(rest, &text[at..]))
             }
-            Some((one, rest)) => text.split_first().is_some_and(|(byte, text)| one.takes(*byte) && defined(rest, text)),
+            Some((one, rest)) => {
+                text.split_first().is_some_and(|(byte, text)| one.takes(*byte) && defined(rest, text))
+            }
         }
     }
 

@@ -158,7 +158,8 @@ impl ListingOrder {
         if listing.part != open.next_part {
             return Err(ListingError::Unordered { path: path() });
         }
-        open.next_part = open.next_part.checked_add(1).ok_or_else(|| ListingError::TooMany { path: path() })?;
+        open.next_part =
+            open.next_part.checked_add(1).ok_or_else(|| ListingError::TooMany { path: path() })?;
         self.waiting += open.take(listing)?;
         if self.waiting > WAITING_MAX || self.stack.len() >= DEPTH_MAX {
             return Err(ListingError::TooMany { path: path() });
@@ -176,7 +177,11 @@ impl ListingOrder {
     /// # Errors
     /// When something that was announced did not come.
     pub fn finish(self) -> Result<(), ListingError> {
-        if self.is_begun && self.open.is_none() && self.waiting == 0 { Ok(()) } else { Err(ListingError::Unfinished) }
+        if self.is_begun && self.open.is_none() && self.waiting == 0 {
+            Ok(())
+        } else {
+            Err(ListingError::Unfinished)
+        }
     }
 
     /// Whether this directory is the one whose listing must come now; if so it is waited for no longer.

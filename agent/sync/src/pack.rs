@@ -25,9 +25,15 @@ pub fn split<'a>(pack: &'a Pack, content: &'a [u8]) -> Option<Vec<(&'a PackedFil
 /// Returns the pieces of data with their places, in order.
 ///
 /// `length` is that of the file or range; a layout that does not fit the data ends the sequence early.
-pub fn pieces<'a>(layout: &'a Layout, length: usize, data: &'a [u8]) -> impl Iterator<Item = (u64, &'a [u8])> {
+pub fn pieces<'a>(
+    layout: &'a Layout,
+    length: usize,
+    data: &'a [u8],
+) -> impl Iterator<Item = (u64, &'a [u8])> {
     let dense = match layout {
-        Layout::Dense if length > 0 => Some(Extent { offset: 0, length: u32::try_from(length).unwrap_or(u32::MAX) }),
+        Layout::Dense if length > 0 => {
+            Some(Extent { offset: 0, length: u32::try_from(length).unwrap_or(u32::MAX) })
+        }
         Layout::Dense | Layout::Sparse(_) => None,
     };
     let sparse: &[Extent] = match layout {
@@ -116,7 +122,11 @@ impl LayoutBuilder {
     /// Returns the layout of `length` bytes.
     pub fn finish(self, length: u32) -> Layout {
         let is_whole = matches!(self.extents[..], [Extent { offset: 0, length: all }] if all == length);
-        if self.is_scattered || is_whole || length == 0 { Layout::Dense } else { Layout::Sparse(self.extents) }
+        if self.is_scattered || is_whole || length == 0 {
+            Layout::Dense
+        } else {
+            Layout::Sparse(self.extents)
+        }
     }
 }
 
@@ -126,8 +136,8 @@ mod tests {
 
     use super::{LayoutBuilder, content_digest, pieces, range_value};
     use crate::range::chaining_value;
-    use crate::wire::content::{Coding, Layout, RangeReply};
     use crate::stamp::Stamp;
+    use crate::wire::content::{Coding, Layout, RangeReply};
 
     fn punched() -> impl Strategy<Value = (Vec<u8>, Layout, Vec<u8>)> {
         proptest::collection::vec((1_u32..3000, any::<bool>()), 1..20).prop_map(|runs| {
@@ -156,7 +166,7 @@ mod tests {
             }
             prop_assert_eq!(&copy, &whole);
             prop_assert_eq!(layout.data_bytes(whole.len() as u64), Some(data.len()));
-            prop_assert_eq!(&content_digest(&layout, whole.len(), &data), blake3::hash(&whole).as_bytes());
+            prop_assert_eq!(content_digest(&layout, whole.len(), &data), *blake3::hash(&whole).as_bytes());
             let range = RangeReply {
                 id: 0,
                 index: 3,

@@ -125,7 +125,10 @@ mod tests {
         let size = content.len() as u64;
         let piece = |index| {
             let range = bounds(size, index).unwrap();
-            chaining_value(index, &content[usize::try_from(range.start).unwrap()..usize::try_from(range.end).unwrap()])
+            chaining_value(
+                index,
+                &content[usize::try_from(range.start).unwrap()..usize::try_from(range.end).unwrap()],
+            )
         };
         (0..count(size)).map(piece).collect()
     }
@@ -142,13 +145,15 @@ mod tests {
         fn ranges_give_the_digest_of_the_whole(size in RANGE_BYTES + 1..9 * RANGE_BYTES, seed: u8) {
             let content = content(usize::try_from(size).unwrap(), seed);
             let expected = blake3::hash(&content);
-            prop_assert_eq!(root(size, &values(&content)).unwrap().as_bytes(), expected.as_bytes());
+            prop_assert_eq!(*root(size, &values(&content)).unwrap().as_bytes(), *expected.as_bytes());
         }
     }
 
     #[test]
     fn edges() {
-        for size in [RANGE_BYTES + 1, 2 * RANGE_BYTES - 1, 2 * RANGE_BYTES, 2 * RANGE_BYTES + 1, 4 * RANGE_BYTES] {
+        for size in
+            [RANGE_BYTES + 1, 2 * RANGE_BYTES - 1, 2 * RANGE_BYTES, 2 * RANGE_BYTES + 1, 4 * RANGE_BYTES]
+        {
             let content = content(usize::try_from(size).unwrap(), 7);
             assert_eq!(root(size, &values(&content)).unwrap().as_bytes(), blake3::hash(&content).as_bytes());
         }

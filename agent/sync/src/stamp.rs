@@ -3,9 +3,7 @@
 use serde::{Deserialize, Serialize};
 
 /// A time of a file system: seconds since 1970 and nanoseconds.
-#[derive(
-    Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize,
-)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
 pub struct Time {
     /// Seconds since 1970, negative before.
     pub seconds: i64,

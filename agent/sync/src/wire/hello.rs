@@ -50,7 +50,9 @@ impl Message for Hello {
     fn is_within_bounds(&self) -> bool {
         let is_pattern = |pattern: &ByteString| pattern.0.len() <= filter::PATTERN_BYTES_MAX;
         match self {
-            Self::Control(Open { version: _, ticket, bandwidth_limit: _ }) => ticket.len() <= TICKET_BYTES_MAX,
+            Self::Control(Open { version: _, ticket, bandwidth_limit: _ }) => {
+                ticket.len() <= TICKET_BYTES_MAX
+            }
             Self::Manifest(ScanRequest { exclude, include }) => {
                 exclude.len() + include.len() <= filter::PATTERNS_MAX
                     && exclude.iter().chain(include).all(is_pattern)

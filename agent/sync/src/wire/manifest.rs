@@ -74,9 +74,10 @@ impl Message for Item {
     fn is_within_bounds(&self) -> bool {
         match self {
             Self::Head(Head { started: _, root }) => root.name.is_empty() && root.kind.is_directory(),
-            Self::Names(Names { users, groups }) => {
-                users.iter().chain(groups).all(|(_, name)| !name.0.is_empty() && name.0.len() <= OWNER_BYTES_MAX)
-            }
+            Self::Names(Names { users, groups }) => users
+                .iter()
+                .chain(groups)
+                .all(|(_, name)| !name.0.is_empty() && name.0.len() <= OWNER_BYTES_MAX),
             Self::Listing(listing) => {
                 listing.entries.len() <= PART_ENTRIES_MAX
                     && listing.problems.len() <= PART_ENTRIES_MAX
