@@ -1,0 +1,260 @@
+//! The data port of an agent: one UDP socket that serves sources and dials them.
+//!
+//! Both ends of every connection show a certificate of the cluster; which one the peer must be is checked here for
+//! connections that are dialled, and against the ticket for those that are served. What a stranger can cost is
+//! bounded: addresses must answer before a handshake costs anything once several are under way, handshakes have a
+//! deadline, and so many connections are served and no more.
+//!
+//! Shutdown, in order: no new connections, every service says that it is to be resumed later, then the socket closes.
+
+use std::io;
+use std::net::{SocketAddr, UdpSocket};
+use std::path::PathBuf;
+use std::sync::Arc;
+use std::time::Duration;
+
+use common::failure::{Failure, FailureKind};
+use common::principal::Principal;
+use common::shutdown::Shutdown;
+use common::tls::{self, Clients, Identity};
+use quinn::crypto::rustls::{QuicClientConfig, QuicServerConfig};
+use quinn::rustls::pki_types::CertificateDer;
+use quinn::{
+    ClientConfig, EndpointConfig, IdleTimeout, Incoming, MtuDiscoveryConfig, ServerConfig, TokioRuntime,
+    TransportConfig, VarInt,
+};
+use sync::wire::error_code::ErrorCode;
+use tokio::sync::{Semaphore, watch};
+
+use crate::context::Peer;
+use crate::link::Link;
+use crate::serve;
+use crate::window::{Role, WINDOW_BYTES_MAX, WindowBudget};
+
+/// Connections that are served at once: more migrations than one host's disks can feed.
+const SERVED_MAX: usize = 64;
+/// Handshakes under way, above which an address must prove that it receives what is sent to it.
+const UNPROVEN_HANDSHAKES_MAX: usize = 8;
+/// From the first packet to an open control lane.
+const HANDSHAKE_DEADLINE: Duration = Duration::from_secs(10);
+/// For each address that is dialled: three losses of a packet on a slow path.
+const DIAL_DEADLINE: Duration = Duration::from_secs(5);
+/// How long the socket stays for last words.
+const DRAIN_DEADLINE: Duration = Duration::from_secs(3);
+/// Lanes that a peer may have open: control, manifest and content for every processor that a host may have.
+const LANES_MAX: u32 = 64;
+/// The kernel's buffers: at the default of 208 KiB a quarter of the speed is lost.
+const SOCKET_BUFFER_BYTES: usize = 4 * 1024 * 1024;
+/// Above this ten segments no longer fit into one offloaded send, and throughput collapses.
+const PATH_MTU_MAX: u16 = 6_500;
+const KEEP_ALIVE: Duration = Duration::from_secs(10);
+const IDLE_MAX_MS: u32 = 30_000;
+
+/// How an endpoint is set up.
+#[derive(Clone, Debug)]
+pub struct EndpointSettings {
+    /// Where to listen.
+    pub listen: SocketAddr,
+    /// The certificate that is shown, replaceable while the endpoint lives.
+    pub identity: Arc<Identity>,
+    /// The cluster's authority.
+    pub authority: CertificateDer<'static>,
+    /// Where large directories are sorted; temporary files without names are made in it.
+    pub state_dir: PathBuf,
+    /// How far the coordinator's clock is ahead of this host's, in milliseconds, as the last Welcome told.
+    pub clock_ahead_ms: watch::Receiver<i64>,
+    /// Whether the network card may cut large sends into packets; some virtual ones pretend to.
+    pub segmentation_offload: bool,
+}
+
+/// The data port of an agent; cheap to clone.
+#[derive(Clone, Debug)]
+pub struct Endpoint(Arc<Inner>);
+
+#[derive(Debug)]
+struct Inner {
+    quic: quinn::Endpoint,
+    client: ClientConfig,
+    windows: WindowBudget,
+    shutdown: Shutdown,
+}
+
+impl Endpoint {
+    /// Binds the port and begins to serve.
+    ///
+    /// Needs a runtime. The endpoint ends with `shutdown`; [`Endpoint::shutdown`] waits for its end.
+    ///
+    /// # Errors
+    /// When the port cannot be bound or the certificates cannot be used.
+    pub fn open(settings: EndpointSettings, shutdown: &Shutdown) -> Result<Self, Failure> {
+        let socket = bind(settings.listen).map_err(|error| unbound(settings.listen, &error))?;
+        let bad_tls = |error: &dyn std::error::Error| {
+            Failure::of(FailureKind::Invalid, error).context("port", settings.listen.to_string())
+        };
+        let transport = Arc::new(transport(settings.segmentation_offload));
+        let tls = tls::server_config(
+            Arc::clone(&settings.identity),
+            &settings.authority,
+            Clients::Certified,
+            tls::ALPN_DATA,
+        );
+        let tls = QuicServerConfig::try_from(tls.map_err(|error| bad_tls(&error))?);
+        let mut server = ServerConfig::with_crypto(Arc::new(tls.map_err(|error| bad_tls(&error))?));
+        server.transport_config(Arc::clone(&transport));
+        server.migration(false);
+        let tls = tls::client_config(Arc::clone(&settings.identity), &settings.authority, tls::ALPN_DATA);
+        let tls = QuicClientConfig::try_from(tls.map_err(|error| bad_tls(&error))?);
+        let mut client = ClientConfig::new(Arc::new(tls.map_err(|error| bad_tls(&error))?));
+        client.transport_config(transport);
+        let mut config = EndpointConfig::default();
+        config.max_udp_payload_size(PATH_MTU_MAX).map_err(|error| bad_tls(&error))?;
+        let quic = quinn::Endpoint::new(config, Some(server), socket, Arc::new(TokioRuntime))
+            .map_err(|error| unbound(settings.listen, &error))?;
+        let shutdown = shutdown.child();
+        let endpoint = Self(Arc::new(Inner { quic, client, windows: WindowBudget::default(), shutdown }));
+        let acceptor = endpoint.clone();
+        endpoint.0.shutdown.spawn(async move { acceptor.accept(Arc::new(settings)).await });
+        Ok(endpoint)
+    }
+
+    /// Returns the address that is listened on.
+    ///
+    /// # Errors
+    /// When the socket is gone.
+    pub fn local_address(&self) -> Result<SocketAddr, Failure> {
+        self.0.quic.local_addr().map_err(|error| Failure::of(FailureKind::Unreachable, &error))
+    }
+
+    /// Stops serving, lets every peer know that it may resume later, and closes the socket.
+    pub async fn shutdown(&self) {
+        self.0.shutdown.finish().await;
+        self.0.quic.close(VarInt::from_u32(ErrorCode::ResumeLater.number()), b"the agent stops");
+        // Peers that do not answer are left to their own timeout.
+        tokio::time::timeout(DRAIN_DEADLINE, self.0.quic.wait_idle()).await.ok();
+    }
+
+    /// Returns what ends tasks of this endpoint.
+    pub(crate) fn stop(&self) -> &Shutdown {
+        &self.0.shutdown
+    }
+
+    /// Dials a peer at its addresses, best first, and makes sure that it is this peer.
+    pub(crate) async fn connect(&self, peer: &Peer) -> Result<Link, Failure> {
+        let wanted = Principal::Agent { tenant: peer.tenant.clone(), host: peer.host.clone() };
+        let name = tls::server_name_of(&wanted).unwrap_or_default();
+        let mut reasons = Vec::new();
+        for address in &peer.addresses {
+            match tokio::time::timeout(DIAL_DEADLINE, self.dial(*address, &name)).await {
+                Ok(Ok(link)) if link.peer().principal == wanted => return Ok(link),
+                Ok(Ok(link)) => reasons.push(format!("{address} is {}", link.peer().principal)),
+                Ok(Err(reason)) => reasons.push(format!("{address}: {reason}")),
+                Err(_elapsed) => reasons.push(format!("{address}: no answer")),
+            }
+        }
+        let tried =
+            if reasons.is_empty() { "it has no known address".to_owned() } else { reasons.join("; ") };
+        Err(Failure::new(FailureKind::Unreachable, format!("cannot reach the agent on {}: {tried}", peer.host))
+            .context("host", peer.host.to_string())
+            .hint("Is its agent running, and is its data port (UDP 7443 by default) open from here? `ctl host show` lists the addresses it is known by."))
+    }
+
+    async fn dial(&self, address: SocketAddr, name: &str) -> Result<Link, String> {
+        let connecting = self.0.quic.connect_with(self.0.client.clone(), address, name);
+        let connection =
+            connecting.map_err(|error| error.to_string())?.await.map_err(|error| error.to_string())?;
+        let share = self.0.windows.share(&connection, Role::Destination);
+        Link::new(connection, share).map_err(|error| error.to_string())
+    }
+
+    async fn accept(self, settings: Arc<EndpointSettings>) {
+        let served = Arc::new(Semaphore::new(SERVED_MAX));
+        let handshakes = Arc::new(Semaphore::new(UNPROVEN_HANDSHAKES_MAX));
+        loop {
+            let incoming = tokio::select! {
+                () = self.0.shutdown.cancelled() => break,
+                incoming = self.0.quic.accept() => incoming,
+            };
+            let Some(incoming) = incoming else { break };
+            let Ok(permit) = Arc::clone(&served).try_acquire_owned() else {
+                incoming.refuse();
+                continue;
+            };
+            let handshake = Arc::clone(&handshakes).try_acquire_owned();
+            if handshake.is_err() && !incoming.remote_address_validated() {
+                // It fails only for an address that is proven already.
+                incoming.retry().ok();
+                continue;
+            }
+            let (endpoint, settings) = (self.clone(), Arc::clone(&settings));
+            self.0.shutdown.spawn(async move {
+                let _permit = permit;
+                endpoint.greet(incoming, handshake.ok(), settings).await;
+            });
+        }
+    }
+
+    /// Serves one connection to its end.
+    async fn greet(
+        &self,
+        incoming: Incoming,
+        handshake: Option<tokio::sync::OwnedSemaphorePermit>,
+        settings: Arc<EndpointSettings>,
+    ) {
+        let address = incoming.remote_address();
+        let begin = async {
+            let connection = incoming.accept().ok()?.await.ok()?;
+            let share = self.0.windows.share(&connection, Role::Source);
+            let link = Link::new(connection, share).ok()?;
+            let lane = link.accept_lane().await.ok()?;
+            Some((link, lane))
+        };
+        let begun = tokio::select! {
+            () = self.0.shutdown.cancelled() => return,
+            begun = tokio::time::timeout(HANDSHAKE_DEADLINE, begin) => begun,
+        };
+        drop(handshake);
+        let Ok(Some((link, lane))) = begun else {
+            tracing::debug!(%address, "a connection to the data port did not get past its handshake");
+            return;
+        };
+        serve::run(link, lane, settings, self.0.shutdown.child()).await;
+    }
+}
+
+/// Binds the socket with buffers as large as the kernel lets us.
+fn bind(listen: SocketAddr) -> io::Result<UdpSocket> {
+    let socket = UdpSocket::bind(listen)?;
+    // Root may go over the limits of the system; for others the limit is what they get, and slower is all it is.
+    if rustix::net::sockopt::set_socket_recv_buffer_size_force(&socket, SOCKET_BUFFER_BYTES).is_err() {
+        rustix::net::sockopt::set_socket_recv_buffer_size(&socket, SOCKET_BUFFER_BYTES).ok();
+    }
+    if rustix::net::sockopt::set_socket_send_buffer_size(&socket, SOCKET_BUFFER_BYTES).is_err() {
+        tracing::debug!("the data port's send buffer keeps its default size");
+    }
+    Ok(socket)
+}
+
+fn unbound(listen: SocketAddr, error: &io::Error) -> Failure {
+    Failure::new(FailureKind::Conflict, format!("cannot listen on the data port {listen}: {error}"))
+        .context("port", listen.to_string())
+        .hint("Is another agent running here? Set `listen_data` in agent.toml to a free address.")
+}
+
+fn transport(segmentation_offload: bool) -> TransportConfig {
+    let mut mtu = MtuDiscoveryConfig::default();
+    mtu.upper_bound(PATH_MTU_MAX);
+    let mut transport = TransportConfig::default();
+    transport
+        .mtu_discovery_config(Some(mtu))
+        .keep_alive_interval(Some(KEEP_ALIVE))
+        .max_idle_timeout(Some(IdleTimeout::from(VarInt::from_u32(IDLE_MAX_MS))))
+        .max_concurrent_bidi_streams(VarInt::from_u32(LANES_MAX))
+        .max_concurrent_uni_streams(VarInt::from_u32(0))
+        .datagram_receive_buffer_size(None)
+        .stream_receive_window(VarInt::from_u64(WINDOW_BYTES_MAX).unwrap_or(VarInt::MAX))
+        // What a connection may hold before its share is known.
+        .receive_window(VarInt::from_u32(1024 * 1024))
+        .send_window(1024 * 1024)
+        .enable_segmentation_offload(segmentation_offload);
+    transport
+}

@@ -1,0 +1,175 @@
+//! Lanes: ordered, reliable, cancellable byte streams with flow control, and what is above them: frames.
+//!
+//! This and `endpoint` are the only modules that know what a lane is made of.
+
+use bytes::Bytes;
+use common::failure::{Failure, FailureKind};
+use quinn::{ConnectionError, ReadError, RecvStream, SendStream, VarInt, WriteError};
+use sync::codec::{self, Message};
+use sync::frame::{FrameError, HEADER_BYTES, Header};
+use sync::wire::error_code::ErrorCode;
+
+/// Read at once; the largest piece that quinn hands out is a packet's payload anyway.
+const READ_BYTES: usize = 64 * 1024;
+
+/// Both directions of one lane.
+#[derive(Debug)]
+pub(crate) struct Lane {
+    pub(crate) sender: LaneSender,
+    pub(crate) receiver: LaneReceiver,
+}
+
+/// The writing half of a lane.
+///
+/// Dropping it without [`LaneSender::finish`] lets the peer see a reset, never an end.
+#[derive(Debug)]
+pub(crate) struct LaneSender {
+    stream: SendStream,
+    is_finished: bool,
+}
+
+/// The reading half of a lane. Dropping it tells the peer to stop sending.
+#[derive(Debug)]
+pub(crate) struct LaneReceiver(RecvStream);
+
+/// Why a lane ended early.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+pub(crate) enum LaneError {
+    /// The peer closed the connection and said why.
+    #[error("the peer closed the connection ({code:?}): {reason}")]
+    Closed { code: ErrorCode, reason: String },
+    /// The connection is gone.
+    #[error("the connection was lost: {0}")]
+    Lost(String),
+    /// This side closed the connection.
+    #[error("the connection was closed here")]
+    ClosedHere,
+    /// The peer gave up this lane.
+    #[error("the peer gave up a lane ({0:?})")]
+    Reset(ErrorCode),
+    /// The lane ended inside of a frame.
+    #[error("a lane ended inside of a frame")]
+    Cut,
+    /// What came is not the protocol.
+    #[error("the peer broke the protocol")]
+    Frame(#[from] FrameError),
+}
+
+impl LaneError {
+    /// Returns the failure of the step that needed the lane.
+    pub(crate) fn to_failure(&self) -> Failure {
+        let kind = match self {
+            Self::Closed { code, .. } | Self::Reset(code) => code.failure_kind(),
+            Self::Lost(_) | Self::Cut => FailureKind::Unreachable,
+            Self::ClosedHere => FailureKind::Cancelled,
+            Self::Frame(_) => FailureKind::Bug,
+        };
+        Failure::of(kind, self)
+    }
+}
+
+impl From<ConnectionError> for LaneError {
+    fn from(error: ConnectionError) -> Self {
+        match error {
+            ConnectionError::ApplicationClosed(close) => Self::Closed {
+                code: ErrorCode::from_number(close.error_code.into_inner()),
+                reason: common::rel_path::escape(&close.reason),
+            },
+            ConnectionError::LocallyClosed => Self::ClosedHere,
+            other => Self::Lost(other.to_string()),
+        }
+    }
+}
+
+impl From<WriteError> for LaneError {
+    fn from(error: WriteError) -> Self {
+        match error {
+            WriteError::Stopped(code) => Self::Reset(ErrorCode::from_number(code.into_inner())),
+            WriteError::ConnectionLost(error) => error.into(),
+            WriteError::ClosedStream | WriteError::ZeroRttRejected => Self::Lost(error.to_string()),
+        }
+    }
+}
+
+impl From<ReadError> for LaneError {
+    fn from(error: ReadError) -> Self {
+        match error {
+            ReadError::Reset(code) => Self::Reset(ErrorCode::from_number(code.into_inner())),
+            ReadError::ConnectionLost(error) => error.into(),
+            ReadError::ClosedStream | ReadError::IllegalOrderedRead | ReadError::ZeroRttRejected => {
+                Self::Lost(error.to_string())
+            }
+        }
+    }
+}
+
+impl Lane {
+    pub(crate) fn new((send, receive): (SendStream, RecvStream)) -> Self {
+        Self { sender: LaneSender { stream: send, is_finished: false }, receiver: LaneReceiver(receive) }
+    }
+}
+
+impl LaneSender {
+    /// Sends one message.
+    pub(crate) async fn message<M: Message>(&mut self, message: &M) -> Result<(), LaneError> {
+        let mut frame = Vec::new();
+        codec::encode(message, &mut frame)?;
+        self.bytes(frame.into()).await
+    }
+
+    /// Sends bytes that are a frame, or belong to one.
+    pub(crate) async fn bytes(&mut self, bytes: Bytes) -> Result<(), LaneError> {
+        Ok(self.stream.write_chunk(bytes).await?)
+    }
+
+    /// Says that nothing more comes; what was sent still arrives.
+    pub(crate) fn finish(&mut self) {
+        self.is_finished = true;
+        // It fails only for a stream that has ended already.
+        self.stream.finish().ok();
+    }
+}
+
+impl Drop for LaneSender {
+    fn drop(&mut self) {
+        if !self.is_finished {
+            // quinn would finish the stream, and a cut-off sequence would look whole.
+            self.stream.reset(VarInt::from_u32(ErrorCode::ResumeLater.number())).ok();
+        }
+    }
+}
+
+impl LaneReceiver {
+    /// Receives the next message; nothing when the peer finished the lane.
+    pub(crate) async fn message<M: Message>(&mut self, body: &mut Vec<u8>) -> Result<Option<M>, LaneError> {
+        let Some(header) = self.frame(body).await? else { return Ok(None) };
+        Ok(Some(codec::decode(header, body)?))
+    }
+
+    /// Receives the next frame and leaves its body in `body`; nothing when the peer finished the lane.
+    pub(crate) async fn frame(&mut self, body: &mut Vec<u8>) -> Result<Option<Header>, LaneError> {
+        let mut head = Vec::with_capacity(HEADER_BYTES);
+        match self.exact(HEADER_BYTES, &mut head).await {
+            Err(LaneError::Cut) if head.is_empty() => return Ok(None),
+            outcome => outcome?,
+        }
+        let head = head.first_chunk::<HEADER_BYTES>().ok_or(LaneError::Cut)?;
+        let header = Header::parse(*head)?;
+        self.exact(header.body_bytes, body).await?;
+        Ok(Some(header))
+    }
+
+    /// Receives exactly so many bytes in place of what `bytes` held; memory grows with what arrives.
+    pub(crate) async fn exact(&mut self, count: usize, bytes: &mut Vec<u8>) -> Result<(), LaneError> {
+        bytes.clear();
+        while bytes.len() < count {
+            let wanted = (count - bytes.len()).min(READ_BYTES);
+            let chunk = self.0.read_chunk(wanted, true).await?.ok_or(LaneError::Cut)?;
+            if bytes.is_empty() {
+                bytes.reserve(count.min(READ_BYTES * 16));
+            }
+            bytes.extend_from_slice(&chunk.bytes);
+        }
+        Ok(())
+    }
+}

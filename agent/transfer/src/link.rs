@@ -1,0 +1,81 @@
+//! One connection between two agents, as lanes.
+
+use std::net::SocketAddr;
+use std::sync::Arc;
+
+use common::clock;
+use common::tls::{self, Peer};
+use quinn::rustls::pki_types::CertificateDer;
+use quinn::{Connection, VarInt};
+use sync::wire::error_code::ErrorCode;
+
+use crate::lane::{Lane, LaneError};
+use crate::window::WindowShare;
+
+/// A connection whose peer proved who it is; cheap to clone. It is closed when the last clone is dropped.
+#[derive(Clone, Debug)]
+pub(crate) struct Link(Arc<Inner>);
+
+#[derive(Debug)]
+struct Inner {
+    connection: Connection,
+    peer: Peer,
+    _window: WindowShare,
+}
+
+/// Why a connection that was made cannot be used.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+#[error("the peer's certificate names nobody of this cluster")]
+pub(crate) struct UnknownPeer;
+
+impl Link {
+    /// Takes a connection after its handshake.
+    pub(crate) fn new(connection: Connection, window: WindowShare) -> Result<Self, UnknownPeer> {
+        let identity = connection.peer_identity().ok_or(UnknownPeer)?;
+        let chain = identity.downcast::<Vec<CertificateDer<'static>>>().or(Err(UnknownPeer))?;
+        let peer = tls::peer_of(&chain, clock::wall()).or(Err(UnknownPeer))?;
+        Ok(Self(Arc::new(Inner { connection, peer, _window: window })))
+    }
+
+    /// Returns who is at the other end.
+    pub(crate) fn peer(&self) -> &Peer {
+        &self.0.peer
+    }
+
+    /// Returns the address at the other end.
+    pub(crate) fn address(&self) -> SocketAddr {
+        self.0.connection.remote_address()
+    }
+
+    /// Opens a lane; the peer learns of it with the first bytes.
+    pub(crate) async fn open_lane(&self) -> Result<Lane, LaneError> {
+        Ok(Lane::new(self.0.connection.open_bi().await?))
+    }
+
+    /// Waits for the next lane that the peer opens.
+    pub(crate) async fn accept_lane(&self) -> Result<Lane, LaneError> {
+        Ok(Lane::new(self.0.connection.accept_bi().await?))
+    }
+
+    /// Ends the connection; what was not acknowledged yet is lost.
+    pub(crate) fn close(&self, code: ErrorCode, reason: &str) {
+        self.0.connection.close(VarInt::from_u32(code.number()), reason.as_bytes());
+    }
+
+    /// Waits until the connection has ended, and says why.
+    pub(crate) async fn closed(&self) -> LaneError {
+        self.0.connection.closed().await.into()
+    }
+
+    /// Returns the payload of all datagrams that this side sent.
+    pub(crate) fn wire_bytes(&self) -> u64 {
+        self.0.connection.stats().udp_tx.bytes
+    }
+}
+
+impl Drop for Inner {
+    fn drop(&mut self) {
+        // Left to itself, quinn would close with the code of success. After an explicit close this does nothing.
+        self.connection.close(VarInt::from_u32(ErrorCode::ResumeLater.number()), b"let go");
+    }
+}

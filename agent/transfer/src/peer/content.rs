@@ -1,0 +1,259 @@
+//! Asking for content and receiving it, over several lanes at once.
+
+use std::fmt;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Arc, Mutex, PoisonError};
+
+use bytes::Bytes;
+use common::failure::{Failure, FailureKind};
+use common::shutdown::Shutdown;
+use sync::codec;
+use sync::frame::{FrameError, FrameKind};
+use sync::range::RANGE_BYTES;
+use sync::wire::content::{BATCH_MAX, Coding, Fetch, Reply, Request, What};
+use sync::wire::error_code::ErrorCode;
+use tokio::sync::mpsc;
+use zstd::bulk::Decompressor;
+
+use crate::buffer::{Buffer, Buffers};
+use crate::lane::{Lane, LaneError, LaneReceiver, LaneSender};
+use crate::peer::Ended;
+
+/// Answers that wait to be taken, of all lanes together: 8 MiB.
+const ANSWERS_WAITING: usize = 8;
+/// Batches that wait to be sent on one lane.
+const BATCHES_WAITING: usize = 4;
+/// What a request costs beside its bytes, to weigh lanes against each other: about what is read in the time of an
+/// open and a close.
+const FILE_WEIGHT_BYTES: u64 = 16 * 1024;
+
+/// Sends wishes, each batch on the lane with the least to do; cheap to clone.
+#[derive(Clone, Debug)]
+pub struct FetchSender {
+    lanes: Arc<[LaneInput]>,
+    ended: Ended,
+}
+
+#[derive(Debug)]
+struct LaneInput {
+    batches: mpsc::Sender<Bytes>,
+    load: Arc<AtomicU64>,
+}
+
+/// Receives answers of all lanes; cheap to clone, and each clone takes what comes next.
+pub struct ContentReceiver {
+    answers: Arc<Mutex<mpsc::Receiver<Answer>>>,
+    buffers: Buffers,
+    ended: Ended,
+    decompressor: Option<Decompressor<'static>>,
+}
+
+/// An answer whose bytes are as they travelled.
+#[derive(Debug)]
+struct Answer {
+    reply: Reply,
+    stored: Buffer,
+}
+
+/// An answer with its content: for a pack the data of its files one after the other (see [`sync::pack::split`]), for a
+/// range its data (see [`sync::pack::pieces`]), empty for all else.
+#[derive(Debug)]
+pub struct Delivery {
+    /// What it is.
+    pub reply: Reply,
+    /// The decoded bytes; their digests are not checked yet.
+    pub content: Buffer,
+}
+
+pub(super) fn start(
+    lanes: Vec<Lane>,
+    buffers: &Buffers,
+    ended: &Ended,
+    tasks: &Shutdown,
+) -> (FetchSender, ContentReceiver) {
+    let (answers, receiver) = mpsc::channel(ANSWERS_WAITING);
+    let mut inputs = Vec::new();
+    for Lane { sender, receiver } in lanes {
+        let (batches, waiting) = mpsc::channel(BATCHES_WAITING);
+        let load = Arc::new(AtomicU64::new(0));
+        inputs.push(LaneInput { batches, load: Arc::clone(&load) });
+        let task_ended = ended.clone();
+        tasks.spawn(async move {
+            if let Err(error) = write(sender, waiting).await {
+                task_ended.lane(&error);
+            }
+        });
+        let (task_ended, answers, buffers) = (ended.clone(), answers.clone(), buffers.clone());
+        tasks.spawn(async move {
+            if let Err(error) = read(receiver, &answers, &buffers, &load).await {
+                task_ended.lane(&error);
+            }
+        });
+    }
+    let sender = FetchSender { lanes: inputs.into(), ended: ended.clone() };
+    let answers = Arc::new(Mutex::new(receiver));
+    let receiver =
+        ContentReceiver { answers, buffers: buffers.clone(), ended: ended.clone(), decompressor: None };
+    (sender, receiver)
+}
+
+impl FetchSender {
+    /// Sends wishes, in batches of at most [`BATCH_MAX`]; waits while the lane has enough to do.
+    ///
+    /// What is asked for together is packed together, so small files should come in hundreds.
+    ///
+    /// # Errors
+    /// When the connection has ended.
+    pub fn blocking_send(&self, mut fetches: Vec<Fetch>) -> Result<(), Failure> {
+        while !fetches.is_empty() {
+            let rest = fetches.split_off(fetches.len().min(BATCH_MAX));
+            let (lane, frame) = self.prepare(std::mem::replace(&mut fetches, rest))?;
+            lane.batches.blocking_send(frame).or_else(|_closed| Err(self.ended.failure()))?;
+        }
+        Ok(())
+    }
+
+    /// The same for async code.
+    ///
+    /// # Errors
+    /// When the connection has ended.
+    pub async fn send(&self, mut fetches: Vec<Fetch>) -> Result<(), Failure> {
+        while !fetches.is_empty() {
+            let rest = fetches.split_off(fetches.len().min(BATCH_MAX));
+            let (lane, frame) = self.prepare(std::mem::replace(&mut fetches, rest))?;
+            lane.batches.send(frame).await.or_else(|_closed| Err(self.ended.failure()))?;
+        }
+        Ok(())
+    }
+
+    fn prepare(&self, fetches: Vec<Fetch>) -> Result<(&LaneInput, Bytes), Failure> {
+        let weight: u64 = fetches.iter().map(weight).sum();
+        let mut frame = Vec::new();
+        codec::encode(&Request { fetches }, &mut frame)
+            .map_err(|error| Failure::of(FailureKind::Bug, &error))?;
+        let least = self.lanes.iter().min_by_key(|lane| lane.load.load(Ordering::Relaxed));
+        let lane = least.ok_or_else(|| self.ended.failure())?;
+        lane.load.fetch_add(weight, Ordering::Relaxed);
+        Ok((lane, frame.into()))
+    }
+}
+
+fn weight(fetch: &Fetch) -> u64 {
+    FILE_WEIGHT_BYTES
+        + match fetch.what {
+            What::Whole => fetch.stamp.size,
+            What::Range { index: _ } => RANGE_BYTES,
+            // What is only read costs less than what is sent.
+            What::Digest | What::Confirm => fetch.stamp.size / 4,
+        }
+}
+
+/// Returns about what the wishes weighed that this answers.
+fn answered_weight(reply: &Reply) -> u64 {
+    let files = match reply {
+        Reply::Pack(pack) => pack.files.len(),
+        Reply::Digests(digests) => digests.len(),
+        Reply::Failed(failed) => failed.len(),
+        Reply::Range(_) | Reply::Confirmed(_) => 1,
+        Reply::Values(_) => 0,
+    };
+    let bytes = match reply {
+        Reply::Pack(pack) => pack.files.iter().map(|file| file.stamp.size).sum(),
+        Reply::Range(_) => RANGE_BYTES,
+        Reply::Digests(digests) => digests.iter().map(|digested| digested.stamp.size / 4).sum(),
+        Reply::Confirmed(confirmed) => confirmed.stamp.size / 4,
+        Reply::Values(_) | Reply::Failed(_) => 0,
+    };
+    bytes + FILE_WEIGHT_BYTES * files as u64
+}
+
+impl Clone for ContentReceiver {
+    fn clone(&self) -> Self {
+        Self {
+            answers: Arc::clone(&self.answers),
+            buffers: self.buffers.clone(),
+            ended: self.ended.clone(),
+            decompressor: None,
+        }
+    }
+}
+
+impl fmt::Debug for ContentReceiver {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("ContentReceiver").finish_non_exhaustive()
+    }
+}
+
+impl ContentReceiver {
+    /// Waits for the next answer and decodes it; for threads, not for async code.
+    ///
+    /// # Errors
+    /// When the connection has ended, or the source broke the protocol.
+    pub fn blocking_next(&mut self) -> Result<Delivery, Failure> {
+        // Whoever holds the lock waits for the next answer; the others wait for the lock.
+        let answer = self.answers.lock().unwrap_or_else(PoisonError::into_inner).blocking_recv();
+        let Answer { reply, stored } = answer.ok_or_else(|| self.ended.failure())?;
+        let (coding, content_bytes) = match &reply {
+            Reply::Pack(pack) => (pack.coding, pack.content_bytes),
+            Reply::Range(range) => (range.coding, range.content_bytes()),
+            Reply::Digests(_) | Reply::Values(_) | Reply::Confirmed(_) | Reply::Failed(_) => {
+                (Coding::Plain, 0)
+            }
+        };
+        let content = match coding {
+            Coding::Plain => stored,
+            Coding::Zstd => self.decode(&stored, content_bytes).inspect_err(|failure| {
+                self.ended.end(ErrorCode::Protocol, failure.clone());
+            })?,
+        };
+        Ok(Delivery { reply, content })
+    }
+
+    fn decode(&mut self, stored: &[u8], content_bytes: usize) -> Result<Buffer, Failure> {
+        if self.decompressor.is_none() {
+            self.decompressor =
+                Some(Decompressor::new().map_err(|error| Failure::of(FailureKind::Bug, &error))?);
+        }
+        let mut content = self.buffers.take();
+        content.reserve(content_bytes);
+        let written = self
+            .decompressor
+            .as_mut()
+            .and_then(|decompressor| decompressor.decompress_to_buffer(stored, &mut *content).ok());
+        if written == Some(content_bytes) {
+            return Ok(content);
+        }
+        Err(Failure::of(FailureKind::Bug, &FrameError::Body(FrameKind::Reply)))
+    }
+}
+
+async fn write(mut sender: LaneSender, mut batches: mpsc::Receiver<Bytes>) -> Result<(), LaneError> {
+    while let Some(batch) = batches.recv().await {
+        sender.bytes(batch).await?;
+    }
+    sender.finish();
+    Ok(())
+}
+
+async fn read(
+    mut receiver: LaneReceiver,
+    answers: &mpsc::Sender<Answer>,
+    buffers: &Buffers,
+    load: &AtomicU64,
+) -> Result<(), LaneError> {
+    let mut body = Vec::new();
+    while let Some(reply) = receiver.message::<Reply>(&mut body).await? {
+        let mut stored = Buffer::default();
+        if reply.stored_bytes() > 0 {
+            stored = buffers.take();
+            receiver.exact(reply.stored_bytes(), &mut stored).await?;
+        }
+        let done = answered_weight(&reply);
+        let lower = |load: u64| Some(load.saturating_sub(done));
+        load.fetch_update(Ordering::Relaxed, Ordering::Relaxed, lower).ok();
+        if answers.send(Answer { reply, stored }).await.is_err() {
+            return Ok(());
+        }
+    }
+    Ok(())
+}

@@ -1,0 +1,152 @@
+//! Receiving the source's tree.
+
+use std::collections::VecDeque;
+use std::fmt;
+
+use common::failure::{Failure, FailureKind};
+use common::shutdown::Shutdown;
+use sync::codec;
+use sync::frame::{FrameError, FrameKind};
+use sync::listing::{ListingEnd, ListingOrder};
+use sync::wire::error_code::ErrorCode;
+use sync::wire::manifest::{End, Item, split_block};
+use tokio::sync::mpsc;
+use zstd::bulk::Decompressor;
+
+use crate::lane::{LaneError, LaneReceiver};
+use crate::peer::Ended;
+
+/// Compressed blocks that wait to be taken: 256 KiB of entries each before compression.
+const BLOCKS_WAITING: usize = 8;
+
+/// The source's tree, item by item, checked: listings come in order, whole, and only where they were announced.
+///
+/// After the `End` item it yields nothing more. Blocks are decoded by whoever calls; that is for threads, not for
+/// async code.
+pub struct ManifestReceiver {
+    blocks: mpsc::Receiver<Result<Vec<u8>, Failure>>,
+    ended: Ended,
+    decompressor: Option<Decompressor<'static>>,
+    raw: Vec<u8>,
+    items: VecDeque<Item>,
+    order: Option<ListingOrder>,
+    counted: End,
+    is_begun: bool,
+}
+
+impl fmt::Debug for ManifestReceiver {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("ManifestReceiver").field("counted", &self.counted).finish_non_exhaustive()
+    }
+}
+
+impl ManifestReceiver {
+    pub(super) fn start(receiver: LaneReceiver, ended: Ended, tasks: &Shutdown) -> Self {
+        let (sender, blocks) = mpsc::channel(BLOCKS_WAITING);
+        let task_ended = ended.clone();
+        tasks.spawn(async move {
+            if let Err(error) = read_blocks(receiver, &sender).await {
+                task_ended.lane(&error);
+                // Nobody waits for it when the receiver is gone.
+                sender.send(Err(task_ended.failure())).await.ok();
+            }
+        });
+        Self {
+            blocks,
+            ended,
+            decompressor: None,
+            raw: Vec::new(),
+            items: VecDeque::new(),
+            order: Some(ListingOrder::new()),
+            counted: End::default(),
+            is_begun: false,
+        }
+    }
+
+    /// Waits for the next item; nothing after the last.
+    ///
+    /// # Errors
+    /// When the connection ended before the manifest did, or the source broke the protocol.
+    pub fn blocking_next(&mut self) -> Result<Option<Item>, Failure> {
+        loop {
+            if let Some(item) = self.items.pop_front() {
+                return self.check(&item).map(|()| Some(item)).inspect_err(|failure| {
+                    self.ended.end(ErrorCode::Protocol, failure.clone());
+                });
+            }
+            if self.order.is_none() {
+                return Ok(None);
+            }
+            let block = self.blocks.blocking_recv().ok_or_else(|| self.ended.failure())??;
+            self.unpack(&block).map_err(|failure| {
+                self.ended.end(ErrorCode::Protocol, failure.clone());
+                failure
+            })?;
+        }
+    }
+
+    fn unpack(&mut self, block: &[u8]) -> Result<(), Failure> {
+        let broken = |error: FrameError| Failure::of(FailureKind::Bug, &error);
+        let (raw_bytes, compressed) = split_block(block).map_err(broken)?;
+        if self.decompressor.is_none() {
+            self.decompressor =
+                Some(Decompressor::new().map_err(|error| Failure::of(FailureKind::Bug, &error))?);
+        }
+        let Some(decompressor) = &mut self.decompressor else { return Ok(()) };
+        self.raw.clear();
+        self.raw.reserve(raw_bytes);
+        let written = decompressor.decompress_to_buffer(compressed, &mut self.raw);
+        if written.ok() != Some(raw_bytes) {
+            return Err(broken(FrameError::Body(FrameKind::ManifestBlock)));
+        }
+        let mut rest = self.raw.as_slice();
+        while let Some(item) = codec::take::<Item>(&mut rest).map_err(broken)? {
+            self.items.push_back(item);
+        }
+        Ok(())
+    }
+
+    fn check(&mut self, item: &Item) -> Result<(), Failure> {
+        let broken =
+            |text: &str| Failure::new(FailureKind::Bug, format!("the source's manifest is broken: {text}"));
+        let order = self.order.as_mut().ok_or_else(|| broken("it goes on after its end"))?;
+        match item {
+            Item::Head(_) if self.is_begun => return Err(broken("it begins twice")),
+            Item::Head(_) => self.is_begun = true,
+            Item::Names(_) | Item::Listing(_) | Item::End(_) if !self.is_begun => {
+                return Err(broken("it has no beginning"));
+            }
+            Item::Names(_) => {}
+            Item::Listing(listing) => {
+                order.accept(listing).map_err(|error| Failure::of(FailureKind::Bug, &error))?;
+                self.counted.entries += listing.entries.len() as u64;
+                self.counted.directories += u64::from(listing.end != ListingEnd::More);
+            }
+            Item::End(end) => {
+                if *end != self.counted {
+                    return Err(broken("its totals do not fit its listings"));
+                }
+                let order = self.order.take().unwrap_or_default();
+                order.finish().map_err(|error| Failure::of(FailureKind::Bug, &error))?;
+            }
+        }
+        Ok(())
+    }
+}
+
+async fn read_blocks(
+    mut receiver: LaneReceiver,
+    sender: &mpsc::Sender<Result<Vec<u8>, Failure>>,
+) -> Result<(), LaneError> {
+    loop {
+        let mut body = Vec::new();
+        let Some(header) = receiver.frame(&mut body).await? else { return Ok(()) };
+        if header.kind != FrameKind::ManifestBlock {
+            let wanted = FrameKind::ManifestBlock;
+            return Err(FrameError::Misplaced { wanted, found: header.kind }.into());
+        }
+        if sender.send(Ok(body)).await.is_err() {
+            return Ok(());
+        }
+    }
+}

@@ -1,0 +1,309 @@
+//! The destination's view of a source: ask, and receive.
+//!
+//! ```text
+//! Source::open ──▶ manifest(request) ─▶ ManifestReceiver   the tree, in order
+//!              ├─▶ content(lanes) ────▶ FetchSender, ContentReceiver
+//!              ├─▶ wire_bytes(), counters()
+//!              └─▶ finish()
+//! ```
+//!
+//! One `Source` is one connection and serves one attempt. Fresh tickets and changed limits are passed on by a task of
+//! its own. When the connection is lost, or nothing was heard for [`SILENCE_MAX`], every receiver and sender answers
+//! with one and the same failure, whose kind says whether another attempt can help. Dropping it closes the
+//! connection.
+
+use std::sync::{Arc, OnceLock};
+use std::time::Duration;
+
+use common::failure::{Failure, FailureKind};
+use common::shutdown::Shutdown;
+use sync::wire::control::{Bye, Counters, Opened, ToDestination, ToSource};
+use sync::wire::error_code::ErrorCode;
+use sync::wire::hello::{Hello, Open, PROTOCOL_VERSION, ScanRequest};
+use tokio::sync::{mpsc, oneshot, watch};
+
+use crate::buffer::Buffers;
+use crate::context::Peer;
+use crate::endpoint::Endpoint;
+use crate::lane::{Lane, LaneError, LaneReceiver, LaneSender};
+use crate::link::Link;
+
+mod content;
+mod manifest;
+
+pub use content::{ContentReceiver, Delivery, FetchSender};
+pub use manifest::ManifestReceiver;
+
+/// Silence on the control lane after which the connection counts as dead; the source speaks every second.
+const SILENCE_MAX: Duration = Duration::from_secs(5);
+/// For the answer to `Open`: the source looks at its root, which may have to spin up or to be mounted.
+const OPEN_DEADLINE: Duration = Duration::from_secs(20);
+/// For the source's last counters.
+const FINISH_DEADLINE: Duration = Duration::from_secs(2);
+
+/// An open connection to a source.
+#[derive(Debug)]
+pub struct Source {
+    link: Link,
+    opened: Opened,
+    counters: watch::Receiver<Counters>,
+    commands: mpsc::Sender<oneshot::Sender<()>>,
+    ended: Ended,
+    buffers: Buffers,
+    tasks: Shutdown,
+}
+
+/// Why the connection ended: the first reason is kept.
+#[derive(Clone, Debug)]
+pub(crate) struct Ended {
+    reason: Arc<OnceLock<Failure>>,
+    link: Link,
+}
+
+impl Ended {
+    /// Keeps a reason, unless there is one, and closes the connection.
+    pub(crate) fn end(&self, code: ErrorCode, failure: Failure) {
+        self.link.close(code, &failure.message);
+        self.reason.get_or_init(|| failure);
+    }
+
+    /// Keeps what an error of a lane says.
+    pub(crate) fn lane(&self, error: &LaneError) {
+        let code =
+            if matches!(error, LaneError::Frame(_)) { ErrorCode::Protocol } else { ErrorCode::Cancelled };
+        self.end(code, error.to_failure());
+    }
+
+    /// Returns the reason; only asked once something has ended.
+    pub(crate) fn failure(&self) -> Failure {
+        let lost = || Failure::new(FailureKind::Unreachable, "the connection to the source has ended");
+        self.reason.get().cloned().unwrap_or_else(lost)
+    }
+}
+
+impl Source {
+    /// Dials the source and presents the ticket.
+    ///
+    /// `bandwidth` is what the source may send per second, now and whenever it changes.
+    ///
+    /// # Errors
+    /// When the source cannot be reached, does not take the ticket, or cannot read its root.
+    pub async fn open(
+        endpoint: &Endpoint,
+        peer: &Peer,
+        bandwidth: watch::Receiver<Option<u64>>,
+    ) -> Result<Self, Failure> {
+        let link = endpoint.connect(peer).await?;
+        let mut tickets = peer.ticket.clone();
+        let ticket = tickets.borrow_and_update().clone();
+        let open = Open { version: PROTOCOL_VERSION, ticket, bandwidth_limit: *bandwidth.borrow() };
+        let opening = greet(&link, open);
+        let (lane, opened) = match tokio::time::timeout(OPEN_DEADLINE, opening).await {
+            Ok(opened) => opened.map_err(|failure| failure.context("host", peer.host.to_string()))?,
+            Err(_elapsed) => return Err(silent(peer)),
+        };
+        let ended = Ended { reason: Arc::new(OnceLock::new()), link: link.clone() };
+        let tasks = endpoint.stop().child();
+        let (counted, counters) = watch::channel(Counters::default());
+        let (commands, finish) = mpsc::channel(1);
+        let Lane { sender, receiver } = lane;
+        let (speaker_ended, listener_ended) = (ended.clone(), ended.clone());
+        let peer_name = peer.host.to_string();
+        tasks.spawn(async move {
+            let speaker = Speaker { sender, tickets, bandwidth, finish };
+            if let Err(error) = speaker.run().await {
+                speaker_ended.lane(&error);
+            }
+        });
+        tasks.spawn(async move {
+            let (code, failure) = listen(receiver, &counted).await;
+            listener_ended.end(code, failure.context("host", peer_name));
+        });
+        Ok(Self { link, opened, counters, commands, ended, buffers: Buffers::default(), tasks })
+    }
+
+    /// Returns what the source said of itself.
+    pub fn opened(&self) -> &Opened {
+        &self.opened
+    }
+
+    /// Asks for the whole tree; once for each connection.
+    ///
+    /// # Errors
+    /// When the connection has ended.
+    pub async fn manifest(&self, request: ScanRequest) -> Result<ManifestReceiver, Failure> {
+        let Lane { mut sender, receiver } = self.lane(&Hello::Manifest(request)).await?;
+        sender.finish();
+        Ok(ManifestReceiver::start(receiver, self.ended.clone(), &self.tasks))
+    }
+
+    /// Opens lanes for content; the source serves each with a thread.
+    ///
+    /// # Errors
+    /// When the connection has ended.
+    pub async fn content(&self, lanes: usize) -> Result<(FetchSender, ContentReceiver), Failure> {
+        let mut open = Vec::new();
+        for _ in 0..lanes.max(1) {
+            open.push(self.lane(&Hello::Content).await?);
+        }
+        Ok(content::start(open, &self.buffers, &self.ended, &self.tasks))
+    }
+
+    /// Returns what the source has counted, a second ago at most.
+    pub fn counters(&self) -> Counters {
+        *self.counters.borrow()
+    }
+
+    /// Returns the payload of all datagrams of this connection, sent by both ends.
+    pub fn wire_bytes(&self) -> u64 {
+        self.link.wire_bytes().saturating_add(self.counters().wire_bytes)
+    }
+
+    /// Returns why the connection ended, if it has.
+    pub fn failure(&self) -> Option<Failure> {
+        self.ended.reason.get().cloned()
+    }
+
+    /// Says goodbye, and returns [`Source::wire_bytes`] and the counters with all that was sent.
+    pub async fn finish(self) -> (u64, Counters) {
+        let (answered, answer) = oneshot::channel();
+        let farewell = async {
+            self.commands.send(answered).await.ok()?;
+            answer.await.ok()?;
+            // The source answers a goodbye with its counters and closes.
+            self.link.closed().await;
+            Some(())
+        };
+        // A source that does not answer has told what it told.
+        tokio::time::timeout(FINISH_DEADLINE, farewell).await.ok();
+        let totals = (self.wire_bytes(), self.counters());
+        self.link.close(ErrorCode::Done, "done");
+        self.tasks.finish().await;
+        totals
+    }
+
+    async fn lane(&self, hello: &Hello) -> Result<Lane, Failure> {
+        let open = async {
+            let mut lane = self.link.open_lane().await?;
+            lane.sender.message(hello).await?;
+            Ok(lane)
+        };
+        open.await.map_err(|error: LaneError| {
+            self.ended.lane(&error);
+            self.ended.failure()
+        })
+    }
+}
+
+impl Drop for Source {
+    fn drop(&mut self) {
+        self.link.close(ErrorCode::Cancelled, "the step ended");
+        self.tasks.cancel();
+    }
+}
+
+async fn greet(link: &Link, open: Open) -> Result<(Lane, Opened), Failure> {
+    let talk = async {
+        let mut lane = link.open_lane().await?;
+        lane.sender.message(&Hello::Control(open)).await?;
+        let answer = lane.receiver.message::<ToDestination>(&mut Vec::new()).await?;
+        Ok((lane, answer))
+    };
+    let (lane, answer) = talk.await.map_err(|error: LaneError| error.to_failure())?;
+    match answer {
+        Some(ToDestination::Opened(opened)) if opened.version == PROTOCOL_VERSION => Ok((lane, opened)),
+        Some(ToDestination::Opened(opened)) => Err(Failure::new(
+            FailureKind::Unsupported,
+            format!(
+                "the source answers in version {} of the data protocol, which this agent does not speak",
+                opened.version
+            ),
+        )),
+        Some(ToDestination::Bye(bye)) => Err(farewell(&bye)),
+        Some(ToDestination::Counters(_)) | None => {
+            Err(Failure::new(FailureKind::Bug, "the source did not answer the request to open"))
+        }
+    }
+}
+
+/// Returns the failure that a goodbye of the source stands for.
+fn farewell(bye: &Bye) -> Failure {
+    let failure =
+        Failure::new(bye.code.failure_kind(), format!("the source ended the connection: {}", bye.message));
+    if bye.hint.is_empty() { failure } else { failure.hint(bye.hint.clone()) }
+}
+
+fn silent(peer: &Peer) -> Failure {
+    Failure::new(FailureKind::Timeout, format!("the agent on {} does not answer on its data port", peer.host))
+        .context("host", peer.host.to_string())
+        .hint("Look at that agent's log; its disk may not answer.")
+}
+
+/// Takes counters until something else comes, and says how it ended.
+async fn listen(mut receiver: LaneReceiver, counted: &watch::Sender<Counters>) -> (ErrorCode, Failure) {
+    let mut body = Vec::new();
+    loop {
+        match tokio::time::timeout(SILENCE_MAX, receiver.message::<ToDestination>(&mut body)).await {
+            Ok(Ok(Some(ToDestination::Counters(counters)))) => {
+                counted.send_replace(counters);
+            }
+            Ok(Ok(Some(ToDestination::Bye(bye)))) => return (ErrorCode::Done, farewell(&bye)),
+            Ok(Ok(Some(ToDestination::Opened(_)))) => {
+                return (ErrorCode::Protocol, Failure::new(FailureKind::Bug, "the source answered twice"));
+            }
+            Ok(Ok(None)) => {
+                return (
+                    ErrorCode::Done,
+                    Failure::new(FailureKind::Unreachable, "the source ended the connection"),
+                );
+            }
+            Ok(Err(error)) => return (ErrorCode::Cancelled, error.to_failure()),
+            Err(_elapsed) => {
+                let text = format!("nothing was heard from the source for {} s", SILENCE_MAX.as_secs());
+                return (ErrorCode::Timeout, Failure::new(FailureKind::Unreachable, text));
+            }
+        }
+    }
+}
+
+/// What this side says on the control lane.
+struct Speaker {
+    sender: LaneSender,
+    tickets: watch::Receiver<Vec<u8>>,
+    bandwidth: watch::Receiver<Option<u64>>,
+    finish: mpsc::Receiver<oneshot::Sender<()>>,
+}
+
+impl Speaker {
+    async fn run(mut self) -> Result<(), LaneError> {
+        let (mut has_tickets, mut has_limits) = (true, true);
+        loop {
+            tokio::select! {
+                changed = self.tickets.changed(), if has_tickets => {
+                    has_tickets = changed.is_ok();
+                    if has_tickets {
+                        let ticket = self.tickets.borrow_and_update().clone();
+                        self.sender.message(&ToSource::Renew { ticket }).await?;
+                    }
+                }
+                changed = self.bandwidth.changed(), if has_limits => {
+                    has_limits = changed.is_ok();
+                    if has_limits {
+                        // A limit of nothing would stop the move for good; pausing is done by whoever asks.
+                        let bytes_per_s = self.bandwidth.borrow_and_update().map(|limit| limit.max(1));
+                        self.sender.message(&ToSource::Limit { bytes_per_s }).await?;
+                    }
+                }
+                finish = self.finish.recv() => {
+                    let Some(answer) = finish else { return Ok(()) };
+                    let bye = Bye { code: ErrorCode::Done, message: "done".to_owned(), hint: String::new() };
+                    self.sender.message(&ToSource::Bye(bye)).await?;
+                    self.sender.finish();
+                    // Whoever asked may have given up waiting.
+                    answer.send(()).ok();
+                    return Ok(());
+                }
+            }
+        }
+    }
+}
