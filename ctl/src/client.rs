@@ -1,0 +1,369 @@
+//! Asking the coordinator.
+//!
+//! Every call follows the leader, waits through an election, and ends at its deadline. A call may reach the cluster
+//! twice; those that must not happen twice carry an id. Documents are the types of `common::view`; what is not one of
+//! them comes from a newer or older version and is refused by name.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use common::context::Context;
+use common::failure::{Failure, FailureKind};
+use common::id::{HostName, MigrationId, NodeName};
+use common::spec::MigrationSpec;
+use common::tls::{self, ALPN_GRPC, Identity, Peer};
+use common::view::{ClusterView, HostView, JoinView, MigrationView, ReportView};
+use proto::channel::{Coordinators, control_client};
+use proto::status::to_failure;
+use proto::v1::{
+    ActRequest, ClusterRequest, Document, DrainRequest, HostRequest, MigrateRequest, MigrationRequest,
+    NodeRequest, Page, PageRequest, Piece,
+};
+use serde::de::DeserializeOwned;
+use tonic::Streaming;
+
+use crate::failure::CommandError;
+
+/// How long a question may take; an election in between costs about a second.
+const ASK_DEADLINE: Duration = Duration::from_secs(10);
+/// How long a change may take: it asks agents of both sides before it is answered.
+const CHANGE_DEADLINE: Duration = Duration::from_secs(60);
+/// Entries of a list in one answer.
+const PAGE_LEN: u32 = 500;
+/// Entries of a list at the most: what a person or a script still reads; state holds about as many.
+const LIST_LEN_MAX: usize = 100_000;
+
+/// What can be asked for of a migration.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Verb {
+    /// Stop and undo.
+    Cancel,
+    /// Try again what failed.
+    Retry,
+    /// Undo what was completed.
+    Rollback,
+    /// End the way back.
+    Settle,
+    /// Compare again; `deep` reads both sides whole.
+    Verify {
+        /// Read both sides whole.
+        deep: bool,
+    },
+}
+
+impl Verb {
+    /// Returns the word of the wire.
+    pub(crate) fn as_str(self) -> &'static str {
+        match self {
+            Self::Cancel => "cancel",
+            Self::Retry => "retry",
+            Self::Rollback => "rollback",
+            Self::Settle => "settle",
+            Self::Verify { .. } => "verify",
+        }
+    }
+}
+
+/// The way to one cluster as one operator.
+#[derive(Debug)]
+pub(crate) struct Client {
+    coordinators: Coordinators,
+    identity: Arc<Identity>,
+    /// How long a question may take.
+    ask_deadline: Duration,
+}
+
+impl Client {
+    /// Makes the way that a context describes.
+    ///
+    /// # Errors
+    /// When its certificates or its key cannot be used.
+    pub(crate) fn new(context: &Context) -> Result<Self, CommandError> {
+        let unusable = |error: &tls::TlsError| {
+            Failure::of(FailureKind::Invalid, error).hint(
+                "the context is damaged; write it anew with `drover-coordinator init --context-out FILE`",
+            )
+        };
+        let identity =
+            Identity::from_pem(&context.certificate, &context.key).map_err(|error| unusable(&error))?;
+        let authority =
+            tls::certificates_of_pem(&context.ca_certificate).map_err(|error| unusable(&error))?;
+        let authority = authority.first().ok_or_else(|| {
+            Failure::new(FailureKind::Invalid, "the context holds no certificate of the cluster")
+        })?;
+        let config = tls::client_config(Arc::clone(&identity), authority, ALPN_GRPC)
+            .map_err(|error| unusable(&error))?;
+        let coordinators = Coordinators::new(context.coordinators.clone(), Arc::new(config));
+        Ok(Self { coordinators, identity, ask_deadline: ASK_DEADLINE })
+    }
+
+    /// Lets a question take as long as the caller says.
+    #[must_use]
+    pub(crate) fn asking_for(mut self, deadline: Duration) -> Self {
+        self.ask_deadline = deadline;
+        self
+    }
+
+    /// Returns who we are, by our own certificate.
+    ///
+    /// # Errors
+    /// When the certificate was not issued by a cluster.
+    pub(crate) fn own_peer(&self) -> Result<Peer, Failure> {
+        self.identity.peer().map_err(|error| Failure::of(FailureKind::Unauthenticated, &error))
+    }
+
+    /// Makes and runs a migration; `request_id` makes a repeated call the same migration.
+    ///
+    /// # Errors
+    /// When the cluster refuses the spec or its plan, or cannot be reached.
+    pub(crate) async fn migrate(
+        &self,
+        spec: &MigrationSpec,
+        request_id: &str,
+        confirmed: bool,
+    ) -> Result<MigrationView, Failure> {
+        let spec = serde_json::to_string(spec).map_err(|error| Failure::of(FailureKind::Bug, &error))?;
+        let request = MigrateRequest { request_id: request_id.to_owned(), spec, plan_only: false, confirmed };
+        let call = |channel| {
+            let request = request.clone();
+            async move { control_client(channel).migrate(request).await }
+        };
+        read(&self.coordinators.call(CHANGE_DEADLINE, call).await?)
+    }
+
+    /// Asks for a change of a migration.
+    ///
+    /// # Errors
+    /// When the cluster refuses it or cannot be reached.
+    pub(crate) async fn act(
+        &self,
+        migration: &MigrationId,
+        verb: Verb,
+        confirmed: bool,
+    ) -> Result<MigrationView, Failure> {
+        let deep = matches!(verb, Verb::Verify { deep: true });
+        let request =
+            ActRequest { migration: migration.to_string(), verb: verb.as_str().to_owned(), deep, confirmed };
+        let call = |channel| {
+            let request = request.clone();
+            async move { control_client(channel).act(request).await }
+        };
+        read(&self.coordinators.call(CHANGE_DEADLINE, call).await?)
+    }
+
+    /// Returns one migration.
+    ///
+    /// # Errors
+    /// When it does not exist or the cluster cannot be reached.
+    pub(crate) async fn migration(&self, migration: &MigrationId) -> Result<MigrationView, Failure> {
+        let call = |channel| {
+            let request = MigrationRequest { migration: migration.to_string() };
+            async move { control_client(channel).get_migration(request).await }
+        };
+        read(&self.coordinators.call(self.ask_deadline, call).await?)
+    }
+
+    /// Returns all migrations.
+    ///
+    /// # Errors
+    /// When the cluster cannot be reached.
+    pub(crate) async fn migrations(&self) -> Result<Vec<MigrationView>, Failure> {
+        self.pages(|channel, request| async move { control_client(channel).list_migrations(request).await })
+            .await
+    }
+
+    /// Begins to watch a migration.
+    ///
+    /// # Errors
+    /// When it does not exist or the cluster cannot be reached.
+    pub(crate) async fn watch(&self, migration: &MigrationId) -> Result<Watch, Failure> {
+        let call = |channel| {
+            let request = MigrationRequest { migration: migration.to_string() };
+            async move { control_client(channel).watch_migration(request).await }
+        };
+        Ok(Watch { stream: self.coordinators.call(self.ask_deadline, call).await? })
+    }
+
+    /// Returns everything about a migration.
+    ///
+    /// # Errors
+    /// When it does not exist or the cluster cannot be reached.
+    pub(crate) async fn report(&self, migration: &MigrationId) -> Result<ReportView, Failure> {
+        let call = |channel| {
+            let request = MigrationRequest { migration: migration.to_string() };
+            async move { control_client(channel).get_report(request).await }
+        };
+        read(&self.coordinators.call(self.ask_deadline, call).await?)
+    }
+
+    /// Begins to read the whole list of a dry run's changes, or of findings.
+    ///
+    /// # Errors
+    /// When there is none, its agent is not connected, or the cluster cannot be reached.
+    pub(crate) async fn list(&self, migration: &MigrationId) -> Result<List, Failure> {
+        let call = |channel| {
+            let request = MigrationRequest { migration: migration.to_string() };
+            async move { control_client(channel).stream_list(request).await }
+        };
+        Ok(List { stream: self.coordinators.call(CHANGE_DEADLINE, call).await? })
+    }
+
+    /// Returns all hosts.
+    ///
+    /// # Errors
+    /// When the cluster cannot be reached.
+    pub(crate) async fn hosts(&self) -> Result<Vec<HostView>, Failure> {
+        self.pages(|channel, request| async move { control_client(channel).list_hosts(request).await }).await
+    }
+
+    /// Returns one host.
+    ///
+    /// # Errors
+    /// When it is not registered or the cluster cannot be reached.
+    pub(crate) async fn host(&self, host: &HostName) -> Result<HostView, Failure> {
+        let call = |channel| {
+            let request = HostRequest { host: host.to_string() };
+            async move { control_client(channel).get_host(request).await }
+        };
+        read(&self.coordinators.call(self.ask_deadline, call).await?)
+    }
+
+    /// Makes a one-time token for a host.
+    ///
+    /// # Errors
+    /// When the host is enrolled already or the cluster cannot be reached.
+    pub(crate) async fn enroll_host(&self, host: &HostName) -> Result<JoinView, Failure> {
+        let call = |channel| {
+            let request = HostRequest { host: host.to_string() };
+            async move { control_client(channel).enroll_host(request).await }
+        };
+        read(&self.coordinators.call(CHANGE_DEADLINE, call).await?)
+    }
+
+    /// Makes a one-time token for a coordinator node.
+    ///
+    /// # Errors
+    /// When the node is a member already or the cluster cannot be reached.
+    pub(crate) async fn enroll_node(&self, node: &NodeName) -> Result<JoinView, Failure> {
+        let call = |channel| {
+            let request = NodeRequest { name: node.to_string() };
+            async move { control_client(channel).enroll_node(request).await }
+        };
+        read(&self.coordinators.call(CHANGE_DEADLINE, call).await?)
+    }
+
+    /// Gives a host no new steps, or gives it steps again.
+    ///
+    /// # Errors
+    /// When the host is not registered or the cluster cannot be reached.
+    pub(crate) async fn drain_host(&self, host: &HostName, drain: bool) -> Result<HostView, Failure> {
+        let call = |channel| {
+            let request = DrainRequest { host: host.to_string(), drain };
+            async move { control_client(channel).drain_host(request).await }
+        };
+        read(&self.coordinators.call(CHANGE_DEADLINE, call).await?)
+    }
+
+    /// Voids a host's certificate for good.
+    ///
+    /// # Errors
+    /// When the host is not registered or the cluster cannot be reached.
+    pub(crate) async fn revoke_host(&self, host: &HostName) -> Result<HostView, Failure> {
+        let call = |channel| {
+            let request = HostRequest { host: host.to_string() };
+            async move { control_client(channel).revoke_host(request).await }
+        };
+        read(&self.coordinators.call(CHANGE_DEADLINE, call).await?)
+    }
+
+    /// Returns the cluster.
+    ///
+    /// # Errors
+    /// When it cannot be reached.
+    pub(crate) async fn cluster(&self) -> Result<ClusterView, Failure> {
+        let call = |channel| async move { control_client(channel).get_cluster(ClusterRequest {}).await };
+        read(&self.coordinators.call(self.ask_deadline, call).await?)
+    }
+
+    /// Reads a list to its end.
+    async fn pages<T, F, Fut>(&self, call: F) -> Result<Vec<T>, Failure>
+    where
+        T: DeserializeOwned,
+        F: Fn(tonic::transport::Channel, PageRequest) -> Fut,
+        Fut: Future<Output = Result<tonic::Response<Page>, tonic::Status>>,
+    {
+        let mut items = Vec::new();
+        let mut from = String::new();
+        loop {
+            let request = PageRequest { from: from.clone(), limit: PAGE_LEN };
+            let answer = self.coordinators.call(self.ask_deadline, |channel| call(channel, request.clone()));
+            let Page { document, next } = answer.await?;
+            let page: Vec<T> = parse(&document)?;
+            let is_end = page.is_empty() || next.is_empty() || next == from;
+            items.extend(page);
+            if is_end || items.len() >= LIST_LEN_MAX {
+                return Ok(items);
+            }
+            from = next;
+        }
+    }
+}
+
+/// A migration as it changes.
+#[derive(Debug)]
+pub(crate) struct Watch {
+    stream: Streaming<Document>,
+}
+
+impl Watch {
+    /// Returns where the migration stands next; nothing once the coordinator has no more to say.
+    ///
+    /// # Cancel safety
+    /// May be dropped at any time; nothing is lost.
+    ///
+    /// # Errors
+    /// When the connection breaks.
+    pub(crate) async fn next(&mut self) -> Result<Option<MigrationView>, Failure> {
+        match self.stream.message().await {
+            Ok(Some(document)) => read(&document).map(Some),
+            Ok(None) => Ok(None),
+            Err(status) => Err(to_failure(&status)),
+        }
+    }
+}
+
+/// A long list as it arrives.
+#[derive(Debug)]
+pub(crate) struct List {
+    stream: Streaming<Piece>,
+}
+
+impl List {
+    /// Returns the next whole lines; nothing at the end.
+    ///
+    /// # Errors
+    /// When the connection breaks.
+    pub(crate) async fn next(&mut self) -> Result<Option<Vec<u8>>, Failure> {
+        match self.stream.message().await {
+            Ok(piece) => Ok(piece.map(|Piece { lines }| lines)),
+            Err(status) => Err(to_failure(&status)),
+        }
+    }
+}
+
+/// Reads a document.
+fn read<T: DeserializeOwned>(document: &Document) -> Result<T, Failure> {
+    let Document { document } = document;
+    parse(document)
+}
+
+/// Reads JSON of the coordinator's.
+fn parse<T: DeserializeOwned>(text: &str) -> Result<T, Failure> {
+    serde_json::from_str(text).map_err(|error| {
+        Failure::of(FailureKind::Unsupported, &error)
+            .context("answer", "not a document that this version of ctl knows")
+            .hint(
+                "use the ctl of the coordinator's version; `ctl version` and `ctl cluster status` show both",
+            )
+    })
+}

@@ -1,0 +1,304 @@
+//! `ctl migrate`.
+
+use std::time::Duration;
+
+use common::failure::{Failure, FailureKind};
+use common::human;
+use common::location::Location;
+use common::spec::{
+    MaxDelete, MigrationSpec, OptionsSpec, Origin, SPEC_VERSION, SideSpec, TransferSpec, ValidationLevel,
+};
+use common::view::{MigrationStatus, MigrationView};
+
+use crate::client::Client;
+use crate::context::CommandContext;
+use crate::failure::CommandError;
+use crate::follow::{exit_code, follow, look_again};
+use crate::output::Consent;
+use crate::output::style::{Meaning, Text};
+use crate::{itemised, summary};
+
+/// Move a tree from one host to another
+///
+/// SOURCE's contents become DESTINATION; a trailing slash means nothing. Files that are there already and look
+/// unchanged are not sent again; files that are only at the destination stay, unless --delete is given. Everything
+/// that was written is read again and proven by digest. If the move fails, the destination is given back as it was.
+///
+/// Asks before something that cannot be taken for granted: --delete, and a destination where an earlier migration's
+/// way back would end. --yes agrees beforehand; where nobody can be asked, it is needed for these. --dry-run changes
+/// nothing and never asks.
+///
+/// Waits for the end, and ends with the migration's result. Ctrl-C ends the watching only; the migration goes on.
+#[derive(Debug, clap::Args)]
+pub(crate) struct MigrateArgs {
+    /// Where from, as HOST:/path
+    #[arg(value_parser = parse_location)]
+    source: Location,
+    /// Where to, as HOST:/path
+    #[arg(value_parser = parse_location)]
+    destination: Location,
+    /// Remove at the destination what the source does not have
+    #[arg(long)]
+    delete: bool,
+    /// Remove nothing at all if more than this would go: a part of the destination's entries, or a number of them
+    /// [default: 50%]
+    #[arg(long, value_name = "80%|N", value_parser = parse_max_delete, requires = "delete")]
+    max_delete: Option<MaxDelete>,
+    /// Leave out what matches; may be given again
+    #[arg(long, value_name = "PATTERN")]
+    exclude: Vec<String>,
+    /// Keep what matches although an --exclude does; may be given again
+    #[arg(long, value_name = "PATTERN")]
+    include: Vec<String>,
+    /// Compare content, not only size and time
+    #[arg(long)]
+    checksum: bool,
+    /// Show what would be done, change nothing
+    #[arg(long)]
+    dry_run: bool,
+    /// Keep the numbers of owners and groups instead of their names
+    #[arg(long)]
+    numeric_ids: bool,
+    /// Send at most so much per second, as 10MiB
+    #[arg(long, value_name = "RATE", value_parser = parse_bandwidth)]
+    bandwidth: Option<u64>,
+    /// Keep the way back open for so long after the end, as 24h [default: 0s]
+    #[arg(long, value_name = "TIME", value_parser = human::parse_duration)]
+    rollback_window: Option<Duration>,
+    /// Return at once; `ctl watch ID` follows
+    #[arg(long)]
+    detach: bool,
+}
+
+/// Parses a location, and tells a URL from a host.
+fn parse_location(text: &str) -> Result<Location, String> {
+    if text.contains("://") {
+        return Err(format!(
+            "`{text}` is a URL; remotes without an agent are not served yet: write HOST:/path of a registered host"
+        ));
+    }
+    text.parse().map_err(|error: common::location::InvalidLocation| error.to_string())
+}
+
+/// Parses the guard of deletes.
+fn parse_max_delete(text: &str) -> Result<MaxDelete, String> {
+    let invalid = || format!("`{text}` is neither a part, as 80%, nor a number of entries");
+    match text.strip_suffix('%') {
+        Some(part) => {
+            let percent = part.parse().ok().filter(|percent| *percent <= 100);
+            percent.map(MaxDelete::Percent).ok_or_else(invalid)
+        }
+        None => text.parse().map(MaxDelete::Count).map_err(|_not_a_number| invalid()),
+    }
+}
+
+/// Parses a rate.
+fn parse_bandwidth(text: &str) -> Result<u64, String> {
+    match human::parse_bytes(text) {
+        Ok(0) => Err("nothing can be moved at a rate of 0; leave the flag out for no limit".to_owned()),
+        Ok(rate) => Ok(rate),
+        Err(error) => Err(error.to_string()),
+    }
+}
+
+impl MigrateArgs {
+    /// Returns the spec that the flags stand for.
+    fn spec(&self) -> MigrationSpec {
+        let window = self.rollback_window.map(|window| u64::try_from(window.as_millis()).unwrap_or(u64::MAX));
+        MigrationSpec {
+            version: SPEC_VERSION,
+            name: format!("{} to {}", self.source, self.destination),
+            source: SideSpec {
+                location: self.source.clone(),
+                exclude: self.exclude.clone(),
+                include: self.include.clone(),
+            },
+            destination: SideSpec {
+                location: self.destination.clone(),
+                exclude: Vec::new(),
+                include: Vec::new(),
+            },
+            transfer: TransferSpec {
+                delete: self.delete,
+                max_delete: self.max_delete.unwrap_or_default(),
+                checksum: self.checksum,
+                numeric_ids: self.numeric_ids,
+                bandwidth_limit: self.bandwidth,
+            },
+            options: OptionsSpec {
+                dry_run: self.dry_run,
+                verify_after: true,
+                rollback_on_failure: true,
+                rollback_window_ms: window,
+                validation_level: ValidationLevel::Basic,
+                timeout_ms: None,
+            },
+            origin: Origin::Flags,
+        }
+    }
+}
+
+/// Runs `ctl migrate`.
+pub(crate) async fn run(context: &CommandContext, args: MigrateArgs) -> Result<u8, CommandError> {
+    let client = context.client()?;
+    let spec = args.spec();
+    if spec.transfer.delete && !spec.options.dry_run {
+        context.output.confirm(&delete_sentence(&spec))?;
+    }
+    let started = start(context, &client, &spec).await?;
+    if args.detach {
+        context.output.answer(&started, |view| Text::line(view.id.as_str()))?;
+        context.output.note(Text::new().push(Meaning::Faint, look_again(&started.id)).end_line());
+        return Ok(0);
+    }
+    context.output.note(&started_text(&spec, &started));
+    let view = if started.status.is_end() { started } else { follow(context, &client, &started.id).await? };
+    end(context, &client, &spec, &view).await
+}
+
+/// Asks the cluster to run the spec, and the operator to agree where the plan needs it.
+async fn start(
+    context: &CommandContext,
+    client: &Client,
+    spec: &MigrationSpec,
+) -> Result<MigrationView, CommandError> {
+    // One id for both tries: should the first have been accepted after all, the second finds it.
+    let request_id = uuid::Uuid::new_v4().to_string();
+    let is_agreed = context.output.consent() == Consent::Given;
+    let interrupted = || {
+        Failure::new(FailureKind::Cancelled, "interrupted before the cluster had answered")
+            .hint("`ctl list` shows whether the migration was started")
+    };
+    let first = tokio::select! {
+        biased;
+        _ = tokio::signal::ctrl_c() => return Err(interrupted().into()),
+        answer = client.migrate(spec, &request_id, is_agreed) => answer,
+    };
+    match first {
+        Ok(view) => Ok(view),
+        Err(failure) => {
+            let Some(sentence) = failure.confirmation().filter(|_| !is_agreed) else {
+                return Err(failure.into());
+            };
+            context.output.confirm(sentence)?;
+            Ok(client.migrate(spec, &request_id, true).await?)
+        }
+    }
+}
+
+/// Shows how it ended, and returns the exit code.
+async fn end(
+    context: &CommandContext,
+    client: &Client,
+    spec: &MigrationSpec,
+    view: &MigrationView,
+) -> Result<u8, CommandError> {
+    let output = &context.output;
+    let is_listed = spec.options.dry_run && view.status == MigrationStatus::Completed && !output.is_json();
+    if is_listed {
+        let count = itemised::show(context, client, &view.id).await?;
+        output.note(&Text::line(format!(
+            "A dry run: {} would be made, nothing was changed.",
+            human::plural(count, "change")
+        )));
+    }
+    output.answer(view, |view| summary::text(view, output.width(), output.is_verbose()))?;
+    Ok(exit_code(view))
+}
+
+/// What is asked before anything is removed.
+fn delete_sentence(spec: &MigrationSpec) -> String {
+    let guard = match spec.transfer.max_delete {
+        MaxDelete::Percent(percent) => format!("{percent} % of the entries"),
+        MaxDelete::Count(count) => human::plural(count, "entry").replace("entrys", "entries"),
+    };
+    format!(
+        "--delete removes from {} what {} does not have, up to {guard}.",
+        spec.destination.location, spec.source.location
+    )
+}
+
+/// What is said when it has begun.
+fn started_text(spec: &MigrationSpec, view: &MigrationView) -> Text {
+    let what = if spec.options.dry_run { "Comparing" } else { "Moving" };
+    let mut text = Text::new();
+    text.plain(format!("{what} {} to {}", spec.source.location, spec.destination.location))
+        .push(Meaning::Faint, format!("  migration {}", view.id))
+        .end_line();
+    text
+}
+
+#[cfg(test)]
+mod tests {
+    use clap::Parser;
+
+    use super::*;
+
+    #[derive(Debug, Parser)]
+    struct Line {
+        #[command(flatten)]
+        args: MigrateArgs,
+    }
+
+    fn parse(line: &str) -> Result<MigrateArgs, String> {
+        let words = std::iter::once("migrate").chain(line.split_whitespace());
+        Line::try_parse_from(words).map(|line| line.args).map_err(|error| error.to_string())
+    }
+
+    #[test]
+    fn flags_become_a_spec() {
+        let line = "web1:/srv/ web2:/srv --delete --max-delete 80% --exclude *.log --exclude tmp/** --include keep.log \
+                    --checksum --dry-run --numeric-ids --bandwidth 10MiB --rollback-window 24h";
+        let spec = parse(line).unwrap().spec();
+        assert_eq!(spec.name, "web1:/srv to web2:/srv");
+        assert_eq!(spec.source.exclude, ["*.log", "tmp/**"]);
+        assert_eq!(spec.source.include, ["keep.log"]);
+        assert_eq!(
+            spec.transfer,
+            TransferSpec {
+                delete: true,
+                max_delete: MaxDelete::Percent(80),
+                checksum: true,
+                numeric_ids: true,
+                bandwidth_limit: Some(10 << 20),
+            }
+        );
+        assert!(spec.options.dry_run);
+        assert_eq!((spec.origin, spec.rollback_window_ms()), (Origin::Flags, 86_400_000));
+    }
+
+    #[test]
+    fn without_flags_nothing_is_removed_and_no_way_back_is_kept() {
+        let spec = parse("web1:/srv web2:/srv").unwrap().spec();
+        assert_eq!(spec.transfer, TransferSpec::default());
+        assert_eq!(spec.rollback_window_ms(), 0);
+        assert!(spec.options.rollback_on_failure && spec.options.verify_after);
+    }
+
+    #[test]
+    fn what_makes_no_sense_is_refused_with_the_right_form() {
+        for (line, needle) in [
+            ("/srv web2:/srv", "write HOST:/path"),
+            ("web1: web2:/srv", "write HOST:/path"),
+            ("sftp://web1/srv web2:/srv", "not served yet"),
+            ("web1:/srv web2:/srv --max-delete 80%", "--delete"),
+            ("web1:/srv web2:/srv --delete --max-delete 101%", "neither a part"),
+            ("web1:/srv web2:/srv --delete --max-delete many", "neither a part"),
+            ("web1:/srv web2:/srv --bandwidth 0", "no limit"),
+            ("web1:/srv web2:/srv --bandwidth fast", "10MiB"),
+            ("web1:/srv web2:/srv --rollback-window 5", "24h"),
+        ] {
+            let error = parse(line).unwrap_err();
+            assert!(error.contains(needle), "{line}: {error}");
+        }
+    }
+
+    #[test]
+    fn a_delete_says_what_and_how_much() {
+        let spec = parse("web1:/srv web2:/srv --delete --max-delete 12").unwrap().spec();
+        assert_eq!(
+            delete_sentence(&spec),
+            "--delete removes from web2:/srv what web1:/srv does not have, up to 12 entries."
+        );
+    }
+}

@@ -1,0 +1,69 @@
+//! The list of commands: one variant and one line each.
+
+use crate::context::CommandContext;
+use crate::failure::CommandError;
+
+mod cancel;
+mod cluster;
+mod completion;
+mod dev;
+mod doctor;
+mod host;
+mod list;
+mod migrate;
+mod report;
+mod retry;
+mod rollback;
+mod settle;
+mod status;
+mod verify;
+mod version;
+mod watch;
+
+/// What `ctl` is asked to do. The help of each is the doc comment of its arguments.
+#[derive(Debug, clap::Subcommand)]
+pub(crate) enum Command {
+    Cancel(cancel::CancelArgs),
+    #[command(subcommand)]
+    Cluster(cluster::ClusterCommand),
+    Completion(completion::CompletionArgs),
+    #[command(subcommand)]
+    Dev(dev::DevCommand),
+    Doctor(doctor::DoctorArgs),
+    #[command(subcommand)]
+    Host(host::HostCommand),
+    List(list::ListArgs),
+    Migrate(Box<migrate::MigrateArgs>),
+    Report(report::ReportArgs),
+    Retry(retry::RetryArgs),
+    Rollback(rollback::RollbackArgs),
+    Settle(settle::SettleArgs),
+    Status(status::StatusArgs),
+    Verify(verify::VerifyArgs),
+    Version(version::VersionArgs),
+    Watch(watch::WatchArgs),
+}
+
+impl Command {
+    /// Runs the command and returns the exit code of what it did.
+    pub(crate) async fn run(self, context: &CommandContext) -> Result<u8, CommandError> {
+        match self {
+            Self::Cancel(args) => cancel::run(context, args).await,
+            Self::Cluster(command) => command.run(context).await,
+            Self::Completion(args) => completion::run(context, &args),
+            Self::Dev(command) => command.run(context).await,
+            Self::Doctor(args) => doctor::run(context, args).await,
+            Self::Host(command) => command.run(context).await,
+            Self::List(args) => list::run(context, args).await,
+            Self::Migrate(args) => migrate::run(context, *args).await,
+            Self::Report(args) => report::run(context, args).await,
+            Self::Retry(args) => retry::run(context, args).await,
+            Self::Rollback(args) => rollback::run(context, args).await,
+            Self::Settle(args) => settle::run(context, args).await,
+            Self::Status(args) => status::run(context, args).await,
+            Self::Verify(args) => verify::run(context, args).await,
+            Self::Version(args) => version::run(context, args),
+            Self::Watch(args) => watch::run(context, args).await,
+        }
+    }
+}

@@ -1,0 +1,25 @@
+//! `ctl status`.
+
+use common::id::MigrationId;
+
+use crate::context::CommandContext;
+use crate::failure::CommandError;
+use crate::summary;
+
+/// Show where a migration stands
+///
+/// Exit code 0 means that the question was answered, whatever the answer is.
+#[derive(Debug, clap::Args)]
+pub(crate) struct StatusArgs {
+    /// The migration
+    id: MigrationId,
+}
+
+/// Runs `ctl status`.
+pub(crate) async fn run(context: &CommandContext, args: StatusArgs) -> Result<u8, CommandError> {
+    let view = context.client()?.migration(&args.id).await?;
+    context
+        .output
+        .answer(&view, |view| summary::text(view, context.output.width(), context.output.is_verbose()))?;
+    Ok(0)
+}

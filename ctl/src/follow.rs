@@ -1,0 +1,212 @@
+//! Following a migration to its end, on any node that leads meanwhile.
+//!
+//! Looking on changes nothing: when the watcher is interrupted or loses the cluster, the migration goes on, and the
+//! last words say how to look again.
+
+use std::time::Duration;
+
+use common::clock;
+use common::failure::{Failure, FailureKind};
+use common::id::MigrationId;
+use common::view::{MigrationStatus, MigrationView};
+
+use crate::client::{Client, Verb, Watch};
+use crate::context::CommandContext;
+use crate::failure::CommandError;
+use crate::output::Consent;
+
+/// How long the cluster may be away before the watcher gives up: a restart of all nodes takes less.
+const PATIENCE: Duration = Duration::from_secs(60);
+/// The pause before a broken watch is begun again.
+const PAUSE: Duration = Duration::from_millis(200);
+/// How often progress is drawn while nothing new arrives.
+const DRAW_INTERVAL: Duration = Duration::from_millis(250);
+
+/// Shows how far a migration is until it has ended, and returns it whole.
+///
+/// # Errors
+/// When it does not exist, the cluster stays away, or somebody interrupts the watching.
+pub(crate) async fn follow(
+    context: &CommandContext,
+    client: &Client,
+    migration: &MigrationId,
+) -> Result<MigrationView, CommandError> {
+    let mut progress = context.output.progress();
+    let mut interrupt = std::pin::pin!(tokio::signal::ctrl_c());
+    let mut draw = tokio::time::interval(DRAW_INTERVAL);
+    let mut views = Views::new(client, migration);
+    let mut latest: Option<MigrationView> = None;
+    let result = loop {
+        // The next view survives the loop's other arms: its future is only replaced once it was ready.
+        let mut next = std::pin::pin!(views.next(context));
+        let view = loop {
+            tokio::select! {
+                biased;
+                _ = &mut interrupt => break Err(interrupted(migration)),
+                view = &mut next => break view,
+                _ = draw.tick() => if let Some(latest) = &latest { progress.show(latest) },
+            }
+        };
+        match view {
+            Ok(view) if view.status.is_end() => break Ok(view),
+            Ok(view) => {
+                progress.show(&view);
+                latest = Some(view);
+            }
+            Err(error) => break Err(error),
+        }
+    };
+    progress.clear();
+    result
+}
+
+/// What is said to somebody who stops watching.
+fn interrupted(migration: &MigrationId) -> CommandError {
+    Failure::new(FailureKind::Cancelled, format!("stopped watching; migration {migration} goes on"))
+        .hint(look_again(migration))
+        .into()
+}
+
+/// How to look at a migration, and how to end it.
+pub(crate) fn look_again(migration: &MigrationId) -> String {
+    format!("`ctl watch {migration}` looks again, `ctl cancel {migration}` stops and undoes it")
+}
+
+/// The views of one migration, whichever node they come from.
+struct Views<'a> {
+    client: &'a Client,
+    migration: &'a MigrationId,
+    watch: Option<Watch>,
+}
+
+impl<'a> Views<'a> {
+    fn new(client: &'a Client, migration: &'a MigrationId) -> Self {
+        Self { client, migration, watch: None }
+    }
+
+    /// Returns the next view, beginning the watch again when it broke.
+    async fn next(&mut self, context: &CommandContext) -> Result<MigrationView, CommandError> {
+        let silent_since = clock::boot();
+        loop {
+            let failure = match self.try_next().await {
+                Ok(view) => return Ok(view),
+                Err(failure) => failure,
+            };
+            self.watch = None;
+            let is_patient = clock::boot().since(silent_since) < PATIENCE;
+            if !(is_patient && may_pass(failure.kind)) {
+                let hint = match failure.hint {
+                    None if may_pass(failure.kind) => Some(look_again(self.migration)),
+                    hint => hint,
+                };
+                return Err(Failure { hint, ..failure }.into());
+            }
+            context.output.detail(format!("the watch broke and begins again: {failure}"));
+            tokio::time::sleep(PAUSE).await;
+        }
+    }
+
+    async fn try_next(&mut self) -> Result<MigrationView, Failure> {
+        let watch = match &mut self.watch {
+            Some(watch) => watch,
+            empty => empty.insert(self.client.watch(self.migration).await?),
+        };
+        let ended = || Failure::new(FailureKind::Unreachable, "the coordinator ended the watch");
+        watch.next().await?.ok_or_else(ended)
+    }
+}
+
+/// Whether a watch that broke this way may work when it is begun again. A connection that was cut shows as a bug of
+/// the protocol, so that kind is tried again too.
+fn may_pass(kind: FailureKind) -> bool {
+    match kind {
+        FailureKind::Unreachable
+        | FailureKind::Timeout
+        | FailureKind::Throttled
+        | FailureKind::Fenced
+        | FailureKind::Cancelled
+        | FailureKind::Bug => true,
+        FailureKind::Invalid
+        | FailureKind::Unauthenticated
+        | FailureKind::Denied
+        | FailureKind::NotFound
+        | FailureKind::Conflict
+        | FailureKind::Unsupported
+        | FailureKind::Changed
+        | FailureKind::Corrupt
+        | FailureKind::Exhausted
+        | FailureKind::Stuck => false,
+    }
+}
+
+/// Asks for a change of a migration, and asks the operator first where the coordinator wants agreement.
+///
+/// # Errors
+/// When the cluster refuses, cannot be reached, or nobody agreed.
+pub(crate) async fn act(
+    context: &CommandContext,
+    client: &Client,
+    migration: &MigrationId,
+    verb: Verb,
+) -> Result<MigrationView, CommandError> {
+    let is_agreed = context.output.consent() == Consent::Given;
+    match client.act(migration, verb, is_agreed).await {
+        Ok(view) => Ok(view),
+        Err(failure) => {
+            let Some(sentence) = failure.confirmation().filter(|_| !is_agreed) else {
+                return Err(failure.into());
+            };
+            context.output.confirm(sentence)?;
+            Ok(client.act(migration, verb, true).await?)
+        }
+    }
+}
+
+/// Returns the exit code of a migration that has ended.
+pub(crate) fn exit_code(view: &MigrationView) -> u8 {
+    let of_errors = || view.errors.first().map_or(FailureKind::Bug, |error| error.kind).exit_code();
+    view.exit_code.unwrap_or_else(|| match view.status {
+        MigrationStatus::Completed if view.partial => FailureKind::Changed.exit_code(),
+        MigrationStatus::Completed => 0,
+        MigrationStatus::Cancelled => FailureKind::Cancelled.exit_code(),
+        MigrationStatus::Stuck => FailureKind::Stuck.exit_code(),
+        MigrationStatus::Failed | MigrationStatus::RolledBack => of_errors(),
+        MigrationStatus::Draft
+        | MigrationStatus::Planned
+        | MigrationStatus::AwaitingApproval
+        | MigrationStatus::Queued
+        | MigrationStatus::Running
+        | MigrationStatus::Paused
+        | MigrationStatus::AwaitingCutover
+        | MigrationStatus::CuttingOver
+        | MigrationStatus::Unwinding => 0,
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::output::progress::tests::view;
+
+    #[test]
+    fn the_coordinators_word_on_the_exit_code_wins() {
+        let ended = MigrationView { status: MigrationStatus::Completed, exit_code: Some(5), ..view() };
+        assert_eq!(exit_code(&ended), 5);
+        let failure = Failure::new(FailureKind::Exhausted, "no space");
+        let unwound = MigrationView {
+            status: MigrationStatus::RolledBack,
+            errors: vec![failure],
+            exit_code: None,
+            ..view()
+        };
+        assert_eq!(exit_code(&unwound), 9);
+    }
+
+    #[test]
+    fn an_interrupted_watcher_is_told_how_to_go_on() {
+        let CommandError::Failure(failure) = interrupted(&view().id) else { panic!("it is a failure") };
+        assert_eq!(failure.kind.exit_code(), 130);
+        let hint = failure.hint.unwrap();
+        assert!(hint.contains("ctl watch b7k2m9x4qz") && hint.contains("ctl cancel b7k2m9x4qz"), "{hint}");
+    }
+}

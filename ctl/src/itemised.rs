@@ -1,0 +1,113 @@
+//! Long lists from a destination's agent: every change of a dry run, or every finding.
+//!
+//! They arrive as lines of JSON in pieces and are shown as they come, so that their length costs no memory.
+
+use common::id::MigrationId;
+use serde_json::{Map, Value};
+
+use crate::client::Client;
+use crate::context::CommandContext;
+use crate::failure::CommandError;
+use crate::output::style::{Meaning, Text};
+
+/// Fields that are shown without their name, in this order.
+const LEADING: [&str; 6] = ["severity", "rule", "action", "kind", "path", "object"];
+
+/// Shows the whole list, for people as lines and otherwise as one JSON array. Returns how many lines there were.
+///
+/// # Errors
+/// When there is no list, the connection breaks, or standard output cannot be written.
+pub(crate) async fn show(
+    context: &CommandContext,
+    client: &Client,
+    migration: &MigrationId,
+) -> Result<u64, CommandError> {
+    let mut list = client.list(migration).await?;
+    let is_json = context.output.is_json();
+    let (mut count, mut rest) = (0, Vec::new());
+    if is_json {
+        context.output.raw(b"[")?;
+    }
+    while let Some(piece) = list.next().await? {
+        rest.extend_from_slice(&piece);
+        let complete = rest.iter().rposition(|byte| *byte == b'\n').map_or(0, |at| at + 1);
+        let lines: Vec<u8> = rest.drain(..complete).collect();
+        count += write(context, &lines, count)?;
+    }
+    count += write(context, &rest, count)?;
+    if is_json {
+        context.output.raw(b"\n]\n")?;
+    }
+    Ok(count)
+}
+
+/// Writes whole lines and returns how many there were; `before` counts those written earlier.
+fn write(context: &CommandContext, lines: &[u8], before: u64) -> Result<u64, CommandError> {
+    let (mut count, mut text, mut document) = (0, Text::new(), Vec::new());
+    for line in lines.split(|byte| *byte == b'\n').filter(|line| !line.is_empty()) {
+        if context.output.is_json() {
+            document.extend_from_slice(if before + count == 0 { b"\n" } else { b",\n" });
+            document.extend_from_slice(line);
+        } else {
+            text.append(line_text(line));
+        }
+        count += 1;
+    }
+    if context.output.is_json() {
+        context.output.raw(&document)?;
+    } else {
+        context.output.part(&text)?;
+    }
+    Ok(count)
+}
+
+/// Returns one line for people: what is known leads, and the rest follows with its names.
+fn line_text(line: &[u8]) -> Text {
+    let mut text = Text::new();
+    let Ok(mut fields) = serde_json::from_slice::<Map<String, Value>>(line) else {
+        return Text::line(String::from_utf8_lossy(line));
+    };
+    let mut parts = Vec::new();
+    parts.extend(LEADING.iter().filter_map(|name| fields.remove(*name)).map(|value| plain(&value)));
+    text.plain(parts.join("  "));
+    let named = fields.iter().filter(|(_, value)| !is_empty(value));
+    let rest: Vec<String> = named.map(|(name, value)| format!("{name}={}", plain(value))).collect();
+    if !rest.is_empty() {
+        text.push(Meaning::Faint, format!("  {}", rest.join("  ")));
+    }
+    text.end_line();
+    text
+}
+
+/// Whether a value says nothing.
+fn is_empty(value: &Value) -> bool {
+    match value {
+        Value::Null | Value::Bool(false) => true,
+        Value::String(text) => text.is_empty(),
+        Value::Array(items) => items.is_empty(),
+        Value::Object(fields) => fields.is_empty(),
+        Value::Bool(true) | Value::Number(_) => false,
+    }
+}
+
+/// Returns a value without the quotes of a text.
+fn plain(value: &Value) -> String {
+    match value {
+        Value::String(text) => text.clone(),
+        Value::Null | Value::Bool(_) | Value::Number(_) | Value::Array(_) | Value::Object(_) => {
+            value.to_string()
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_is_known_leads_and_nothing_is_left_out() {
+        let line = br#"{"path":"a\u001bb","size":12,"action":"create","hint":""}"#;
+        assert_eq!(line_text(line).render(false), "create  a\\u{1b}b  size=12\n");
+        assert_eq!(line_text(b"not json").render(false), "not json\n");
+    }
+}

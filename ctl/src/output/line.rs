@@ -1,0 +1,67 @@
+//! How far a migration is, as a plain line: for logs and pipes.
+
+use std::time::Duration;
+
+use common::human;
+use common::view::MigrationView;
+
+/// Returns one line without its end: `running 47 %, file.copy-1, 12 of at least 20 files, …`.
+pub(crate) fn line(view: &MigrationView, percent: f64) -> String {
+    let mut line = format!("{} {percent:.0} %", view.status.as_str());
+    if let Some(step) = &view.current_step {
+        line.push_str(&format!(", {step}"));
+    }
+    if view.files_total > 0 || view.bytes_total > 0 {
+        line.push_str(&format!(", {}, {}", files(view), bytes(view)));
+    }
+    if view.bytes_per_s > 0 {
+        line.push_str(&format!(", {}", human::rate(view.bytes_per_s)));
+    }
+    if let Some(eta) = eta(view) {
+        line.push_str(&format!(", {eta}"));
+    }
+    line
+}
+
+/// Returns `3 of at least 12 files`.
+pub(crate) fn files(view: &MigrationView) -> String {
+    format!(
+        "{} of {}{}",
+        human::count(view.files_done),
+        at_least(view),
+        human::plural(view.files_total, "file")
+    )
+}
+
+/// Returns `1.00 MiB of at least 2.00 GiB`.
+pub(crate) fn bytes(view: &MigrationView) -> String {
+    format!("{} of {}{}", human::bytes(view.bytes_done), at_least(view), human::bytes(view.bytes_total))
+}
+
+/// Until the scan has ended, what is known is a least.
+fn at_least(view: &MigrationView) -> &'static str {
+    if view.is_estimate { "at least " } else { "" }
+}
+
+/// Returns `12.0 s left`, at least so much while the totals are.
+pub(crate) fn eta(view: &MigrationView) -> Option<String> {
+    let left = human::duration(Duration::from_millis(view.eta_ms?));
+    Some(format!("{}{left} left", at_least(view)))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::output::progress::tests::view;
+
+    #[test]
+    fn says_at_least_until_the_scan_has_ended() {
+        let mut running = view();
+        assert_eq!(
+            line(&running, 47.0),
+            "running 47 %, file.copy-1, 1 200 of at least 4 000 files, 1.00 MiB of at least 2.00 MiB, 10.0 KiB/s, at least 12.0 s left"
+        );
+        running.is_estimate = false;
+        assert!(!line(&running, 47.0).contains("at least"));
+    }
+}

@@ -1,0 +1,281 @@
+//! A migration for people: where it stands, what moved, what was proven and what was found.
+
+use std::time::Duration;
+
+use common::finding::{Finding, Severity};
+use common::human;
+use common::view::{MigrationStatus, MigrationView, StepStatus, StepView};
+
+use crate::output::style::{Meaning, Text};
+use crate::output::table::{Layout, Table};
+
+/// Findings that are shown without being asked for; the rest is in the report.
+const FINDINGS_SHOWN_MAX: usize = 10;
+
+/// Returns what a status means.
+pub(crate) fn meaning(status: MigrationStatus) -> Meaning {
+    match status {
+        MigrationStatus::Completed => Meaning::Good,
+        MigrationStatus::Failed | MigrationStatus::Stuck => Meaning::Bad,
+        MigrationStatus::Unwinding
+        | MigrationStatus::RolledBack
+        | MigrationStatus::Cancelled
+        | MigrationStatus::Paused
+        | MigrationStatus::AwaitingApproval
+        | MigrationStatus::AwaitingCutover => Meaning::Caution,
+        MigrationStatus::Draft
+        | MigrationStatus::Planned
+        | MigrationStatus::Queued
+        | MigrationStatus::Running
+        | MigrationStatus::CuttingOver => Meaning::Plain,
+    }
+}
+
+/// Returns a status as people read it.
+pub(crate) fn word(status: MigrationStatus) -> String {
+    status.as_str().replace('_', " ")
+}
+
+/// Returns where a migration stands and what it did.
+pub(crate) fn text(view: &MigrationView, width: Option<usize>, is_verbose: bool) -> Text {
+    let mut text = Text::new();
+    text.push(meaning(view.status), word(view.status))
+        .plain(format!("  {} to {}", view.source, view.destination))
+        .end_line();
+    text.field("id", Meaning::Plain, view.id.as_str());
+    if !view.status.is_end() {
+        text.field("progress", Meaning::Plain, crate::output::line::line(view, view.progress));
+    }
+    text.field("steps", Meaning::Plain, format!("{} of {} done", view.steps_completed, view.steps_total));
+    text.append(moved(view));
+    if view.rollback_available {
+        let until = view.rollback_until.map(|until| format!(" until {}", human::moment(until)));
+        let how = format!("open{}: `ctl rollback {}`", until.unwrap_or_default(), view.id);
+        text.field("way back", Meaning::Plain, how);
+    }
+    if is_verbose {
+        text.field("made", Meaning::Plain, format!("{} by {}", human::moment(view.created), view.principal));
+        text.append(digests(view));
+        text.append(steps(&view.steps, width));
+    }
+    for warning in &view.warnings {
+        text.push(Meaning::Caution, "  warning: ").plain(warning).end_line();
+    }
+    text.append(errors(view));
+    text.append(findings(view, is_verbose));
+    text
+}
+
+/// Returns what moved and what was proven.
+fn moved(view: &MigrationView) -> Text {
+    let mut text = Text::new();
+    if view.files_total == 0 && view.status != MigrationStatus::Completed {
+        return text;
+    }
+    let duration = human::duration(Duration::from_millis(view.duration_ms));
+    text.field(
+        "files",
+        Meaning::Plain,
+        format!("{} in all, {} sent", human::count(view.files_total), human::count(view.files_sent)),
+    );
+    let mut bytes = format!(
+        "{} in all, {} on the wire",
+        human::bytes(view.bytes_total),
+        human::bytes(view.bytes_on_wire)
+    );
+    if view.bytes_resent > 0 {
+        bytes.push_str(&format!(", {} sent again", human::bytes(view.bytes_resent)));
+    }
+    if view.bytes_deduplicated > 0 {
+        bytes.push_str(&format!(", {} were there already", human::bytes(view.bytes_deduplicated)));
+    }
+    text.field("bytes", Meaning::Plain, bytes);
+    if view.deleted > 0 {
+        text.field(
+            "deleted",
+            Meaning::Plain,
+            human::plural(view.deleted, "entry").replace("entrys", "entries"),
+        );
+    }
+    text.field("time", Meaning::Plain, duration);
+    if view.status.is_end() {
+        let (meaning, verified) = verified(view);
+        text.field("verified", meaning, verified);
+    }
+    text
+}
+
+/// Returns what was proven, in one phrase.
+fn verified(view: &MigrationView) -> (Meaning, String) {
+    let proof = &view.proof;
+    let files = |files, bytes, how| {
+        (files > 0).then(|| format!("{how} of {} ({})", human::plural(files, "file"), human::bytes(bytes)))
+    };
+    let parts: Vec<String> = [
+        files(proof.content_files, proof.content_bytes, "content"),
+        files(proof.metadata_files, proof.metadata_bytes, "size, time and metadata"),
+        files(proof.unproven_files, proof.unproven_bytes, "nothing"),
+    ]
+    .into_iter()
+    .flatten()
+    .collect();
+    let how = if parts.is_empty() { String::new() } else { format!(": {}", parts.join("; ")) };
+    if view.verified { (Meaning::Good, format!("yes{how}")) } else { (Meaning::Caution, format!("no{how}")) }
+}
+
+fn digests(view: &MigrationView) -> Text {
+    let mut text = Text::new();
+    for (name, digest) in [("source", view.source_digest), ("destination", view.destination_digest)] {
+        if let Some(digest) = digest {
+            text.field(name, Meaning::Plain, format!("digest {digest}"));
+        }
+    }
+    text
+}
+
+/// Returns the steps as a table.
+fn steps(steps: &[StepView], width: Option<usize>) -> Text {
+    if steps.is_empty() {
+        return Text::new();
+    }
+    let mut table = Table::new(&[
+        ("STEP", Layout::Left),
+        ("STATUS", Layout::Left),
+        ("HOST", Layout::Flexible),
+        ("ATTEMPTS", Layout::Right),
+        ("TIME", Layout::Right),
+    ]);
+    for step in steps {
+        table.row([
+            (Meaning::Plain, step.id.to_string()),
+            step_status(step.status),
+            (Meaning::Plain, step.host.to_string()),
+            (Meaning::Plain, step.attempts.to_string()),
+            (Meaning::Plain, human::duration(Duration::from_millis(step.duration_ms))),
+        ]);
+    }
+    table.render(width)
+}
+
+fn step_status(status: StepStatus) -> (Meaning, String) {
+    let (meaning, word) = match status {
+        StepStatus::Blocked => (Meaning::Faint, "blocked"),
+        StepStatus::Ready => (Meaning::Plain, "ready"),
+        StepStatus::Leased => (Meaning::Plain, "running"),
+        StepStatus::CaughtUp => (Meaning::Good, "caught up"),
+        StepStatus::Succeeded => (Meaning::Good, "succeeded"),
+        StepStatus::Failed => (Meaning::Bad, "failed"),
+        StepStatus::Undoing => (Meaning::Caution, "undoing"),
+        StepStatus::Undone => (Meaning::Caution, "undone"),
+        StepStatus::Stuck => (Meaning::Bad, "stuck"),
+    };
+    (meaning, word.to_owned())
+}
+
+/// Returns what stopped the migration.
+fn errors(view: &MigrationView) -> Text {
+    let mut text = Text::new();
+    for error in &view.errors {
+        text.push(Meaning::Bad, "  error").plain(format!(" ({}): {}", error.kind, error.message)).end_line();
+        for (field, value) in &error.context {
+            text.push(Meaning::Faint, format!("    {field}: ")).plain(value).end_line();
+        }
+        if let Some(hint) = &error.hint {
+            text.push(Meaning::Strong, "    hint: ").plain(hint).end_line();
+        }
+    }
+    text
+}
+
+/// Returns the findings, the worst first.
+fn findings(view: &MigrationView, is_verbose: bool) -> Text {
+    let mut text = Text::new();
+    let mut findings: Vec<&Finding> = view.findings.iter().collect();
+    findings.sort_by_key(|finding| std::cmp::Reverse(finding.severity));
+    let shown_max = if is_verbose { findings.len() } else { FINDINGS_SHOWN_MAX };
+    for finding in findings.iter().take(shown_max) {
+        let (meaning, word) = severity(finding.severity);
+        text.push(meaning, format!("  {word}: "))
+            .plain(format!("{}: {}", finding.object, finding.message))
+            .end_line();
+        if !finding.hint.is_empty() {
+            text.push(Meaning::Faint, format!("    hint: {}", finding.hint)).end_line();
+        }
+    }
+    let shown = u64::try_from(findings.len().min(shown_max)).unwrap_or(u64::MAX);
+    let left = view.findings_total.saturating_sub(shown);
+    if left > 0 {
+        let more = format!("  and {}: `ctl report {} --all`", human::plural(left, "more finding"), view.id);
+        text.push(Meaning::Faint, more).end_line();
+    }
+    text
+}
+
+/// Returns a severity as people read it.
+pub(crate) fn severity(severity: Severity) -> (Meaning, &'static str) {
+    match severity {
+        Severity::Notice => (Meaning::Faint, "notice"),
+        Severity::Warning => (Meaning::Caution, "warning"),
+        Severity::Error => (Meaning::Bad, "error"),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use common::failure::{Failure, FailureKind};
+    use common::finding::Rule;
+    use common::step::file::Proof;
+
+    use super::*;
+    use crate::output::progress::tests::view;
+
+    #[test]
+    fn a_completed_migration_says_what_moved_and_what_was_proven() {
+        let completed = MigrationView {
+            status: MigrationStatus::Completed,
+            steps_completed: 2,
+            verified: true,
+            is_estimate: false,
+            proof: Proof { content_files: 1_200, content_bytes: 1 << 20, ..Proof::default() },
+            rollback_available: true,
+            ..view()
+        };
+        assert_eq!(
+            text(&completed, None, false).render(false),
+            "completed  web1:/var/www/shop to web2:/var/www/shop\n  \
+             id          b7k2m9x4qz\n  \
+             steps       2 of 2 done\n  \
+             files       4 000 in all, 1 200 sent\n  \
+             bytes       2.00 MiB in all, 488 KiB on the wire\n  \
+             time        5.0 s\n  \
+             verified    yes: content of 1 200 files (1.00 MiB)\n  \
+             way back    open: `ctl rollback b7k2m9x4qz`\n"
+        );
+    }
+
+    #[test]
+    fn a_failed_one_says_why_with_hints_and_the_worst_findings_first() {
+        let finding = |severity, object: &str| Finding {
+            rule: Rule::Changed,
+            severity,
+            object: object.to_owned(),
+            message: "kept changing".to_owned(),
+            hint: "run it again".to_owned(),
+        };
+        let failed = MigrationView {
+            status: MigrationStatus::Failed,
+            errors: vec![
+                Failure::new(FailureKind::Exhausted, "no space").hint("make room").context("host", "web2"),
+            ],
+            findings: vec![finding(Severity::Notice, "a"), finding(Severity::Error, "b\x1b[2J")],
+            findings_total: 9,
+            ..view()
+        };
+        let shown = text(&failed, None, false).render(false);
+        let at = |needle: &str| shown.find(needle).unwrap_or_else(|| panic!("{needle:?} is not in {shown}"));
+        assert!(at("error (exhausted): no space") < at("host: web2"));
+        assert!(at("host: web2") < at("hint: make room"));
+        assert!(at("error: b\\u{1b}[2J: kept changing") < at("notice: a"));
+        assert!(at("notice: a") < at("and 7 more findings"));
+    }
+}
