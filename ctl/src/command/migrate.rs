@@ -196,7 +196,15 @@ async fn end(
     let output = &context.output;
     let is_listed = spec.options.dry_run && view.status == MigrationStatus::Completed && !output.is_json();
     if is_listed {
-        let count = itemised::show(context, client, &view.id).await?;
+        // The watching has asked to be told of Ctrl-C, so this has to listen too.
+        let count = tokio::select! {
+            biased;
+            _ = tokio::signal::ctrl_c() => {
+                let failure = Failure::new(FailureKind::Cancelled, "interrupted before the end of the list");
+                return Err(failure.hint(format!("`ctl report {} --all` shows it again", view.id)).into());
+            }
+            count = itemised::show(context, client, &view.id) => count?,
+        };
         output.note(&Text::line(format!(
             "A dry run: {} would be made, nothing was changed.",
             human::plural(count, "change")

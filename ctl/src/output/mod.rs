@@ -203,12 +203,17 @@ impl Output {
                 let mut question = Text::new();
                 question.push(Meaning::Strong, sentence).plain(" Continue? [y/N] ");
                 self.say(&question);
-                let is_yes = prompt::is_yes(&mut io::stdin().lock())
-                    .map_err(|error| CommandError::io("reading", "the answer", &error))?;
-                if is_yes {
-                    Ok(())
-                } else {
-                    Err(Failure::new(FailureKind::Cancelled, "not agreed; nothing was done").into())
+                let mut input = io::stdin().lock();
+                match prompt::wait(&input).and_then(|()| prompt::is_yes(&mut input)) {
+                    Ok(true) => Ok(()),
+                    Ok(false) => {
+                        Err(Failure::new(FailureKind::Cancelled, "not agreed; nothing was done").into())
+                    }
+                    Err(error) if error.kind() == io::ErrorKind::Interrupted => {
+                        write_note("\n");
+                        Err(Failure::new(FailureKind::Cancelled, "interrupted; nothing was done").into())
+                    }
+                    Err(error) => Err(CommandError::io("reading", "the answer", &error)),
                 }
             }
         }

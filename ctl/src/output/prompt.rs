@@ -1,9 +1,23 @@
 //! Asking a person.
 
 use std::io::{self, BufRead};
+use std::os::fd::AsFd;
+
+use rustix::event::{PollFd, PollFlags};
 
 /// The longest line that is read as an answer; nobody types more.
 const ANSWER_BYTES_MAX: u64 = 1024;
+
+/// Waits until there is something to read. An interrupt ends the waiting, where a plain read would go on: once this
+/// process has asked to be told of Ctrl-C, Ctrl-C no longer ends it by itself.
+///
+/// # Errors
+/// When a signal arrived, as `Interrupted`, or the input cannot be waited for.
+pub(crate) fn wait(input: &impl AsFd) -> io::Result<()> {
+    let mut inputs = [PollFd::new(input, PollFlags::IN)];
+    rustix::event::poll(&mut inputs, None)?;
+    Ok(())
+}
 
 /// Reads the answer to a question of yes or no; anything but a clear yes is a no, and so is the end of the input.
 ///

@@ -20,6 +20,7 @@ use crate::settings::{self, Settings};
 #[derive(Debug, Parser)]
 #[command(
     name = "ctl",
+    bin_name = "ctl",
     version,
     propagate_version = false,
     max_term_width = 100,
@@ -131,6 +132,12 @@ fn refuse(error: &clap::Error, arguments: impl Iterator<Item = OsString>) -> Exi
 
 /// Returns what clap says as a failure: its first paragraph is the cause, the rest is the help that it repeats.
 fn usage_failure(error: &clap::Error) -> Failure {
+    if matches!(
+        error.kind(),
+        ErrorKind::MissingSubcommand | ErrorKind::DisplayHelpOnMissingArgumentOrSubcommand
+    ) {
+        return Failure::new(FailureKind::Invalid, "no command was given").hint("see `ctl --help`");
+    }
     let text = error.render().to_string();
     let cause = text.split("\n\n").next().unwrap_or_default();
     let cause = cause.strip_prefix("error: ").unwrap_or(cause).trim();
@@ -147,71 +154,4 @@ fn is_json_asked(arguments: impl Iterator<Item = OsString>) -> bool {
 }
 
 #[cfg(test)]
-mod tests {
-    use clap::CommandFactory;
-
-    use super::*;
-
-    fn parse(line: &str) -> Result<Cli, clap::Error> {
-        Cli::try_parse_from(line.split_whitespace())
-    }
-
-    #[test]
-    fn the_definition_is_sound() {
-        Cli::command().debug_assert();
-    }
-
-    #[test]
-    fn every_command_and_flag_has_help() {
-        fn check(command: &clap::Command, path: &str) {
-            let path = format!("{path} {}", command.get_name());
-            assert!(command.get_about().is_some(), "{path} has no help");
-            for argument in command.get_arguments() {
-                assert!(
-                    argument.get_help().is_some() || argument.is_hide_set(),
-                    "{path} {} has no help",
-                    argument.get_id()
-                );
-            }
-            command.get_subcommands().for_each(|command| check(command, &path));
-        }
-        check(&Cli::command(), "");
-    }
-
-    #[test]
-    fn global_flags_stand_anywhere() {
-        for line in ["ctl --output json list", "ctl list --output json", "ctl list --output=json -v --yes"] {
-            assert_eq!(parse(line).unwrap().global.output, Format::Json, "{line}");
-        }
-    }
-
-    #[test]
-    fn what_is_not_served_is_unknown() {
-        for line in [
-            "ctl migrate -f spec.yaml",
-            "ctl migrate a:/x b:/x --database mysql://x",
-            "ctl migrate a:/x b:/x --database-to mysql://x",
-            "ctl --api-key-file k list",
-            "ctl plan -f spec.yaml",
-            "ctl list -q -v",
-        ] {
-            let error = parse(line).unwrap_err();
-            assert_eq!(error.exit_code(), 2, "{line}");
-        }
-    }
-
-    #[test]
-    fn a_refused_command_line_is_one_failure() {
-        let failure = usage_failure(&parse("ctl migrat").unwrap_err());
-        assert_eq!(failure.message, "unrecognized subcommand 'migrat'");
-        assert_eq!(failure.hint.as_deref(), Some("a similar subcommand exists: 'migrate'"));
-        assert_eq!(failure.kind.exit_code(), 2);
-    }
-
-    #[test]
-    fn json_is_asked_for_even_where_nothing_else_is_understood() {
-        let asked = |line: &str| is_json_asked(line.split_whitespace().map(OsString::from));
-        assert!(asked("ctl lst --output json") && asked("ctl --output=json lst"));
-        assert!(!asked("ctl lst --output human") && !asked("ctl lst -- --output json"));
-    }
-}
+mod tests;
