@@ -183,6 +183,15 @@ mod tests {
         });
     }
 
+    /// Ends the other thread, also when this one has failed.
+    struct Done<'a>(&'a AtomicBool);
+
+    impl Drop for Done<'_> {
+        fn drop(&mut self) {
+            self.0.store(true, Ordering::Relaxed);
+        }
+    }
+
     /// Another thread exchanges a directory and a link to the outside for as long as files are made.
     #[test]
     fn a_race_between_directory_and_link_is_never_lost() {
@@ -194,14 +203,13 @@ mod tests {
             let a = scratch.dir.open_dir(&name("a")).unwrap();
             let is_done = AtomicBool::new(false);
             let made = std::thread::scope(|scope| {
+                let _done = Done(&is_done);
                 scope.spawn(|| {
                     while !is_done.load(Ordering::Relaxed) {
                         a.rename_exchange(&name("flip"), &a, &name("link")).unwrap();
                     }
                 });
-                let made = (0..20_000).filter(|round| race_once(&scratch.dir, &a, *round)).count();
-                is_done.store(true, Ordering::Relaxed);
-                made
+                (0..20_000).filter(|round| race_once(&scratch.dir, &a, *round)).count()
             });
             assert!(std::fs::read_dir(scratch.outside.join("deep")).unwrap().next().is_none());
             std::fs::remove_dir(scratch.outside.join("deep")).unwrap();

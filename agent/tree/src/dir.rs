@@ -104,7 +104,8 @@ impl Dir {
 
     /// Sets the metadata of a name of any kind, not following it; calls that change nothing are skipped.
     ///
-    /// `expected` names the inode (device, number) that must stand there.
+    /// `expected` names the inode (device, number) that must stand there. In a directory that belongs to a
+    /// user it is needed: he may have put a hard link to a file of somebody else at the name.
     pub fn apply(&self, name: &Name, wanted: &Metadata, expected: Option<(u64, u64)>) -> Result<Applied> {
         let pinned = self.pin(name)?;
         pinned.apply(wanted, expected)

@@ -173,6 +173,7 @@ fn make_writable(dir: Dir, stat: &Stat) -> Result<Dir, TreeError> {
 mod tests {
     use std::os::unix::fs::{PermissionsExt, symlink};
 
+    use super::{Level, Removal};
     use crate::kernel::Kernel;
     use crate::scratch::{Mounted, Scratch, as_nobody, is_root, name, on_each_kernel};
 
@@ -220,6 +221,22 @@ mod tests {
             assert_eq!(scratch.dir.remove_tree(&name("stage")).unwrap(), 300 * 5 + 1);
             // Other tests run beside this one.
             assert!(std::fs::read_dir("/proc/self/fd").unwrap().count() < open_before + 200);
+        });
+    }
+
+    /// A directory that was moved elsewhere leads up to another one, where nothing may be removed.
+    #[test]
+    fn a_closed_level_is_found_by_inode_only() {
+        on_each_kernel(|scratch| {
+            let upper = scratch.dir.create_dir(&name("upper"), 0o700).unwrap();
+            let moved = upper.create_dir(&name("moved"), 0o700).unwrap();
+            let stat = upper.stat_self().unwrap();
+            let level = Level { name: name("upper"), dev: stat.dev, ino: stat.ino, passes: 0, held: None };
+            let mut removal = Removal { top: scratch.dir.clone(), mount: 0, removed: 0, stack: vec![level] };
+            assert_eq!(removal.parent_of(&moved).unwrap().stat_self().unwrap().ino, stat.ino);
+            removal.stack[0].held = None;
+            upper.rename_noreplace(&name("moved"), &scratch.dir, &name("moved")).unwrap();
+            assert!(removal.parent_of(&moved).unwrap_err().is_replaced());
         });
     }
 
