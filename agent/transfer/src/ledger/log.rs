@@ -1,0 +1,186 @@
+//! The ledger's file: opened once per attempt, appended to under the fence.
+
+use std::collections::BTreeMap;
+
+use common::failure::{Failure, FailureKind};
+use sync::stamp::Time;
+use tree::{AppendFile, Dir, Name};
+
+use super::frame::{FrameReader, encode};
+use super::record::{Change, Intent, Record, Settled};
+use crate::trouble::of_stage;
+
+/// Name of the file in the stage.
+const NAME: &str = "ledger";
+/// The first bytes of the file; the last two digits are the version.
+const MAGIC: &[u8; 8] = b"DRVLED01";
+
+/// The open ledger of a stage.
+///
+/// Only the holder of the newest token appends: it holds the fence's lock from the append to the renames.
+#[derive(Debug)]
+pub(crate) struct Ledger {
+    stage: Dir,
+    file: AppendFile,
+    next_seq: u64,
+    last_pass: u32,
+    gathered: Vec<u8>,
+}
+
+impl Ledger {
+    /// Opens the ledger, making it if there is none; cuts a torn end. Returns the intents whose end is not known.
+    ///
+    /// To be called while the fence's lock is held, after the token was stored.
+    pub(crate) fn open(stage: &Dir) -> Result<(Self, Vec<Intent>), Failure> {
+        let name = name();
+        let mut file = match stage.open_append(&name) {
+            Ok(file) => file,
+            Err(error) if error.is_not_found() => stage.create_append(&name).map_err(|error| of_stage(&error))?,
+            Err(error) => return Err(of_stage(&error)),
+        };
+        if file.length_bytes() < MAGIC.len() as u64 {
+            // Torn at its very beginning: nothing was ever done under it.
+            file.truncate(0).and_then(|()| file.append(MAGIC).map(|_offset| ())).map_err(|error| of_stage(&error))?;
+        }
+        check_magic(&file)?;
+        let mut reader = FrameReader::<Record>::forwards(file, MAGIC.len() as u64);
+        let mut open = BTreeMap::new();
+        let (mut next_seq, mut last_pass) = (1, 0);
+        while let Some(record) = reader.next()? {
+            match record {
+                Record::Intent(intent) => {
+                    next_seq = next_seq.max(intent.seq + 1);
+                    last_pass = last_pass.max(intent.pass);
+                    open.insert(intent.seq, intent);
+                }
+                Record::Done { seq, .. } | Record::Abandoned { seq } => {
+                    open.remove(&seq);
+                }
+            }
+        }
+        let whole_bytes = reader.offset();
+        let mut file = reader.into_file();
+        if whole_bytes < file.length_bytes() {
+            file.truncate(whole_bytes).map_err(|error| of_stage(&error))?;
+        }
+        file.sync_data().and_then(|()| stage.sync_dir()).map_err(|error| of_stage(&error))?;
+        let ledger = Self { stage: stage.clone(), file, next_seq, last_pass, gathered: Vec::new() };
+        Ok((ledger, open.into_values().collect()))
+    }
+
+    /// Returns the greatest number of a pass that did anything.
+    pub(crate) fn last_pass(&self) -> u32 {
+        self.last_pass
+    }
+
+    /// Whether anything was ever intended.
+    pub(crate) fn is_empty(&self) -> bool {
+        self.next_seq == 1
+    }
+
+    /// Gathers an intent and returns it with its number.
+    pub(crate) fn intend(
+        &mut self,
+        pass: u32,
+        path: common::rel_path::RelPath,
+        change: Change,
+    ) -> Result<Intent, Failure> {
+        let record = Record::Intent(Intent { seq: self.next_seq, pass, path, change });
+        encode(&record, &mut self.gathered)?;
+        self.next_seq += 1;
+        let Record::Intent(intent) = record else { return Err(Failure::new(FailureKind::Bug, "not an intent")) };
+        Ok(intent)
+    }
+
+    /// Gathers that an intent was carried out.
+    pub(crate) fn done(&mut self, seq: u64, ctime: Option<Time>) -> Result<(), Failure> {
+        encode(&Record::Done { seq, ctime }, &mut self.gathered)
+    }
+
+    /// Gathers that an intent will not be carried out.
+    pub(crate) fn abandon(&mut self, seq: u64) -> Result<(), Failure> {
+        encode(&Record::Abandoned { seq }, &mut self.gathered)
+    }
+
+    /// Appends what was gathered.
+    pub(crate) fn append(&mut self) -> Result<(), Failure> {
+        self.file.append(&self.gathered).map_err(|error| of_stage(&error))?;
+        self.gathered.clear();
+        Ok(())
+    }
+
+    /// Makes all that was appended durable.
+    pub(crate) fn sync(&self) -> Result<(), Failure> {
+        self.file.sync_data().map_err(|error| of_stage(&error))
+    }
+
+    /// Returns all that was carried out, in the order of the log. What is appended from now on is not in it.
+    pub(crate) fn settled(&self) -> Result<SettledRecords, Failure> {
+        let file = self.stage.open_append(&name()).map_err(|error| of_stage(&error))?;
+        Ok(SettledRecords::new(file))
+    }
+}
+
+/// Reads the ledger of a stage that nobody appends to.
+pub(crate) fn read_settled(stage: &Dir) -> Result<Option<SettledRecords>, Failure> {
+    match stage.open_append(&name()) {
+        Ok(file) if file.length_bytes() <= MAGIC.len() as u64 => Ok(None),
+        Ok(file) => {
+            check_magic(&file)?;
+            Ok(Some(SettledRecords::new(file)))
+        }
+        Err(error) if error.is_not_found() => Ok(None),
+        Err(error) => Err(of_stage(&error)),
+    }
+}
+
+/// Intents joined with their ends. Those whose end is not in the log come last, without a change time.
+#[derive(Debug)]
+pub(crate) struct SettledRecords {
+    reader: FrameReader<Record>,
+    /// Intents of the group that is being read: an end follows its intent within one group.
+    open: BTreeMap<u64, Intent>,
+    is_at_end: bool,
+}
+
+impl SettledRecords {
+    fn new(file: AppendFile) -> Self {
+        let reader = FrameReader::forwards(file, MAGIC.len() as u64);
+        Self { reader, open: BTreeMap::new(), is_at_end: false }
+    }
+
+    /// Returns the next one.
+    pub(crate) fn next(&mut self) -> Result<Option<Settled>, Failure> {
+        while !self.is_at_end {
+            match self.reader.next()? {
+                Some(Record::Intent(intent)) => {
+                    self.open.insert(intent.seq, intent);
+                }
+                Some(Record::Done { seq, ctime }) => {
+                    if let Some(intent) = self.open.remove(&seq) {
+                        return Ok(Some(Settled { intent, ctime }));
+                    }
+                }
+                Some(Record::Abandoned { seq }) => {
+                    self.open.remove(&seq);
+                }
+                None => self.is_at_end = true,
+            }
+        }
+        Ok(self.open.pop_first().map(|(_seq, intent)| Settled { intent, ctime: None }))
+    }
+}
+
+fn name() -> Name {
+    Name::new(NAME).expect("a constant without slash")
+}
+
+fn check_magic(file: &AppendFile) -> Result<(), Failure> {
+    let mut found = [0; MAGIC.len()];
+    file.read_at(&mut found, 0).map_err(|error| of_stage(&error))?;
+    if &found == MAGIC {
+        return Ok(());
+    }
+    Err(Failure::new(FailureKind::Unsupported, "the stage's ledger is of a version that this agent does not know")
+        .hint("Continue with the version of the agent that began the migration."))
+}

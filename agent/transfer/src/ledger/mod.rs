@@ -1,0 +1,15 @@
+//! What this migration did to a root, entry by entry: the ground of undo, of verification and of the next pass.
+//!
+//! An append-only log of frames. An *intent* is durable before the live tree is touched, a *done* follows with the
+//! change time that the kernel gave; an intent that was decided otherwise is *abandoned*. A torn end is cut when the
+//! log is opened. For reading in the order of a listing the log is sorted into runs outside of memory ([`sorted`]).
+
+mod frame;
+mod log;
+mod record;
+mod sorted;
+
+pub(crate) use frame::{FrameReader, FrameWriter};
+pub(crate) use log::Ledger;
+pub(crate) use record::{Change, Intent, Record, Settled, listing_order};
+pub(crate) use sorted::{Histories, History};
