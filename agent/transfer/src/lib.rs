@@ -5,14 +5,23 @@
 //! and what a crash leaves after each of its arrows.
 
 mod buffer;
+mod commit;
 mod context;
 mod endpoint;
+mod fence;
 mod findings;
+mod kill_point;
 mod lane;
+mod ledger;
 mod link;
+mod memory;
 mod peer;
 mod serve;
+mod stage;
+mod standing;
 mod throttle;
+mod trouble;
+mod undo;
 mod window;
 
 pub use buffer::Buffer;

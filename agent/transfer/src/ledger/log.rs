@@ -35,12 +35,16 @@ impl Ledger {
         let name = name();
         let mut file = match stage.open_append(&name) {
             Ok(file) => file,
-            Err(error) if error.is_not_found() => stage.create_append(&name).map_err(|error| of_stage(&error))?,
+            Err(error) if error.is_not_found() => {
+                stage.create_append(&name).map_err(|error| of_stage(&error))?
+            }
             Err(error) => return Err(of_stage(&error)),
         };
         if file.length_bytes() < MAGIC.len() as u64 {
             // Torn at its very beginning: nothing was ever done under it.
-            file.truncate(0).and_then(|()| file.append(MAGIC).map(|_offset| ())).map_err(|error| of_stage(&error))?;
+            file.truncate(0)
+                .and_then(|()| file.append(MAGIC).map(|_offset| ()))
+                .map_err(|error| of_stage(&error))?;
         }
         check_magic(&file)?;
         let mut reader = FrameReader::<Record>::forwards(file, MAGIC.len() as u64);
@@ -88,7 +92,9 @@ impl Ledger {
         let record = Record::Intent(Intent { seq: self.next_seq, pass, path, change });
         encode(&record, &mut self.gathered)?;
         self.next_seq += 1;
-        let Record::Intent(intent) = record else { return Err(Failure::new(FailureKind::Bug, "not an intent")) };
+        let Record::Intent(intent) = record else {
+            return Err(Failure::new(FailureKind::Bug, "not an intent"));
+        };
         Ok(intent)
     }
 
@@ -181,6 +187,9 @@ fn check_magic(file: &AppendFile) -> Result<(), Failure> {
     if &found == MAGIC {
         return Ok(());
     }
-    Err(Failure::new(FailureKind::Unsupported, "the stage's ledger is of a version that this agent does not know")
-        .hint("Continue with the version of the agent that began the migration."))
+    Err(Failure::new(
+        FailureKind::Unsupported,
+        "the stage's ledger is of a version that this agent does not know",
+    )
+    .hint("Continue with the version of the agent that began the migration."))
 }

@@ -40,7 +40,9 @@ impl History {
     /// Returns the digest of the content that this migration wrote last, with the inode that holds it.
     pub(crate) fn written(&self) -> Option<(common::digest::Digest, &Entry)> {
         self.changes.iter().rev().find_map(|settled| match &settled.intent.change {
-            Change::Create { new, digest, .. } | Change::Replace { new, digest, .. } => Some(((*digest)?, new)),
+            Change::Create { new, digest, .. } | Change::Replace { new, digest, .. } => {
+                Some(((*digest)?, new))
+            }
             Change::Remove { .. } | Change::Metadata { .. } => None,
         })
     }
@@ -58,9 +60,27 @@ impl History {
         self.changes.first()?.intent.change.old()
     }
 
-    /// Returns the number under which the original is in `undo/`; none if it is still in its place or never was.
-    pub(crate) fn kept(&self) -> Option<u64> {
-        self.changes.iter().find(|settled| settled.intent.change.keeps_old()).map(|settled| settled.intent.seq)
+    /// Returns the number under which the original is in `undo/`, and what it is; none if it is still in its place or
+    /// never was.
+    pub(crate) fn kept(&self) -> Option<(u64, &Entry)> {
+        let original = self.original()?;
+        let (seq, old) = self.all_kept().next()?;
+        // A first change of metadata knows better how it looked; unless somebody replaced the inode after that.
+        Some((seq, if (old.dev, old.ino) == (original.dev, original.ino) { original } else { old }))
+    }
+
+    /// Returns what else is in `undo/`: what somebody put in the place of ours before a later pass.
+    pub(crate) fn kept_between(&self) -> impl Iterator<Item = u64> {
+        let original = self.kept().map(|(seq, _old)| seq);
+        self.all_kept().map(|(seq, _old)| seq).filter(move |seq| Some(*seq) != original)
+    }
+
+    fn all_kept(&self) -> impl Iterator<Item = (u64, &Entry)> {
+        self.changes.iter().filter_map(|settled| {
+            let Settled { intent, .. } = settled;
+            let old = intent.change.old().filter(|_old| intent.change.keeps_old())?;
+            Some((intent.seq, old))
+        })
     }
 }
 

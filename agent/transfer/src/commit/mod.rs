@@ -1,0 +1,178 @@
+//! The one writer of the live tree.
+//!
+//! A group of tasks, whose staged files are durable already, is carried out under the fence:
+//! intents appended and synced → each task done → parents synced → ends appended. What a crash leaves after each
+//! arrow is in `DESIGN.md`; [`recover`] decides by inode on which side an intent stands.
+
+mod perform;
+mod recover;
+mod task;
+#[cfg(test)]
+mod tests;
+
+use std::collections::HashMap;
+
+use common::failure::Failure;
+use common::fence::FencingToken;
+use common::rel_path::RelPath;
+use tree::{Dir, Name, TreeError};
+
+use crate::context::LeaseGuard;
+use crate::fence::{Fence, Inside};
+use crate::kill_point::KillPoint;
+use crate::ledger::{Ledger, SettledRecords};
+use crate::stage::Stage;
+use crate::trouble::of_stage;
+
+pub(crate) use task::{Effect, Outcome, Seen, Staged, Task};
+
+/// Held directories: a group rarely touches more, and a descriptor is a scarce thing.
+const PARENTS_HELD_MAX: usize = 256;
+
+/// Carries out groups of tasks on one root.
+#[derive(Debug)]
+pub(crate) struct Committer {
+    stage: Stage,
+    fence: Fence,
+    ledger: Ledger,
+    lease: LeaseGuard,
+    kill: KillPoint,
+    parents: HashMap<RelPath, Dir>,
+    has_exchange: bool,
+    has_noreplace: bool,
+    can_chown: bool,
+}
+
+impl Committer {
+    /// Puts up the fence, opens the ledger, and settles what an earlier attempt left half done.
+    pub(crate) fn open(
+        stage: Stage,
+        token: FencingToken,
+        lease: LeaseGuard,
+        kill: KillPoint,
+    ) -> Result<Self, Failure> {
+        lease.check()?;
+        kill.pass()?;
+        let (fence, inside) = Fence::claim(&stage.dir, token)?;
+        let (ledger, unsettled) = Ledger::open(&stage.dir)?;
+        let features = stage.spill.features_by_writing().map_err(|error| of_stage(&error))?;
+        let mut committer = Self {
+            stage,
+            fence,
+            ledger,
+            lease,
+            kill,
+            parents: HashMap::new(),
+            has_exchange: features.rename_exchange == Some(true),
+            has_noreplace: features.rename_noreplace == Some(true),
+            can_chown: rustix::process::geteuid().is_root(),
+        };
+        committer.recover(unsettled)?;
+        drop(inside);
+        Ok(committer)
+    }
+
+    /// Works as on a file system without the newer renames.
+    #[cfg(test)]
+    pub(crate) fn without_exchange(mut self) -> Self {
+        self.has_exchange = false;
+        self.has_noreplace = false;
+        self
+    }
+
+    /// Returns the stage.
+    pub(crate) fn stage(&self) -> &Stage {
+        &self.stage
+    }
+
+    /// Returns the greatest number of a pass that did anything here.
+    pub(crate) fn last_pass(&self) -> u32 {
+        self.ledger.last_pass()
+    }
+
+    /// Returns what was carried out so far.
+    pub(crate) fn settled(&self) -> Result<SettledRecords, Failure> {
+        self.ledger.settled()
+    }
+
+    /// Enters the fence for effects outside of groups.
+    pub(crate) fn enter(&self) -> Result<Inside, Failure> {
+        self.lease.check()?;
+        self.fence.enter()
+    }
+
+    /// Carries out a group in its order and says what became of each task.
+    ///
+    /// # Errors
+    /// When the group could not be finished: the lease or the fence is lost, the ledger cannot be written, or a sync
+    /// failed. What was carried out is found by the next [`Committer::open`].
+    pub(crate) fn commit(&mut self, pass: u32, group: Vec<Task>) -> Result<Vec<Outcome>, Failure> {
+        if group.is_empty() {
+            return Ok(Vec::new());
+        }
+        self.lease.check()?;
+        let inside = self.fence.enter()?;
+        let mut tasks = Vec::with_capacity(group.len());
+        for task in group {
+            let intent = self.ledger.intend(pass, task.path.clone(), task.effect.change())?;
+            tasks.push((intent.seq, task));
+        }
+        self.kill.pass()?;
+        self.ledger.append()?;
+        self.kill.pass()?;
+        self.ledger.sync()?;
+        let mut outcomes = Vec::with_capacity(tasks.len());
+        for (seq, task) in &tasks {
+            let outcome = self.perform(*seq, task)?;
+            match &outcome {
+                Outcome::Done { ctime, .. } => self.ledger.done(*seq, *ctime)?,
+                Outcome::Conflict | Outcome::Failed(_) => self.ledger.abandon(*seq)?,
+            }
+            outcomes.push(outcome);
+        }
+        self.kill.pass()?;
+        self.stage.dir.sync_fs().map_err(|error| of_stage(&error))?;
+        self.kill.pass()?;
+        self.ledger.append()?;
+        drop(inside);
+        Ok(outcomes)
+    }
+
+    /// Makes the ends of the last group durable; the next group would do so too.
+    pub(crate) fn finish(&mut self) -> Result<(), Failure> {
+        self.kill.pass()?;
+        self.ledger.sync()
+    }
+
+    /// Reaches the directory that holds a path.
+    fn parent(&mut self, path: &RelPath) -> Result<(Dir, Name), TreeError> {
+        let Some((parent, name)) = path.split() else {
+            // The root itself is only ever worked on as a held directory.
+            return Ok((self.stage.root.clone(), root_name()));
+        };
+        let name = Name::new(name).expect("a component of a path is a name");
+        if let Some(dir) = self.parents.get(&parent) {
+            return Ok((dir.clone(), name));
+        }
+        let dir = self.stage.root.open_beneath(parent.as_bytes())?;
+        if self.parents.len() >= PARENTS_HELD_MAX {
+            self.parents.clear();
+        }
+        self.parents.insert(parent, dir.clone());
+        Ok((dir, name))
+    }
+
+    /// Forgets held directories, because one of them may have another name now.
+    fn forget_parents(&mut self) {
+        self.parents.clear();
+    }
+}
+
+/// Names what is kept of the old under a record's number.
+pub(crate) fn kept_name(seq: u64) -> Name {
+    Name::new(format!("{seq:016x}")).expect("digits are a name")
+}
+
+fn root_name() -> Name {
+    Name::new("root").expect("a constant without slash")
+}

@@ -1,0 +1,309 @@
+//! Carrying out one task, each effect checked against what the scan saw.
+
+use common::failure::Failure;
+use sync::entry::Entry;
+use tree::{Dir, Kind, Metadata, Name, Stat, TreeError, Xattrs};
+
+use super::{Committer, Effect, Outcome, Seen, Staged, Task, kept_name};
+use crate::standing::{is_same_content, is_untouched, metadata, time};
+use crate::trouble::{is_fatal, of_stage};
+
+/// Why a task was not carried out.
+enum Stop {
+    /// The whole commit ends here.
+    Fatal(Failure),
+    Outcome(Outcome),
+}
+
+impl From<Failure> for Stop {
+    fn from(failure: Failure) -> Self {
+        Self::Fatal(failure)
+    }
+}
+
+impl From<TreeError> for Stop {
+    fn from(error: TreeError) -> Self {
+        if is_fatal(&error) { Self::Fatal(of_stage(&error)) } else { Self::Outcome(Outcome::Failed(error)) }
+    }
+}
+
+const CONFLICT: Stop = Stop::Outcome(Outcome::Conflict);
+
+impl Committer {
+    /// Carries out one task.
+    pub(super) fn perform(&mut self, seq: u64, task: &Task) -> Result<Outcome, Failure> {
+        let outcome = match &task.effect {
+            Effect::Install { staged, new, seen: None, .. } => self.create(task, staged, new),
+            Effect::Install { staged, new, seen: Some(seen), .. } => {
+                self.replace(seq, task, staged, new, seen)
+            }
+            Effect::Remove { seen } => self.remove(seq, task, seen),
+            Effect::Metadata { seen, wanted } => self.set_metadata(task, seen, wanted),
+            Effect::Touch { .. } => Ok(Outcome::Done { ctime: None, problems: Vec::new() }),
+        };
+        match outcome {
+            Ok(outcome) | Err(Stop::Outcome(outcome)) => Ok(outcome),
+            Err(Stop::Fatal(failure)) => Err(failure),
+        }
+    }
+
+    fn create(&mut self, task: &Task, staged: &Staged, new: &Entry) -> Result<Outcome, Stop> {
+        let (parent, name) = self.parent(&task.path)?;
+        self.kill.pass()?;
+        if staged.is_anchor {
+            staged.dir.hard_link(&staged.name, &parent, &name).map_err(conflict_if_exists)?;
+        } else {
+            self.rename_new(staged, &parent, &name, new)?;
+        }
+        done(&parent, &name)
+    }
+
+    /// Renames to a name at which nothing may stand.
+    fn rename_new(&self, staged: &Staged, parent: &Dir, name: &Name, new: &Entry) -> Result<(), Stop> {
+        if self.has_noreplace {
+            return staged.dir.rename_noreplace(&staged.name, parent, name).map_err(conflict_if_exists);
+        }
+        if new.kind.is_directory() {
+            // Without the flag an empty directory could be replaced; its loss is the loss of an empty directory.
+            if parent.stat_if_exists(name)?.is_some() {
+                return Err(CONFLICT);
+            }
+            return Ok(staged.dir.rename_over(&staged.name, parent, name)?);
+        }
+        staged.dir.hard_link(&staged.name, parent, name).map_err(conflict_if_exists)?;
+        self.kill.pass()?;
+        Ok(staged.dir.unlink(&staged.name)?)
+    }
+
+    fn replace(
+        &mut self,
+        seq: u64,
+        task: &Task,
+        staged: &Staged,
+        new: &Entry,
+        seen: &Seen,
+    ) -> Result<Outcome, Stop> {
+        let (parent, name) = self.parent(&task.path)?;
+        expect(&parent, &name, &seen.entry)?;
+        let is_directory = seen.entry.kind.is_directory() || new.kind.is_directory();
+        if is_directory {
+            self.forget_parents();
+        }
+        if self.has_exchange {
+            self.exchange(seq, staged, &parent, &name, seen)?;
+        } else if is_directory {
+            self.replace_in_two(seq, staged, &parent, &name, new, seen)?;
+        } else {
+            self.replace_by_link(seq, staged, &parent, &name, seen)?;
+        }
+        done(&parent, &name)
+    }
+
+    /// Puts the new one at the place in `undo/` where the old one shall be, then lets them change places.
+    fn exchange(
+        &mut self,
+        seq: u64,
+        staged: &Staged,
+        parent: &Dir,
+        name: &Name,
+        seen: &Seen,
+    ) -> Result<(), Stop> {
+        let (undo, kept) = (self.stage.undo.clone(), kept_name(seq));
+        self.kill.pass()?;
+        if staged.is_anchor {
+            staged.dir.hard_link(&staged.name, &undo, &kept)?;
+        } else {
+            staged.dir.rename_noreplace(&staged.name, &undo, &kept)?;
+        }
+        self.kill.pass()?;
+        if let Err(error) = undo.rename_exchange(&kept, parent, name) {
+            self.kill.pass()?;
+            drop_entry(&undo, &kept)?;
+            return Err(if error.is_not_found() { CONFLICT } else { error.into() });
+        }
+        if !is_same_content(&seen.entry, &undo.stat(&kept)?) {
+            self.kill.pass()?;
+            undo.rename_exchange(&kept, parent, name)?;
+            self.kill.pass()?;
+            drop_entry(&undo, &kept)?;
+            return Err(CONFLICT);
+        }
+        self.settle_old(&kept, seen)
+    }
+
+    /// Links the old one into `undo/` and renames the new one over it.
+    fn replace_by_link(
+        &mut self,
+        seq: u64,
+        staged: &Staged,
+        parent: &Dir,
+        name: &Name,
+        seen: &Seen,
+    ) -> Result<(), Stop> {
+        let (undo, kept) = (self.stage.undo.clone(), kept_name(seq));
+        if !seen.is_ours {
+            self.kill.pass()?;
+            parent.hard_link(name, &undo, &kept)?;
+            if !is_same_content(&seen.entry, &undo.stat(&kept)?) {
+                self.kill.pass()?;
+                undo.unlink(&kept)?;
+                return Err(CONFLICT);
+            }
+        }
+        let mut from = (staged.dir.clone(), staged.name.clone());
+        if staged.is_anchor {
+            // A rename would take the anchor's own name.
+            from = (self.stage.spill.clone(), kept.clone());
+            self.kill.pass()?;
+            staged.dir.hard_link(&staged.name, &from.0, &from.1)?;
+        }
+        self.kill.pass()?;
+        from.0.rename_over(&from.1, parent, name)?;
+        if seen.is_ours { Ok(()) } else { self.settle_old(&kept, seen) }
+    }
+
+    /// The stated exception: without an exchange, a directory and a file change places by two renames.
+    fn replace_in_two(
+        &mut self,
+        seq: u64,
+        staged: &Staged,
+        parent: &Dir,
+        name: &Name,
+        new: &Entry,
+        seen: &Seen,
+    ) -> Result<(), Stop> {
+        let (undo, kept) = (self.stage.undo.clone(), kept_name(seq));
+        self.kill.pass()?;
+        parent.rename_over(name, &undo, &kept)?;
+        if !is_same_content(&seen.entry, &undo.stat(&kept)?) {
+            self.kill.pass()?;
+            undo.rename_over(&kept, parent, name)?;
+            return Err(CONFLICT);
+        }
+        self.kill.pass()?;
+        if staged.is_anchor {
+            staged.dir.hard_link(&staged.name, parent, name).map_err(conflict_if_exists)?;
+        } else {
+            self.rename_new(staged, parent, name, new)?;
+        }
+        self.settle_old(&kept, seen)
+    }
+
+    fn remove(&mut self, seq: u64, task: &Task, seen: &Seen) -> Result<Outcome, Stop> {
+        let (parent, name) = self.parent(&task.path)?;
+        let (undo, kept) = (self.stage.undo.clone(), kept_name(seq));
+        expect(&parent, &name, &seen.entry)?;
+        if seen.entry.kind.is_directory() {
+            self.forget_parents();
+        }
+        self.kill.pass()?;
+        parent.rename_over(&name, &undo, &kept)?;
+        let is_empty = !seen.entry.kind.is_directory() || is_empty(&undo.open_dir(&kept)?)?;
+        if !is_empty || !is_same_content(&seen.entry, &undo.stat(&kept)?) {
+            self.kill.pass()?;
+            return match put_back(&undo, &kept, &parent, &name, self.has_noreplace) {
+                Ok(()) => Err(CONFLICT),
+                // The name was taken meanwhile. What was taken away stays in `undo/`, and the record with it.
+                Err(_taken) => Ok(Outcome::Done { ctime: None, problems: Vec::new() }),
+            };
+        }
+        self.settle_old(&kept, seen)?;
+        Ok(Outcome::Done { ctime: None, problems: Vec::new() })
+    }
+
+    /// Drops an old one that this migration made; takes a kept one out of its owner's quota.
+    fn settle_old(&self, kept: &Name, seen: &Seen) -> Result<(), Stop> {
+        let undo = &self.stage.undo;
+        if seen.is_ours {
+            self.kill.pass()?;
+            return drop_entry(undo, kept);
+        }
+        let entry = &seen.entry;
+        if self.can_chown && entry.kind.is_file() && entry.nlink == 1 && entry.uid != 0 {
+            self.kill.pass()?;
+            let wanted = Metadata {
+                uid: 0,
+                gid: 0,
+                mode: 0o600,
+                mtime: tree::Time { seconds: entry.mtime.seconds, nanos: entry.mtime.nanos },
+                xattrs: Xattrs::default(),
+            };
+            // Only the quota suffers from a failure here.
+            drop(undo.apply(kept, &wanted, Some((entry.dev, entry.ino))));
+        }
+        Ok(())
+    }
+
+    fn set_metadata(&mut self, task: &Task, seen: &Entry, wanted: &Entry) -> Result<Outcome, Stop> {
+        let Ok(wanted) = metadata(wanted) else { return Err(CONFLICT) };
+        if task.path.is_root() {
+            self.kill.pass()?;
+            let applied = self.stage.root.apply_self(&wanted)?;
+            let ctime = time(self.stage.root.stat_self()?.ctime);
+            return Ok(Outcome::Done { ctime: Some(ctime), problems: applied.problems });
+        }
+        let (parent, name) = self.parent(&task.path)?;
+        let pinned = parent.pin(&name)?;
+        if !is_untouched(seen, &pinned.stat()?) {
+            return Err(CONFLICT);
+        }
+        self.kill.pass()?;
+        let applied = pinned.apply(&wanted, Some((seen.dev, seen.ino)))?;
+        let ctime = time(pinned.stat()?.ctime);
+        Ok(Outcome::Done { ctime: Some(ctime), problems: applied.problems })
+    }
+}
+
+/// Makes sure that what the scan saw stands there, untouched.
+fn expect(parent: &Dir, name: &Name, seen: &Entry) -> Result<(), Stop> {
+    match parent.stat_if_exists(name)? {
+        Some(now) if is_untouched(seen, &now) => Ok(()),
+        Some(_) | None => Err(CONFLICT),
+    }
+}
+
+fn done(parent: &Dir, name: &Name) -> Result<Outcome, Stop> {
+    // Whoever took it away again meanwhile is noticed by the verification.
+    let ctime = parent.stat_if_exists(name)?.map(|now: Stat| time(now.ctime));
+    Ok(Outcome::Done { ctime, problems: Vec::new() })
+}
+
+fn conflict_if_exists(error: TreeError) -> Stop {
+    if error.is_exists() { CONFLICT } else { error.into() }
+}
+
+/// Removes something of ours, whatever it is.
+fn drop_entry(dir: &Dir, name: &Name) -> Result<(), Stop> {
+    match dir.stat_if_exists(name)? {
+        Some(stat) if stat.kind == Kind::Directory => {
+            dir.remove_tree(name)?;
+        }
+        Some(_) => dir.unlink(name)?,
+        None => {}
+    }
+    Ok(())
+}
+
+/// Says whether a directory has no entries.
+pub(super) fn is_empty(dir: &Dir) -> Result<bool, TreeError> {
+    dir.list()?.next().transpose().map(|first| first.is_none())
+}
+
+/// Gives something in `undo/` its old name back, unless something stands there.
+pub(super) fn put_back(
+    undo: &Dir,
+    kept: &Name,
+    parent: &Dir,
+    name: &Name,
+    has_noreplace: bool,
+) -> Result<(), TreeError> {
+    if has_noreplace {
+        return undo.rename_noreplace(kept, parent, name);
+    }
+    if undo.stat(kept)?.kind == Kind::Directory {
+        // Over an empty directory this would succeed, and lose nothing but that.
+        return undo.rename_over(kept, parent, name);
+    }
+    undo.hard_link(kept, parent, name)?;
+    undo.unlink(kept)
+}

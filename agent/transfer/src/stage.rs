@@ -1,0 +1,264 @@
+//! The stage: a directory of ours inside of the destination's root, in which everything is made before it gets its
+//! name, and in which what stood there before is kept.
+//!
+//! It is called `.drover-<migration>-<random>`, belongs to the agent's user, has mode 0700 and a marker file. It is
+//! used again only if all of this agrees, and its device and inode with what the agent remembers: the owner of the
+//! root's files can rename it away and plant another.
+
+use common::failure::{Failure, FailureKind};
+use common::id::MigrationId;
+use serde::{Deserialize, Serialize};
+use sync::entry::Entry;
+use tree::{CreatedDir, Dir, Kind, Name, Root};
+
+use crate::memory::{Memory, StageRecord};
+use crate::standing::{look_at_self, metadata};
+use crate::trouble::of_stage;
+
+/// What every stage's name begins with.
+pub(crate) const PREFIX: &str = ".drover-";
+/// The marker's name.
+pub(crate) const MARKER: &str = "marker";
+const VERSION: u32 = 1;
+/// A marker holds the root's attributes as they were, of at most 1 MiB, as JSON.
+const MARKER_BYTES_MAX: u64 = 16 * 1024 * 1024;
+const MODE: u32 = 0o700;
+
+/// What the marker says.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub(crate) struct Marker {
+    version: u32,
+    /// Whose stage this is.
+    pub(crate) migration: MigrationId,
+    /// Directories that were made for the root to exist, outermost first.
+    pub(crate) created: Vec<Created>,
+    /// The root as it was before the stage was made in it.
+    pub(crate) root: Entry,
+}
+
+/// A directory that was made for the root to exist.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub(crate) struct Created {
+    path: std::path::PathBuf,
+    dev: u64,
+    ino: u64,
+}
+
+/// The open stage of a migration.
+#[derive(Clone, Debug)]
+pub(crate) struct Stage {
+    /// The root's directory.
+    pub(crate) root: Dir,
+    /// The stage itself; opened before anything was written, so that it reports write errors.
+    pub(crate) dir: Dir,
+    /// Staged entries; every worker has a directory of its own in it.
+    pub(crate) new: Dir,
+    /// What stood there before.
+    pub(crate) undo: Dir,
+    /// What an undo found to be changed since.
+    pub(crate) after: Dir,
+    /// One name for each group of hard links that is not complete.
+    pub(crate) anchors: Dir,
+    /// Large files of which a part has come.
+    pub(crate) large: Dir,
+    /// Sorted runs and lists of the present pass.
+    pub(crate) spill: Dir,
+    /// What the marker says.
+    pub(crate) marker: Marker,
+    name: Name,
+}
+
+impl Stage {
+    /// Returns the stage's name in the root.
+    pub(crate) fn name(&self) -> &Name {
+        &self.name
+    }
+
+    /// Finds the stage of a migration, by what the agent remembers or by its name.
+    ///
+    /// # Errors
+    /// `Conflict` when the remembered stage is not there any more.
+    pub(crate) fn find(
+        root: &Root,
+        migration: &MigrationId,
+        memory: &Memory,
+    ) -> Result<Option<Self>, Failure> {
+        let remembered = memory.stage()?;
+        let dir = root.dir();
+        let prefix = format!("{PREFIX}{migration}-");
+        for entry in dir.list().map_err(|error| of_stage(&error))? {
+            let entry = entry.map_err(|error| of_stage(&error))?;
+            if !entry.name.as_bytes().starts_with(prefix.as_bytes()) {
+                continue;
+            }
+            let Some((stage, marker)) = open_valid(&dir, &entry.name)? else { continue };
+            let stat = stage.stat_self().map_err(|error| of_stage(&error))?;
+            let is_known = remembered.as_ref().is_none_or(|record| stat.is_inode(record.dev, record.ino));
+            if marker.migration != *migration || !is_known {
+                continue;
+            }
+            if remembered.is_none() {
+                memory.remember(&StageRecord::new(entry.name.to_string(), stat.dev, stat.ino))?;
+            }
+            return Self::open(dir, entry.name, stage, marker).map(Some);
+        }
+        match remembered {
+            None => Ok(None),
+            Some(record) => Err(Failure::new(
+                FailureKind::Conflict,
+                format!("the stage `{}` of this migration is no longer in the destination's root", record.name),
+            )
+            .hint("Somebody moved or removed it, and with it the way back. Move it back, or settle the migration.")),
+        }
+    }
+
+    /// Makes the stage of a migration. The root's times stay.
+    pub(crate) fn make(
+        root: &Root,
+        migration: &MigrationId,
+        created: Vec<CreatedDir>,
+        memory: &Memory,
+    ) -> Result<Self, Failure> {
+        let dir = root.dir();
+        let before = look_at_self(&dir).map_err(|error| of_stage(&error))?;
+        let created = created.into_iter().map(Created::from).collect();
+        let marker = Marker { version: VERSION, migration: migration.clone(), created, root: before };
+        let name = random_name(migration)?;
+        let stage = dir.create_dir(&name, MODE).map_err(|error| of_stage(&error))?;
+        let filled = fill(&stage, &marker).and_then(|()| {
+            let stat = stage.stat_self().map_err(|error| of_stage(&error))?;
+            memory.remember(&StageRecord::new(name.to_string(), stat.dev, stat.ino))
+        });
+        if let Err(failure) = filled {
+            // Nothing was done under it. What cannot be removed is told by the first failure, not by a second one.
+            dir.remove_tree(&name).ok();
+            return Err(failure);
+        }
+        restore_times(&dir, &marker.root)?;
+        dir.sync_dir().map_err(|error| of_stage(&error))?;
+        Self::open(dir, name, stage, marker)
+    }
+
+    fn open(root: Dir, name: Name, dir: Dir, marker: Marker) -> Result<Self, Failure> {
+        let part = |part: &str| {
+            let name = Name::new(part).expect("a constant without slash");
+            match dir.open_dir(&name) {
+                Err(error) if error.is_not_found() => dir.create_dir(&name, MODE),
+                opened => opened,
+            }
+            .map_err(|error| of_stage(&error))
+        };
+        let (new, undo, after) = (part("new")?, part("undo")?, part("after")?);
+        let (anchors, large, spill) = (part("anchors")?, part("large")?, part("spill")?);
+        Ok(Self { root, dir, new, undo, after, anchors, large, spill, marker, name })
+    }
+
+    /// Empties what only an attempt needs: spill files of one that was killed.
+    pub(crate) fn clear_spill(&self) -> Result<(), Failure> {
+        clear(&self.spill)
+    }
+
+    /// Removes the stage with all that is kept in it. The root's times stay.
+    pub(crate) fn remove(self, memory: &Memory) -> Result<(), Failure> {
+        let before = look_at_self(&self.root).map_err(|error| of_stage(&error))?;
+        let Self { root, name, dir, .. } = self;
+        // The marker goes first only when everything else is gone, so that a half removed stage is still known.
+        for entry in dir.list().map_err(|error| of_stage(&error))? {
+            let entry = entry.map_err(|error| of_stage(&error))?;
+            if entry.name.as_bytes() != MARKER.as_bytes() {
+                dir.remove_tree(&entry.name).map_err(|error| of_stage(&error))?;
+            }
+        }
+        root.remove_tree(&name).map_err(|error| of_stage(&error))?;
+        restore_times(&root, &before)?;
+        root.sync_dir().map_err(|error| of_stage(&error))?;
+        memory.forget()
+    }
+}
+
+impl Marker {
+    /// Returns the directories that were made for the root to exist, outermost first.
+    pub(crate) fn created(&self) -> Vec<CreatedDir> {
+        let created = |made: &Created| CreatedDir { path: made.path.clone(), dev: made.dev, ino: made.ino };
+        self.created.iter().map(created).collect()
+    }
+}
+
+impl From<CreatedDir> for Created {
+    fn from(made: CreatedDir) -> Self {
+        Self { path: made.path, dev: made.dev, ino: made.ino }
+    }
+}
+
+/// Opens a directory that has the name of a stage; nothing unless owner, mode and marker are those of one.
+fn open_valid(root: &Dir, name: &Name) -> Result<Option<(Dir, Marker)>, Failure> {
+    let Ok(dir) = root.open_dir(name) else { return Ok(None) };
+    let stat = dir.stat_self().map_err(|error| of_stage(&error))?;
+    let me = rustix::process::geteuid().as_raw();
+    if stat.kind != Kind::Directory || stat.uid != me || stat.mode != MODE {
+        return Ok(None);
+    }
+    let Ok(content) = dir.read_small(&marker_name(), MARKER_BYTES_MAX) else { return Ok(None) };
+    let Ok(marker) = serde_json::from_slice::<Marker>(&content) else { return Ok(None) };
+    if marker.version != VERSION {
+        return Err(Failure::new(
+            FailureKind::Unsupported,
+            format!("the stage `{name}` is of version {}, which this agent does not know", marker.version),
+        )
+        .hint("Continue with the version of the agent that began the migration."));
+    }
+    Ok(Some((dir, marker)))
+}
+
+fn fill(stage: &Dir, marker: &Marker) -> Result<(), Failure> {
+    // A default ACL of the root would be inherited by everything that is staged.
+    stage.remove_default_acl().map_err(|error| of_stage(&error))?;
+    let present = look_at_self(stage).map_err(|error| of_stage(&error))?;
+    if present.mode != MODE {
+        let mut wanted = present;
+        wanted.mode = MODE;
+        wanted.xattrs.retain(|(name, _value)| name.0 != b"system.posix_acl_access");
+        set(stage, &wanted)?;
+    }
+    let content = serde_json::to_vec(marker)
+        .map_err(|error| Failure::new(FailureKind::Bug, format!("failed to write a marker: {error}")))?;
+    stage.write_atomic(&marker_name(), &content, 0o600).map_err(|error| of_stage(&error))
+}
+
+/// Sets a directory's times back to what they were before something of ours was made or removed in it.
+pub(crate) fn restore_times(dir: &Dir, before: &Entry) -> Result<(), Failure> {
+    let mut wanted = look_at_self(dir).map_err(|error| of_stage(&error))?;
+    wanted.mtime = before.mtime;
+    set(dir, &wanted)
+}
+
+fn set(dir: &Dir, wanted: &Entry) -> Result<(), Failure> {
+    let wanted = metadata(wanted).map_err(|error| Failure::of(FailureKind::Bug, &error))?;
+    // An attribute that this agent may not set, on a directory of somebody else, is no reason to stop.
+    let applied = dir.apply_self(&wanted).map_err(|error| of_stage(&error))?;
+    drop(applied);
+    Ok(())
+}
+
+/// Removes everything in a directory of ours.
+pub(crate) fn clear(dir: &Dir) -> Result<(), Failure> {
+    for entry in dir.list().map_err(|error| of_stage(&error))? {
+        let entry = entry.map_err(|error| of_stage(&error))?;
+        dir.remove_tree(&entry.name).map_err(|error| of_stage(&error))?;
+    }
+    Ok(())
+}
+
+fn random_name(migration: &MigrationId) -> Result<Name, Failure> {
+    let mut bytes = [0; 6];
+    getrandom::fill(&mut bytes).map_err(|error| {
+        Failure::new(FailureKind::Bug, format!("the kernel gives no random bytes: {error}"))
+    })?;
+    let random: String = bytes.iter().map(|byte| format!("{byte:02x}")).collect();
+    Name::new(format!("{PREFIX}{migration}-{random}")).map_err(|error| Failure::of(FailureKind::Bug, &error))
+}
+
+fn marker_name() -> Name {
+    Name::new(MARKER).expect("a constant without slash")
+}

@@ -1,0 +1,85 @@
+//! What stands at a name of the destination, as an entry; and an entry's metadata, as the tree sets it.
+
+use sync::byte_string::ByteString;
+use sync::entry::{Entry, Kind};
+use sync::stamp::Time;
+use tree::{Dir, Metadata, Name, Result, Stat, Xattrs};
+
+/// Looks at a name; nothing if nothing stands there.
+pub(crate) fn look(dir: &Dir, name: &Name) -> Result<Option<Entry>> {
+    let Some(stat) = dir.stat_if_exists(name)? else { return Ok(None) };
+    let target = if stat.kind == tree::Kind::Symlink { dir.read_link(name)? } else { Vec::new() };
+    Ok(Some(entry_of(name.as_bytes(), &stat, dir.xattrs(name)?, target)))
+}
+
+/// Looks at a held directory; its name is empty.
+pub(crate) fn look_at_self(dir: &Dir) -> Result<Entry> {
+    Ok(entry_of(b"", &dir.stat_self()?, dir.xattrs_self()?, Vec::new()))
+}
+
+/// Puts together what is known of an inode. What is of unknown kind counts as a socket's name: it has no content.
+pub(crate) fn entry_of(name: &[u8], stat: &Stat, xattrs: Xattrs, target: Vec<u8>) -> Entry {
+    let (major, minor) = device_pair(stat.rdev);
+    let kind = match stat.kind {
+        tree::Kind::File => Kind::File { size: stat.size, allocated_bytes: stat.blocks.saturating_mul(512) },
+        tree::Kind::Directory => Kind::Directory,
+        tree::Kind::Symlink => Kind::Symlink { target },
+        tree::Kind::Fifo => Kind::Fifo,
+        tree::Kind::Socket | tree::Kind::Unknown => Kind::Socket,
+        tree::Kind::CharacterDevice => Kind::CharacterDevice { major, minor },
+        tree::Kind::BlockDevice => Kind::BlockDevice { major, minor },
+    };
+    Entry {
+        name: name.to_vec(),
+        kind,
+        mode: stat.mode,
+        uid: stat.uid,
+        gid: stat.gid,
+        mtime: time(stat.mtime),
+        ctime: time(stat.ctime),
+        dev: stat.dev,
+        ino: stat.ino,
+        nlink: stat.nlink,
+        xattrs: xattrs
+            .into_vec()
+            .into_iter()
+            .map(|(name, value)| (ByteString(name), ByteString(value)))
+            .collect(),
+    }
+}
+
+/// Splits a device number as the kernel joins them.
+fn device_pair(rdev: u64) -> (u32, u32) {
+    (rustix::fs::major(rdev), rustix::fs::minor(rdev))
+}
+
+/// Returns a time of the file system as it travels.
+pub(crate) fn time(time: tree::Time) -> Time {
+    Time { seconds: time.seconds, nanos: time.nanos }
+}
+
+/// Returns the metadata of an entry, to be set; nothing when its attributes cannot be.
+pub(crate) fn metadata(entry: &Entry) -> std::result::Result<Metadata, tree::XattrError> {
+    let xattrs = entry.xattrs.iter().map(|(name, value)| (name.0.clone(), value.0.clone())).collect();
+    Ok(Metadata {
+        uid: entry.uid,
+        gid: entry.gid,
+        mode: entry.mode,
+        mtime: tree::Time { seconds: entry.mtime.seconds, nanos: entry.mtime.nanos },
+        xattrs: Xattrs::new(xattrs)?,
+    })
+}
+
+/// Whether what the scan saw is what stands there now, untouched: same inode and change time.
+pub(crate) fn is_untouched(seen: &Entry, now: &Stat) -> bool {
+    // Our own work changes it for what stands at another of an inode's names, and for what is in a directory.
+    let tells_ctime = !seen.kind.is_directory() && seen.nlink <= 1;
+    is_same_content(seen, now) && (!tells_ctime || time(now.ctime) == seen.ctime)
+}
+
+/// Whether this is the inode that was seen, with the same content, though it may have been renamed since.
+pub(crate) fn is_same_content(seen: &Entry, now: &Stat) -> bool {
+    let is_same_size = !seen.kind.is_file() || now.size == seen.size();
+    now.is_inode(seen.dev, seen.ino)
+        && (seen.kind.is_directory() || (is_same_size && time(now.mtime) == seen.mtime))
+}

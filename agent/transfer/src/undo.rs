@@ -1,0 +1,415 @@
+//! The way back: everything as it was before the migration, all but change times.
+//!
+//! The ledger is read by path. First from the top down: what was put in place of something, or newly made, goes; what
+//! is kept in `undo/` comes back. Then from the leaves up: directories that the migration made go, and those that were
+//! there get their owner, mode, attributes and times. Every step looks at what stands there now, so an undo that was
+//! killed is simply run again. What somebody else changed or added since the commit is moved to `after/` and told.
+//! In the end the ledger is removed; the stage too, unless `after/` holds something.
+
+use common::failure::{Failure, FailureKind};
+use common::finding::{Rule, Severity};
+use common::rel_path::RelPath;
+use common::step::file::UndoPreview;
+use serde::{Deserialize, Serialize};
+use sync::entry::Entry;
+use sync::stamp::Time;
+use tree::{Dir, Kind, Name, Stat, TreeError};
+
+use crate::commit::{Committer, kept_name};
+use crate::findings::FindingSink;
+use crate::kill_point::KillPoint;
+use crate::ledger::{FrameReader, FrameWriter, Histories, History};
+use crate::stage::Stage;
+use crate::standing::{metadata, time};
+use crate::trouble::{finding, of_stage};
+
+/// Paths after which the lease and the fence are asked again.
+const BATCH: usize = 256;
+const LATER: &str = "undo-later";
+
+/// A directory that is dealt with on the way up.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+struct Later {
+    path: RelPath,
+    /// How it was; none when the migration made it.
+    original: Option<Entry>,
+    /// Where the original is kept, when something else than this directory stood there.
+    kept: Option<u64>,
+    /// The inode that the migration made, if it made it.
+    made: Option<u64>,
+}
+
+/// Undoes everything that the ledger of an open stage says.
+///
+/// # Errors
+/// When the lease or the fence is lost or the stage cannot be worked on; the undo is then to be run again.
+pub(crate) fn undo_all(
+    committer: &mut Committer,
+    findings: &FindingSink,
+    kill: &KillPoint,
+) -> Result<UndoPreview, Failure> {
+    let stage = committer.stage().clone();
+    stage.clear_spill()?;
+    let mut histories = Histories::sort(Some(committer.settled()?), &stage.spill, "undo")?;
+    let later_name = Name::new(LATER).expect("a constant without slash");
+    let later = stage.spill.create_append(&later_name).map_err(|error| of_stage(&error))?;
+    let mut undo = Undo {
+        stage: &stage,
+        findings,
+        kill,
+        later: FrameWriter::new(later),
+        preview: UndoPreview::default(),
+        lost: None,
+    };
+    let mut is_at_end = false;
+    while !is_at_end {
+        let _inside = committer.enter()?;
+        for _path in 0..BATCH {
+            let Some(history) = histories.next()? else {
+                is_at_end = true;
+                break;
+            };
+            undo.down(&history)?;
+        }
+    }
+    let Undo { later, mut preview, lost, .. } = undo;
+    let mut reader = FrameReader::<Later>::backwards(later.finish()?);
+    let mut up = Up { stage: &stage, findings, kill, kept_aside: 0, lost };
+    let mut is_at_end = false;
+    while !is_at_end {
+        let _inside = committer.enter()?;
+        for _path in 0..BATCH {
+            let Some(later) = reader.previous()? else {
+                is_at_end = true;
+                break;
+            };
+            up.one(&later)?;
+        }
+    }
+    preview.kept_aside += up.kept_aside;
+    let _inside = committer.enter()?;
+    kill.pass()?;
+    stage.dir.sync_fs().map_err(|error| of_stage(&error))?;
+    match up.lost {
+        Some(path) => Err(Failure::new(
+            FailureKind::Stuck,
+            format!("`{path}` cannot be put back as it was: what was kept of it is gone"),
+        )
+        .hint("Everything else was put back. See the findings, restore these entries from a backup, then settle.")),
+        None => Ok(preview),
+    }
+}
+
+/// Counts what an undo would do, without changing anything.
+pub(crate) fn preview(stage: &Stage, histories: &mut Histories) -> Result<UndoPreview, Failure> {
+    let mut preview = UndoPreview::default();
+    while let Some(history) = histories.next()? {
+        preview.entries += 1;
+        let Some((parent, name)) = reach(stage, &history.path)? else { continue };
+        let now = parent.stat_if_exists(&name).map_err(|error| of_stage(&error))?;
+        let is_strange = now.is_some_and(|now| {
+            now.kind != Kind::Directory && !is_original(&history, &now) && !is_as_committed(&history, &now)
+        });
+        preview.kept_aside += u64::from(is_strange);
+    }
+    Ok(preview)
+}
+
+struct Undo<'a> {
+    stage: &'a Stage,
+    findings: &'a FindingSink,
+    kill: &'a KillPoint,
+    later: FrameWriter<Later>,
+    preview: UndoPreview,
+    lost: Option<RelPath>,
+}
+
+impl Undo<'_> {
+    /// Deals with one path on the way down.
+    fn down(&mut self, history: &History) -> Result<(), Failure> {
+        self.preview.entries += 1;
+        if history.path.is_root() {
+            return self.put_off(history, None);
+        }
+        for seq in history.kept_between() {
+            let kept = kept_name(seq);
+            if self.stage.undo.stat_if_exists(&kept).map_err(|error| of_stage(&error))?.is_some() {
+                self.preview.kept_aside += 1;
+                self.kill.pass()?;
+                keep_aside(self.stage, &self.stage.undo, &kept, &history.path, self.findings)?;
+            }
+        }
+        let Some((parent, name)) = reach(self.stage, &history.path)? else {
+            if history.original().is_some() && history.kept().is_some() {
+                self.lose(&history.path, "the directory that held it is gone");
+            }
+            return Ok(());
+        };
+        let now = parent.stat_if_exists(&name).map_err(|error| of_stage(&error))?;
+        match (&now, history.original()) {
+            (Some(now), Some(original)) if is_original(history, now) => {
+                if original.kind.is_directory() {
+                    return self.put_off(history, None);
+                }
+                self.restore_metadata(&parent, &name, original, history, now)
+            }
+            (Some(now), _) if now.kind == Kind::Directory && history.is_ours(now.ino) => {
+                self.put_off(history, Some(now.ino))
+            }
+            _ => self.put_back(&parent, &name, history, now.as_ref()),
+        }
+    }
+
+    fn put_off(&mut self, history: &History, made: Option<u64>) -> Result<(), Failure> {
+        self.later.write(&Later {
+            path: history.path.clone(),
+            original: history.kept().map(|(_seq, original)| original).or(history.original()).cloned(),
+            kept: history.kept().map(|(seq, _original)| seq),
+            made,
+        })
+    }
+
+    /// Takes away what the migration put there and gives the original its name back.
+    fn put_back(
+        &mut self,
+        parent: &Dir,
+        name: &Name,
+        history: &History,
+        now: Option<&Stat>,
+    ) -> Result<(), Failure> {
+        let kept = self.kept(history)?;
+        let returns_directory = history.original().is_some_and(|original| original.kind.is_directory());
+        if let Some(now) = now {
+            if !is_as_committed(history, now) {
+                self.preview.kept_aside += 1;
+                self.kill.pass()?;
+                keep_aside(self.stage, parent, name, &history.path, self.findings)?;
+            } else if kept.is_none() || now.kind == Kind::Directory || returns_directory {
+                self.kill.pass()?;
+                parent.remove_tree(name).map_err(|error| of_stage(&error))?;
+            }
+        }
+        match (kept, history.original()) {
+            (Some((kept, original)), _) => {
+                self.kill.pass()?;
+                return_kept(self.stage, &kept, parent, name, original)?;
+                if original.kind.is_directory() { self.put_off(history, None) } else { Ok(()) }
+            }
+            (None, Some(_)) => {
+                self.lose(&history.path, "it is neither in its place nor in the stage");
+                Ok(())
+            }
+            (_, None) => Ok(()),
+        }
+    }
+
+    /// Returns what is kept of the original, if it is there.
+    fn kept<'h>(&self, history: &'h History) -> Result<Option<(Name, &'h Entry)>, Failure> {
+        let Some((seq, original)) = history.kept() else { return Ok(None) };
+        let kept = kept_name(seq);
+        let stands = self.stage.undo.stat_if_exists(&kept).map_err(|error| of_stage(&error))?;
+        Ok(stands.map(|_stat| (kept, original)))
+    }
+
+    /// Sets an original that never left its place back; content that somebody wrote since stays.
+    fn restore_metadata(
+        &mut self,
+        parent: &Dir,
+        name: &Name,
+        original: &Entry,
+        history: &History,
+        now: &Stat,
+    ) -> Result<(), Failure> {
+        let mut wanted = original.clone();
+        let committed = history.standing().map_or(original, |(entry, _ctime)| entry);
+        let is_written = now.size != original.size() && original.kind.is_file();
+        if is_written || (time(now.mtime) != committed.mtime && time(now.mtime) != original.mtime) {
+            wanted.mtime = time(now.mtime);
+            self.findings.report(finding(
+                Rule::KeptAside,
+                Severity::Notice,
+                &history.path,
+                "its content was changed since the migration set its metadata; the content stays as it is now",
+                "Nothing to do if that change was meant.",
+            ));
+        }
+        self.kill.pass()?;
+        set(parent, name, &wanted).map_err(|error| of_stage(&error))
+    }
+
+    fn lose(&mut self, path: &RelPath, why: &str) {
+        report_lost(self.findings, path, why);
+        self.lost.get_or_insert_with(|| path.clone());
+    }
+}
+
+/// The way up.
+struct Up<'a> {
+    stage: &'a Stage,
+    findings: &'a FindingSink,
+    kill: &'a KillPoint,
+    kept_aside: u64,
+    lost: Option<RelPath>,
+}
+
+impl Up<'_> {
+    fn one(&mut self, later: &Later) -> Result<(), Failure> {
+        if later.path.is_root() {
+            let Some(original) = &later.original else { return Ok(()) };
+            self.kill.pass()?;
+            let Ok(wanted) = metadata(original) else { return Ok(()) };
+            drop(self.stage.root.apply_self(&wanted).map_err(|error| of_stage(&error))?);
+            return Ok(());
+        }
+        let Some((parent, name)) = reach(self.stage, &later.path)? else { return Ok(()) };
+        if let Some(made) = later.made {
+            self.remove_made(later, &parent, &name, made)?;
+        }
+        match (&later.original, later.kept, later.made) {
+            (Some(original), Some(seq), Some(_)) => {
+                self.return_original(later, original, seq, &parent, &name)
+            }
+            (Some(original), _, None) => {
+                self.kill.pass()?;
+                set(&parent, &name, original).map_err(|error| of_stage(&error))
+            }
+            (Some(_) | None, _, _) => Ok(()),
+        }
+    }
+
+    /// Removes a directory that the migration made; what others put into it goes to `after/`.
+    fn remove_made(&mut self, later: &Later, parent: &Dir, name: &Name, made: u64) -> Result<(), Failure> {
+        let dir = match parent.open_dir(name) {
+            Ok(dir) => dir,
+            Err(error) if error.is_not_found() || error.is_wrong_kind() => return Ok(()),
+            Err(error) => return Err(of_stage(&error)),
+        };
+        if dir.stat_self().map_err(|error| of_stage(&error))?.ino != made {
+            return Ok(());
+        }
+        for entry in dir.list().map_err(|error| of_stage(&error))? {
+            let entry = entry.map_err(|error| of_stage(&error))?;
+            let Ok(path) = later.path.join(entry.name.as_bytes()) else { continue };
+            self.kept_aside += 1;
+            self.kill.pass()?;
+            keep_aside(self.stage, &dir, &entry.name, &path, self.findings)?;
+        }
+        self.kill.pass()?;
+        match parent.remove_dir(name) {
+            Err(error) if !error.is_not_found() => Err(of_stage(&error)),
+            _ => Ok(()),
+        }
+    }
+
+    fn return_original(
+        &mut self,
+        later: &Later,
+        original: &Entry,
+        seq: u64,
+        parent: &Dir,
+        name: &Name,
+    ) -> Result<(), Failure> {
+        let kept = kept_name(seq);
+        if self.stage.undo.stat_if_exists(&kept).map_err(|error| of_stage(&error))?.is_none() {
+            report_lost(self.findings, &later.path, "it is neither in its place nor in the stage");
+            self.lost.get_or_insert_with(|| later.path.clone());
+            return Ok(());
+        }
+        self.kill.pass()?;
+        return_kept(self.stage, &kept, parent, name, original)
+    }
+}
+
+/// Reaches the directory that holds a path; nothing if it is gone.
+fn reach(stage: &Stage, path: &RelPath) -> Result<Option<(Dir, Name)>, Failure> {
+    let Some((parent, name)) = path.split() else { return Ok(None) };
+    let name = Name::new(name).expect("a component of a path is a name");
+    match stage.root.open_beneath(parent.as_bytes()) {
+        Ok(dir) => Ok(Some((dir, name))),
+        Err(error) if error.is_not_found() || error.is_wrong_kind() => Ok(None),
+        Err(error) => Err(of_stage(&error)),
+    }
+}
+
+/// Whether what stands there is what stood there before the migration.
+fn is_original(history: &History, now: &Stat) -> bool {
+    history.original().is_some_and(|original| now.is_inode(original.dev, original.ino))
+}
+
+/// Whether what stands there is what the migration put there, untouched since.
+fn is_as_committed(history: &History, now: &Stat) -> bool {
+    let Some((entry, ctime)) = history.standing() else { return false };
+    if !now.is_inode(entry.dev, entry.ino) {
+        return false;
+    }
+    // Giving an inode another name, or taking one, changes its change time: with several names it tells nothing.
+    let is_same_ctime = match ctime {
+        Some(ctime) if entry.nlink <= 1 && now.nlink <= 1 => time(now.ctime) == ctime,
+        Some(_) | None => true,
+    };
+    is_same_ctime && is_same_body(entry, now.size, time(now.mtime))
+}
+
+fn is_same_body(entry: &Entry, size: u64, mtime: Time) -> bool {
+    !entry.kind.is_file() || (entry.size() == size && entry.mtime == mtime)
+}
+
+/// Gives what is kept its name and its metadata back, over a file of ours if one still stands there.
+fn return_kept(
+    stage: &Stage,
+    kept: &Name,
+    parent: &Dir,
+    name: &Name,
+    original: &Entry,
+) -> Result<(), Failure> {
+    // Before it is seen again: it may have been taken out of its owner's quota.
+    set(&stage.undo, kept, original)
+        .and_then(|()| stage.undo.rename_over(kept, parent, name))
+        .map_err(|error| of_stage(&error))
+}
+
+/// Sets metadata; attributes that cannot be set are those that could not be set before either.
+fn set(parent: &Dir, name: &Name, wanted: &Entry) -> Result<(), TreeError> {
+    let Ok(wanted) = metadata(wanted) else { return Ok(()) };
+    parent.apply(name, &wanted, None).map(drop)
+}
+
+/// Moves what somebody else made or changed out of the way, where nothing is lost.
+fn keep_aside(
+    stage: &Stage,
+    parent: &Dir,
+    name: &Name,
+    path: &RelPath,
+    findings: &FindingSink,
+) -> Result<(), Failure> {
+    for number in 0..u64::MAX {
+        let aside =
+            Name::new(format!("{number:06}")).map_err(|error| Failure::of(FailureKind::Bug, &error))?;
+        if stage.after.stat_if_exists(&aside).map_err(|error| of_stage(&error))?.is_some() {
+            continue;
+        }
+        parent.rename_over(name, &stage.after, &aside).map_err(|error| of_stage(&error))?;
+        findings.report(finding(
+            Rule::KeptAside,
+            Severity::Warning,
+            path,
+            format!(
+                "it was changed or added after the migration wrote it; it is kept as `{}/after/{aside}`",
+                stage.name()
+            ),
+            "Look at it and take back what is needed, then settle the migration.",
+        ));
+        return Ok(());
+    }
+    Ok(())
+}
+
+fn report_lost(findings: &FindingSink, path: &RelPath, why: &str) {
+    findings.report(finding(
+        Rule::Differs,
+        Severity::Error,
+        path,
+        format!("it cannot be put back: {why}"),
+        "Restore it from a backup.",
+    ));
+}
