@@ -1,0 +1,251 @@
+#!/usr/bin/env bash
+# Side-by-side benchmarks: Drover against rsync over ssh and `cp -a`, in one run, on fresh file systems.
+#
+#   tests/bench.sh files [CORPUS…]     mails sites large noop (default: all four)
+#   tests/bench.sh memory [COUNT]      peak memory of the agents at 10 000 and COUNT (default 1 000 000) names
+#
+# Needs root (loop mounts), a release build's time, and about 15 GiB. ROUNDS sets the timed rounds (default 3).
+# Rules: every timed run writes to a freshly made ext4 with a journal, on a loop device whose blocks were written
+# before; one discarded warm-up; the order alternates from round to round; a run starts after `sync` and its clock ends
+# after `sync -f`; every copy passes the judge or its time is void; Drover's time includes `file.verify`.
+set -euo pipefail
+cd "$(dirname "$0")/.."
+export LC_ALL=C PATH="$PATH:/usr/sbin:/sbin"
+
+usage() {
+    echo "usage: tests/bench.sh files [mails|sites|large|noop …] | memory [COUNT]" >&2
+    exit 2
+}
+case "${1:-}" in
+files | memory) ;;
+*) usage ;;
+esac
+suite=$1
+shift
+if [ "$(id -u)" -ne 0 ]; then
+    echo "tests/bench.sh: needs root for loop mounts" >&2
+    exit 1
+fi
+rounds=${ROUNDS:-3}
+
+missing=()
+command -v rsync >/dev/null || missing+=(rsync)
+command -v sshd >/dev/null || missing+=(openssh-server)
+command -v ssh >/dev/null || missing+=(openssh-client)
+command -v mkfs.ext4 >/dev/null || missing+=(e2fsprogs)
+if [ ${#missing[@]} -gt 0 ]; then
+    apt-get update -q
+    DEBIAN_FRONTEND=noninteractive apt-get install -y -q --no-install-recommends "${missing[@]}"
+fi
+
+cargo build --release --locked -p coordinator -p agent -p ctl -p tests --bins
+bin="${CARGO_TARGET_DIR:-target}/release"
+case "$bin" in /*) ;; *) bin="$PWD/$bin" ;; esac
+work=${BENCH_DIR:-$(mktemp -d /var/tmp/drover-bench.XXXXXX)}
+mkdir -p "$work/results" "$work/ssh" "$work/mnt"
+mount_point="$work/mnt"
+image="$work/image"
+
+cleanup() {
+    "$bin/ctl" dev down --dir "$work/cluster" >/dev/null 2>&1 || true
+    [ ! -f "$work/ssh/pid" ] || kill "$(cat "$work/ssh/pid")" 2>/dev/null || true
+    umount -q "$mount_point" 2>/dev/null || true
+    [ -n "${BENCH_DIR:-}" ] || rm -rf "$work"
+}
+trap cleanup EXIT
+
+# ---- the field ----
+
+fresh() {
+    umount -q "$mount_point" 2>/dev/null || true
+    mkfs.ext4 -q -F -N 2500000 -E nodiscard,lazy_itable_init=0,lazy_journal_init=0 "$image"
+    mount -o loop "$image" "$mount_point"
+}
+
+start_sshd() {
+    ssh-keygen -q -t ed25519 -N '' -f "$work/ssh/host"
+    ssh-keygen -q -t ed25519 -N '' -f "$work/ssh/user"
+    cp "$work/ssh/user.pub" "$work/ssh/authorized"
+    mkdir -p /run/sshd
+    port=$((20000 + RANDOM % 20000))
+    cat >"$work/ssh/config" <<EOF
+Port $port
+ListenAddress 127.0.0.1
+HostKey $work/ssh/host
+AuthorizedKeysFile $work/ssh/authorized
+PidFile $work/ssh/pid
+StrictModes no
+UsePAM no
+PermitRootLogin yes
+EOF
+    "$(command -v sshd)" -f "$work/ssh/config"
+    remote_shell="ssh -p $port -i $work/ssh/user -o StrictHostKeyChecking=no -o UserKnownHostsFile=/dev/null -o LogLevel=ERROR"
+}
+
+start_cluster() {
+    "$bin/ctl" dev up --dir "$work/cluster" --agents 2 --coordinators 1
+    export CTL_CONTEXT_FILE="$work/cluster/contexts.toml"
+}
+
+agent_pid() {
+    "$bin/ctl" --output json dev status --dir "$work/cluster" | tr -d ' \n' |
+        sed "s/.*\"name\":\"$1\",[^}]*\"pid\":\([0-9]*\).*/\1/"
+}
+
+# Busy time of the whole machine in hundredths of a second: every process of both ends, the kernel's included.
+cpu() { awk '/^cpu / { print $2 + $3 + $4 + $7 + $8 + $9 }' /proc/stat; }
+
+# Peak memory in KiB of the processes of a name, sampled while a file exists.
+sample_peak() {
+    local name=$1 flag=$2 peak=0 rss
+    while [ -e "$flag" ]; do
+        for pid in $(pgrep -x "$name" || true); do
+            rss=$(awk '/^VmHWM/ { print $2 }' "/proc/$pid/status" 2>/dev/null || true)
+            [ "${rss:-0}" -le "$peak" ] || peak=$rss
+        done
+        sleep 0.2
+    done
+    echo "$peak" >"$flag.peak"
+}
+
+run_drover() {
+    "$bin/ctl" --output json migrate "agent-1:$1" "agent-2:$2" --yes >"$work/drover.json"
+    grep -q '"verified": *true' "$work/drover.json"
+}
+run_rsync() { rsync -aHAX --numeric-ids --stats -e "$remote_shell" "$1/" "127.0.0.1:$2/" >"$work/rsync.stats"; }
+run_cp() { mkdir -p "$2" && cp -a "$1/." "$2/"; }
+
+bytes_on_wire() {
+    case $1 in
+    drover) tr -d ' \n' <"$work/drover.json" | sed 's/.*"bytes_on_wire":\([0-9]*\).*/\1/' ;;
+    rsync) awk '/^Total bytes (sent|received)/ { gsub(",", "", $4); sum += $4 } END { print sum }' "$work/rsync.stats" ;;
+    cp) echo 0 ;;
+    esac
+}
+
+# One timed run: peer, corpus, whether its time counts.
+timed() {
+    local peer=$1 corpus=$2 counts=$3 source="$work/corpus/$2" destination="$mount_point/site"
+    fresh
+    if [ "$corpus" = noop ]; then
+        rsync -aHAX --numeric-ids "$source/" "$destination/"
+    fi
+    local peak=0 agent
+    for agent in agent-1 agent-2; do echo 5 >"/proc/$(agent_pid $agent)/clear_refs"; done
+    touch "$work/running"
+    [ "$peer" = rsync ] && sample_peak rsync "$work/running" &
+    sync
+    local cpu0 cpu1 t0 t1
+    cpu0=$(cpu)
+    t0=$(date +%s%N)
+    "run_$peer" "$source" "$destination"
+    sync -f "$destination"
+    t1=$(date +%s%N)
+    cpu1=$(cpu)
+    rm -f "$work/running"
+    wait
+    case $peer in
+    drover)
+        for agent in agent-1 agent-2; do
+            local hwm
+            hwm=$(awk '/^VmHWM/ { print $2 }' "/proc/$(agent_pid $agent)/status")
+            [ "$hwm" -le "$peak" ] || peak=$hwm
+        done
+        ;;
+    rsync) peak=$(cat "$work/running.peak") ;;
+    esac
+    if ! tests/judge.sh "$source" "$destination" >"$work/judge"; then
+        echo "void: $peer on $corpus: the judge says: $(head -n 3 "$work/judge")"
+        return
+    fi
+    [ "$counts" = yes ] || return 0
+    echo "$corpus $peer $(((t1 - t0) / 1000000)) $(((cpu1 - cpu0) * 10)) $peak $(bytes_on_wire "$peer")" >>"$work/results/files"
+    echo "  $corpus $peer: $(((t1 - t0) / 1000000)) ms wall, $(((cpu1 - cpu0) * 10)) ms CPU, peak $((peak / 1024)) MiB"
+}
+
+make_corpus() {
+    [ -d "$work/corpus/$1" ] && return
+    mkdir -p "$work/corpus"
+    case $1 in
+    mails) "$bin/corpus" mails "$work/corpus/mails" 100000 ;;
+    sites) "$bin/corpus" sites "$work/corpus/sites" 20 ;;
+    large) "$bin/corpus" large "$work/corpus/large" 2048 ;;
+    noop) "$bin/corpus" tiny "$work/corpus/noop" 200000 ;;
+    *) usage ;;
+    esac
+}
+
+bench_files() {
+    local corpora=("$@") corpus round order peer
+    [ ${#corpora[@]} -gt 0 ] || corpora=(mails sites large noop)
+    for corpus in "${corpora[@]}"; do
+        make_corpus "$corpus"
+        # Read warm: what is timed is the move, not this machine's disk.
+        tar cf - -C "$work/corpus/$corpus" . | cat >/dev/null
+        echo "== $corpus: warm-up"
+        for peer in drover rsync cp; do timed "$peer" "$corpus" no; done
+        for round in $(seq 1 "$rounds"); do
+            order=(drover rsync cp)
+            [ $((round % 2)) -eq 1 ] || order=(cp rsync drover)
+            for peer in "${order[@]}"; do timed "$peer" "$corpus" yes; done
+        done
+    done
+    umount -q "$mount_point" || true
+    echo
+    echo "Medians of $rounds rounds; ratios to rsync over ssh in the same run."
+    sort -k1,1 -k2,2 -s "$work/results/files" | awk '
+        function median(list, count,    parts, i, j, swap) {
+            split(list, parts, " ")
+            for (i = 1; i < count; i++) for (j = i + 1; j <= count; j++)
+                if (parts[j] + 0 < parts[i] + 0) { swap = parts[i]; parts[i] = parts[j]; parts[j] = swap }
+            return parts[int((count + 1) / 2)]
+        }
+        {
+            key = $1 " " $2; runs[key]++
+            wall[key] = wall[key] " " $3; busy[key] = busy[key] " " $4
+            memory[key] = memory[key] " " $5; wire[key] = wire[key] " " $6
+            corpora[$1] = 1
+        }
+        END {
+            printf "%-8s %-8s %9s %9s %9s %12s %7s %7s\n", "corpus", "peer", "wall ms", "CPU ms", "peak KiB", "wire bytes", "wall", "CPU"
+            for (corpus in corpora) {
+                base = corpus " rsync"
+                for (n = 1; n <= 3; n++) {
+                    peer = n == 1 ? "drover" : n == 2 ? "rsync" : "cp"
+                    key = corpus " " peer
+                    if (!runs[key]) continue
+                    w = median(wall[key], runs[key]); b = median(busy[key], runs[key])
+                    printf "%-8s %-8s %9d %9d %9d %12.0f", corpus, peer, w, b, median(memory[key], runs[key]), median(wire[key], runs[key])
+                    if (runs[base]) printf " %7.2f %7.2f", w / median(wall[base], runs[base]), b / median(busy[base], runs[base])
+                    printf "\n"
+                }
+            }
+        }'
+}
+
+bench_memory() {
+    local count=${1:-1000000} kind agent
+    echo "idle agents: $(for agent in agent-1 agent-2; do awk '/^VmRSS/ { printf "%d KiB  ", $2 }' "/proc/$(agent_pid $agent)/status"; done)"
+    for kind in tiny links directory; do
+        for number in 10000 "$count"; do
+            rm -rf "$work/corpus/memory"
+            "$bin/corpus" "$kind" "$work/corpus/memory" "$number"
+            fresh
+            for agent in agent-1 agent-2; do echo 5 >"/proc/$(agent_pid $agent)/clear_refs"; done
+            run_drover "$work/corpus/memory" "$mount_point/site"
+            for agent in agent-1 agent-2; do
+                echo "$kind, $number names: $agent peak $(awk '/^VmHWM/ { print $2 }' "/proc/$(agent_pid $agent)/status") KiB"
+            done
+        done
+    done
+}
+
+[ -f "$image" ] || dd if=/dev/zero of="$image" bs=8M count=768 conv=fsync status=none
+start_cluster
+case $suite in
+files)
+    start_sshd
+    bench_files "$@"
+    ;;
+memory) bench_memory "$@" ;;
+esac

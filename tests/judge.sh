@@ -1,0 +1,68 @@
+#!/usr/bin/env bash
+# The judge: is DESTINATION the same tree as SOURCE? Independent of Drover: rsync, find and awk only.
+#
+#   tests/judge.sh SOURCE DESTINATION
+#
+# Prints every difference and exits 1 when there is one, 0 when there is none, 2 when it could not look.
+# A stage that is kept for the way back (a directory `.drover-*` in the destination's root) is passed over.
+set -euo pipefail
+export LC_ALL=C
+
+if [ $# -ne 2 ] || [ ! -d "$1" ] || [ ! -d "$2" ]; then
+    echo "usage: tests/judge.sh SOURCE DESTINATION (two directories)" >&2
+    exit 2
+fi
+source=$(cd "$1" && pwd -P)
+destination=$(cd "$2" && pwd -P)
+work=$(mktemp -d)
+trap 'rm -rf "$work"' EXIT
+differences=0
+
+# Content by checksum, types, owners, modes, times, links, ACLs, extended attributes, and names on one side only.
+# rsync opens files to read their checksums; O_NOATIME keeps it from touching what it judges.
+if ! rsync -n -i -aHAXS --numeric-ids --checksum --delete --modify-window=-1 --open-noatime \
+    --exclude='/.drover-*/' "$source/" "$destination/" >"$work/rsync" 2>"$work/errors"; then
+    cat "$work/errors" >&2
+    echo "judge: rsync could not compare" >&2
+    exit 2
+fi
+if [ -s "$work/rsync" ]; then
+    sed 's/^/rsync: /' "$work/rsync"
+    differences=1
+fi
+
+# One line for each entry, sorted; a name may hold a newline, so records end in NUL.
+listing() {
+    (cd "$1" && find . -path './.drover-*' -prune -o "${@:2}") | sort -z
+}
+compare() {
+    local what=$1
+    shift
+    listing "$source" "$@" >"$work/source"
+    listing "$destination" "$@" >"$work/destination"
+    if ! cmp -s "$work/source" "$work/destination"; then
+        { diff <(tr '\n\0' '?\n' <"$work/source") <(tr '\n\0' '?\n' <"$work/destination") || true; } |
+            grep '^[<>]' | sed "s/^/$what: /"
+        differences=1
+    fi
+}
+
+# rsync compares which names are linked to each other, not how often; a link to outside of the tree shows here.
+compare 'link count' ! -type d -printf '%P %n\0'
+# rsync passes over the times of links on some systems, and its output does not show nanoseconds.
+compare 'time' -printf '%P %T@\0'
+
+# A sparse file must stay sparse: its blocks within a tenth, and 64 KiB for the file system's own rounding.
+listing "$source" -type f -size +0 -printf '%P\t%b\t%s\0' >"$work/source"
+listing "$destination" -type f -size +0 -printf '%P\t%b\t%s\0' >"$work/destination"
+if ! awk -v RS='\0' -F'\t' '
+    NR == FNR { blocks[$1] = $2; size[$1] = $3; next }
+    ($1 in blocks) && blocks[$1] * 512 + 4096 < size[$1] {
+        most = blocks[$1] * 1.1 + 128
+        if ($2 > most) { printf "blocks: %s has %d blocks, the source has %d\n", $1, $2, blocks[$1]; bad = 1 }
+    }
+    END { exit bad }' "$work/source" "$work/destination"; then
+    differences=1
+fi
+
+exit "$differences"
