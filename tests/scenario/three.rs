@@ -42,3 +42,37 @@ fn a_move_survives_its_leaders() {
     );
     judge::assert_equal(&source, &destination);
 }
+
+/// Makes every program of the cluster live a day and an hour later.
+fn a_day_later(binaries: &std::path::Path) {
+    for name in ["ctl", "drover-agent", "drover-coordinator"] {
+        let program = binaries.join(name);
+        let real = std::fs::canonicalize(&program).unwrap();
+        std::fs::remove_file(&program).unwrap();
+        // The time since boot and timers stay true: a day off is a day of wall time.
+        let script = format!(
+            "#!/bin/sh\nFAKETIME_DONT_FAKE_MONOTONIC=1 exec /usr/bin/faketime -f +25h {} \"$@\"\n",
+            real.display()
+        );
+        std::fs::write(&program, script).unwrap();
+        std::fs::set_permissions(&program, std::os::unix::fs::PermissionsExt::from_mode(0o755)).unwrap();
+    }
+}
+
+#[test]
+fn a_cluster_that_was_down_for_a_day_comes_up_again() {
+    if !std::path::Path::new("/usr/bin/faketime").exists() {
+        tests::skip::aloud("faketime is not installed");
+        return;
+    }
+    let cluster = Cluster::start(2, 3);
+    let (source, destination) = (cluster.path("shop"), cluster.path("moved"));
+    tree::plain(&source, 100, 2000).unwrap();
+    let _down = cluster.ctl(&["dev", "down", "--dir"], &[&cluster.cluster_directory()]).expect_code(0);
+    a_day_later(&cluster.path("bin"));
+    // Every certificate of a node and an agent has run out by now.
+    cluster.up();
+    let (code, migration) = cluster.migrate(&source, &destination, &[]);
+    assert_eq!(code, Some(0), "{migration:#}");
+    judge::assert_equal(&source, &destination);
+}
