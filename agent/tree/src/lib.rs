@@ -20,12 +20,14 @@
 //! be replaced answers `is_unsupported()`, so that the caller takes its other order.
 //! The threat model and the rules are in `README.md`.
 
+mod access;
 mod append_file;
 mod applied;
 mod beneath;
 mod create;
 mod created_root;
 mod dir;
+mod elsewhere;
 mod error;
 mod escape;
 mod kernel;
