@@ -74,13 +74,18 @@ pub fn moment(wall: WallMs) -> String {
 pub fn printable(text: &str) -> String {
     let mut shown = String::with_capacity(text.len());
     for letter in text.chars() {
-        if letter.is_control() || is_bidi_control(letter) {
-            shown.extend(letter.escape_default());
-        } else {
+        if is_printable(letter) {
             shown.push(letter);
+        } else {
+            shown.extend(letter.escape_default());
         }
     }
     shown
+}
+
+/// Whether a letter only shows itself: it is no control character and does not change the direction of text.
+pub fn is_printable(letter: char) -> bool {
+    !letter.is_control() && !is_bidi_control(letter)
 }
 
 /// Why a text is not a size or a duration.

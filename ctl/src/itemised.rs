@@ -43,22 +43,28 @@ pub(crate) async fn show(
 
 /// Writes whole lines and returns how many there were; `before` counts those written earlier.
 fn write(context: &CommandContext, lines: &[u8], before: u64) -> Result<u64, CommandError> {
-    let (mut count, mut text, mut document) = (0, Text::new(), Vec::new());
+    let (mut count, mut text, mut document) = (0, Text::new(), String::new());
     for line in lines.split(|byte| *byte == b'\n').filter(|line| !line.is_empty()) {
         if context.output.is_json() {
-            document.extend_from_slice(if before + count == 0 { b"\n" } else { b",\n" });
-            document.extend_from_slice(line);
+            document.push_str(if before + count == 0 { "\n" } else { ",\n" });
+            document.push_str(&line_json(line));
         } else {
             text.append(line_text(line));
         }
         count += 1;
     }
     if context.output.is_json() {
-        context.output.raw(&document)?;
+        context.output.json(&document)?;
     } else {
         context.output.part(&text)?;
     }
     Ok(count)
+}
+
+/// Returns one line as a JSON value, whatever the agent sent: a line that is no JSON becomes a text.
+fn line_json(line: &[u8]) -> String {
+    let value = serde_json::from_slice(line);
+    value.unwrap_or_else(|_| Value::String(String::from_utf8_lossy(line).into_owned())).to_string()
 }
 
 /// Returns one line for people: what is known leads, and the rest follows with its names.
@@ -103,6 +109,14 @@ fn plain(value: &Value) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn whatever_an_agent_sends_the_list_stays_one_document() {
+        for line in [&b"{\"path\":\"a\"}"[..], b"no json]", b"\xff\"", b"{} {}"] {
+            assert!(serde_json::from_str::<Value>(&line_json(line)).is_ok(), "{line:?}");
+        }
+        assert_eq!(line_json(b"{\"size\":1}"), "{\"size\":1}");
+    }
 
     #[test]
     fn what_is_known_leads_and_nothing_is_left_out() {

@@ -71,6 +71,8 @@ pub(crate) async fn run(context: &CommandContext, args: ReportArgs) -> Result<u8
         output.answer(&rendered, |_| Text::line(file.display().to_string()))?;
     } else if output.is_json() && format != ReportFormat::Json {
         output.document(&Rendered { format, file: None, report: Some(&report) })?;
+    } else if format == ReportFormat::Json {
+        output.json(&report)?;
     } else {
         output.raw(report.as_bytes())?;
     }

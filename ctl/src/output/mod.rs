@@ -7,6 +7,7 @@
 use std::io::{self, IsTerminal, Write};
 
 use common::failure::{Failure, FailureKind, SUPPORT_CONTACT};
+use common::human;
 use common::view::ErrorView;
 use serde::Serialize;
 
@@ -136,7 +137,15 @@ impl Output {
         let mut text = serde_json::to_string_pretty(value)
             .map_err(|error| Failure::of(FailureKind::Bug, &error).context("answer", "JSON"))?;
         text.push('\n');
-        self.raw(text.as_bytes())
+        self.json(&text)
+    }
+
+    /// Writes JSON that was made elsewhere.
+    ///
+    /// # Errors
+    /// When standard output cannot be written.
+    pub(crate) fn json(&self, text: &str) -> Result<(), CommandError> {
+        self.raw(json_printable(text).as_bytes())
     }
 
     /// Writes text to standard output while an answer is not complete, as the lines of a long list.
@@ -232,6 +241,20 @@ impl Output {
     }
 }
 
+/// Returns JSON that means the same and cannot steer a terminal: JSON itself leaves some control characters as they are.
+fn json_printable(text: &str) -> String {
+    let mut shown = String::with_capacity(text.len());
+    for letter in text.chars() {
+        // Such letters stand in texts only; between texts, JSON has line ends and blanks.
+        if letter == '\n' || human::is_printable(letter) {
+            shown.push(letter);
+        } else {
+            shown.push_str(&format!("\\u{:04x}", u32::from(letter)));
+        }
+    }
+    shown
+}
+
 /// Writes to standard error.
 fn write_note(text: &str) {
     let mut out = io::stderr().lock();
@@ -300,6 +323,14 @@ mod tests {
             failure_text(&view, false).render(false),
             "error (not found): host `web9` is not registered\n  host: web9\n  hint: see `ctl host list`\n  support: ops@example.com\n"
         );
+    }
+
+    #[test]
+    fn json_means_the_same_and_cannot_steer_a_terminal() {
+        let value = serde_json::json!({"name": "a\u{9b}2J\u{7f}\u{202e}\u{1b}ä"});
+        let shown = json_printable(&serde_json::to_string_pretty(&value).unwrap());
+        assert!(shown.chars().all(|letter| letter == '\n' || human::is_printable(letter)), "{shown}");
+        assert_eq!(serde_json::from_str::<serde_json::Value>(&shown).unwrap(), value);
     }
 
     #[test]
