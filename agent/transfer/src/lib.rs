@@ -4,6 +4,7 @@
 //! path system call is in `tree`; here bytes are moved, staged and committed. `DESIGN.md` has the order of a commit
 //! and what a crash leaves after each of its arrows.
 
+mod account;
 mod buffer;
 mod commit;
 mod context;
@@ -15,6 +16,7 @@ mod lane;
 mod ledger;
 mod link;
 mod memory;
+mod owner;
 mod peer;
 mod root;
 mod serve;
