@@ -367,3 +367,53 @@ fn parse<T: DeserializeOwned>(text: &str) -> Result<T, Failure> {
             )
     })
 }
+
+#[cfg(test)]
+mod tests {
+    use common::host::HostStatus;
+
+    use super::*;
+    use crate::fake::{Fake, Script};
+
+    fn host(name: &str) -> HostView {
+        HostView {
+            name: name.parse().unwrap(),
+            tenant: "default".parse().unwrap(),
+            status: HostStatus::Enrolled,
+            connected: true,
+            last_seen: None,
+            facts: None,
+            steps_running: 0,
+            clock_ahead_ms: None,
+        }
+    }
+
+    #[tokio::test]
+    async fn a_list_is_read_to_its_last_page() {
+        let hosts = [vec![host("a"), host("b")], vec![host("c")]].into();
+        let fake = Fake::start(Script { hosts, ..Script::default() }).await;
+        let found = fake.context(false).client().unwrap().hosts().await.unwrap();
+        assert_eq!(found, [host("a"), host("b"), host("c")]);
+        assert_eq!(fake.asked(), ["hosts from=", "hosts from=b"]);
+    }
+
+    #[tokio::test]
+    async fn a_document_of_another_version_is_refused_by_name() {
+        let fake = Fake::start(Script::default()).await;
+        let client = fake.context(false).client().unwrap();
+        let refused = client.migration(&"b7".parse().unwrap()).await.unwrap_err();
+        assert_eq!(refused.kind, FailureKind::Unsupported);
+        assert!(refused.hint.is_some_and(|hint| hint.contains("ctl version")));
+        assert_eq!(client.own_peer().unwrap().principal.to_string(), "operator:default/admin");
+    }
+
+    #[tokio::test]
+    async fn a_long_list_arrives_in_pieces() {
+        let list = vec![b"{\"a\":1}\n{\"a\"".to_vec(), b":2}\n".to_vec()];
+        let fake = Fake::start(Script { list: list.clone(), ..Script::default() }).await;
+        let mut read = fake.context(false).client().unwrap().list(&"b7".parse().unwrap()).await.unwrap();
+        assert_eq!(read.next().await.unwrap().as_ref(), list.first());
+        assert_eq!(read.next().await.unwrap().as_ref(), list.get(1));
+        assert_eq!(read.next().await.unwrap(), None);
+    }
+}

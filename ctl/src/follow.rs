@@ -185,8 +185,47 @@ pub(crate) fn exit_code(view: &MigrationView) -> u8 {
 
 #[cfg(test)]
 mod tests {
+    use common::failure::CONFIRM;
+
     use super::*;
+    use crate::fake::{Fake, Script};
     use crate::output::progress::tests::view;
+
+    fn completed() -> MigrationView {
+        MigrationView { status: MigrationStatus::Completed, exit_code: Some(0), ..view() }
+    }
+
+    #[tokio::test]
+    async fn a_watch_that_breaks_begins_again_and_ends_with_the_migration() {
+        let watches = [vec![view(), view()], Vec::new(), vec![view(), completed()]].into();
+        let fake = Fake::start(Script { watches, ..Script::default() }).await;
+        let context = fake.context(false);
+        let ended = follow(&context, &context.client().unwrap(), &view().id).await.unwrap();
+        assert_eq!(ended, completed());
+        assert_eq!(fake.asked(), ["watch", "watch", "watch"]);
+    }
+
+    #[tokio::test]
+    async fn what_needs_agreement_is_asked_again_once_agreed() {
+        let refused =
+            Failure::new(FailureKind::Conflict, "others changed it").context(CONFIRM, "12 entries move.");
+        let script = || Script { changes: [Err(refused.clone()), Ok(view())].into(), ..Script::default() };
+
+        let fake = Fake::start(script()).await;
+        let context = fake.context(true);
+        let result = act(&context, &context.client().unwrap(), &view().id, Verb::Rollback).await;
+        // Who agreed beforehand asks once, and is told what the coordinator says.
+        assert!(result.is_err());
+        assert_eq!(fake.asked(), ["rollback b7k2m9x4qz deep=false confirmed=true"]);
+
+        let fake = Fake::start(script()).await;
+        let context = CommandContext { output: crate::output::tests::nobody(), ..fake.context(false) };
+        let result = act(&context, &context.client().unwrap(), &view().id, Verb::Rollback).await;
+        let Err(CommandError::Failure(failure)) = result else { panic!("nobody agreed") };
+        assert_eq!((failure.kind.exit_code(), failure.hint.as_deref()), (2, Some("agree with --yes")));
+        assert!(failure.message.starts_with("12 entries move."), "{failure}");
+        assert_eq!(fake.asked(), ["rollback b7k2m9x4qz deep=false confirmed=false"]);
+    }
 
     #[test]
     fn the_coordinators_word_on_the_exit_code_wins() {

@@ -9,6 +9,8 @@ mod client;
 mod command;
 mod context;
 mod failure;
+#[cfg(test)]
+mod fake;
 mod follow;
 mod itemised;
 mod output;

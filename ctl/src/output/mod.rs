@@ -279,11 +279,12 @@ pub(crate) fn failure_text(view: &ErrorView, is_verbose: bool) -> Text {
     for (field, value) in &failure.context {
         text.push(Meaning::Faint, format!("  {field}: "));
         // A piece of a log has lines of its own.
-        for (at, line) in value.lines().enumerate() {
-            if at > 0 {
-                text.plain("    ");
-            }
-            text.plain(line).end_line();
+        let is_long = value.contains('\n');
+        if is_long {
+            text.end_line();
+        }
+        for line in value.lines() {
+            text.plain(if is_long { "    " } else { "" }).plain(line).end_line();
         }
     }
     if let Some(hint) = &failure.hint {
@@ -308,8 +309,21 @@ fn width(terminal: impl std::os::fd::AsFd) -> Option<usize> {
 }
 
 #[cfg(test)]
-mod tests {
+pub(crate) mod tests {
     use super::*;
+
+    /// An output where nobody can be asked.
+    pub(crate) fn nobody() -> Output {
+        Output {
+            format: Format::Json,
+            verbosity: Verbosity::Quiet,
+            is_answer_colored: false,
+            is_note_colored: false,
+            answer_width: None,
+            note_width: None,
+            consent: Consent::Nobody,
+        }
+    }
 
     #[test]
     fn an_error_says_what_where_and_what_to_do() {
@@ -335,15 +349,7 @@ mod tests {
 
     #[test]
     fn where_nobody_can_be_asked_the_flag_is_named() {
-        let output = Output {
-            format: Format::Json,
-            verbosity: Verbosity::Normal,
-            is_answer_colored: false,
-            is_note_colored: false,
-            answer_width: None,
-            note_width: None,
-            consent: Consent::Nobody,
-        };
+        let output = nobody();
         let Err(CommandError::Failure(failure)) = output.confirm("This deletes.") else {
             panic!("nobody agreed")
         };

@@ -47,12 +47,18 @@ pub(super) struct Start<'a> {
     binaries: Binaries,
     record: Record,
     started: Vec<String>,
+    /// How long each process's log was before; what is older explains nothing.
+    log_bytes: Vec<u64>,
 }
 
 impl<'a> Start<'a> {
     /// Begins a start of what the record names.
     pub(super) fn new(output: &'a Output, layout: Layout, binaries: Binaries, record: Record) -> Self {
-        Self { output, layout, binaries, record, started: Vec::new() }
+        let log_bytes = |process: &Process| {
+            std::fs::metadata(layout.log_file(&process.name)).map_or(0, |metadata| metadata.len())
+        };
+        let log_bytes = record.processes.iter().map(log_bytes).collect();
+        Self { output, layout, binaries, record, started: Vec::new(), log_bytes }
     }
 
     /// Starts what does not run, and waits until the cluster is ready.
@@ -189,9 +195,9 @@ impl<'a> Start<'a> {
                 Ok(false) => None,
                 Err(failure) => Some(failure),
             };
-            let members = self.record.processes.iter().filter(|process| process.is_member);
-            if let Some(ended) = members.into_iter().find(|process| !process.is_running()) {
-                return Err(self.broken(&ended.name, "ended while the cluster was starting"));
+            let has_ended = |process: &Process| process.is_member && !process.is_running();
+            if let Some(at) = self.record.processes.iter().position(has_ended) {
+                return Err(self.broken(at, "ended while the cluster was starting"));
             }
             if clock::boot().since(since) >= PATIENCE {
                 let seconds = PATIENCE.as_secs();
@@ -257,10 +263,10 @@ impl<'a> Start<'a> {
         loop {
             match child.try_wait().map_err(|error| CommandError::io("waiting for", name, &error))? {
                 Some(status) if status.success() => return Ok(()),
-                Some(_) => return Err(self.broken(name, "could not join the local cluster")),
+                Some(_) => return Err(self.broken(at, "could not be added to the local cluster")),
                 None if clock::boot().since(since) >= PATIENCE => {
                     child.kill().map_err(|error| CommandError::io("stopping", name, &error))?;
-                    return Err(self.broken(name, "took too long to join the local cluster"));
+                    return Err(self.broken(at, "took too long to be added to the local cluster"));
                 }
                 None => tokio::time::sleep(LOOK_INTERVAL).await,
             }
@@ -281,9 +287,12 @@ impl<'a> Start<'a> {
     }
 
     /// Returns what is said of a process that did not do its part: with the last it said itself.
-    fn broken(&self, name: &str, how: &str) -> CommandError {
+    fn broken(&self, at: usize, how: &str) -> CommandError {
+        let name = &self.record.processes[at].name;
         let path = self.layout.log_file(name);
-        let lines = log_tail(&std::fs::read(&path).unwrap_or_default());
+        let log = std::fs::read(&path).unwrap_or_default();
+        let older = usize::try_from(self.log_bytes[at]).unwrap_or(usize::MAX).min(log.len());
+        let lines = log_tail(&log[older..]);
         Failure::new(FailureKind::Unreachable, format!("{name} {how}"))
             .context("log", path.display().to_string())
             .context("last lines", lines)
