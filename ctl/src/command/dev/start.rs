@@ -97,22 +97,21 @@ impl<'a> Start<'a> {
             return Ok(());
         }
         let context_file = self.layout.context_file();
-        let arguments = ["init".into(), "--context-out".into(), context_file.clone().into_os_string()];
+        let mut arguments = ["init", "--context-name", CONTEXT, "--context-out"].map(OsString::from).to_vec();
+        arguments.push(context_file.clone().into_os_string());
         self.step(0, &arguments).await?;
-        self.rename_context(&context_file)?;
+        self.name_all_nodes(&context_file)?;
         self.become_member(0)
     }
 
-    /// Gives the context that `init` wrote the name and the addresses of the local cluster.
-    fn rename_context(&self, path: &Path) -> Result<(), CommandError> {
+    /// Puts the addresses of nodes that are still to come into the context that `init` wrote.
+    fn name_all_nodes(&self, path: &Path) -> Result<(), CommandError> {
         let mut contexts = Contexts::open(path)?;
-        let name = contexts.current.clone();
-        let mut context = contexts.find(path, None)?.clone();
+        let mut context = contexts.find(path, Some(CONTEXT))?.clone();
         context.coordinators = Vec::new();
         for node in self.record.of_role(Role::Coordinator) {
             context.coordinators.push(settings_file::address(node, 0)?.to_string());
         }
-        contexts.contexts.remove(&name);
         contexts.contexts.insert(CONTEXT.to_owned(), context);
         contexts.current = CONTEXT.to_owned();
         Ok(contexts.write(path)?)
