@@ -4,4 +4,7 @@
 pub mod access;
 pub mod config;
 pub mod pki;
+pub mod planner;
+pub mod saga;
+pub mod state;
 pub mod vault;

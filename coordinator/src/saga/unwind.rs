@@ -1,0 +1,93 @@
+//! What to undo, in which order.
+//!
+//! Reverse topological order: a step is undone once nothing that waited for it stands any more. A failed step is undone
+//! too, because it may be half done; a step that only reads needs no undo; past a step that cannot be undone,
+//! unwinding stops.
+
+use common::step::Reversibility;
+use common::view::StepStatus;
+
+use super::dag::Dag;
+
+/// What unwinding does next.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Unwind {
+    /// These may be undone now, or go on being undone; empty while others are.
+    Undo(Vec<usize>),
+    /// An undo failed; a person is needed.
+    Stuck,
+    /// A step that cannot be undone has ended well: what it needed stays as it is.
+    Irreversible(usize),
+    /// Nothing is left.
+    Done,
+}
+
+/// Returns what unwinding does next.
+pub fn next(dag: &Dag, statuses: &[StepStatus], reversibilities: &[Reversibility]) -> Unwind {
+    if statuses.contains(&StepStatus::Stuck) {
+        return Unwind::Stuck;
+    }
+    let pending: Vec<usize> =
+        (0..dag.len()).filter(|place| needs_undo(statuses[*place], reversibilities[*place])).collect();
+    if pending.is_empty() {
+        return Unwind::Done;
+    }
+    let is_free = |place: &usize| dag.dependants(*place).iter().all(|later| !pending.contains(later));
+    let free: Vec<usize> = pending.iter().copied().filter(is_free).collect();
+    let last_line = free.iter().copied().find(|place| reversibilities[*place] == Reversibility::Irreversible);
+    match last_line {
+        Some(place) if free.len() == 1 => Unwind::Irreversible(place),
+        Some(_) | None => {
+            let may_be_undone = |place: &usize| reversibilities[*place] != Reversibility::Irreversible;
+            Unwind::Undo(free.into_iter().filter(may_be_undone).collect())
+        }
+    }
+}
+
+/// Whether something of the step may stand.
+fn needs_undo(status: StepStatus, reversibility: Reversibility) -> bool {
+    match status {
+        StepStatus::Leased | StepStatus::CaughtUp | StepStatus::Undoing | StepStatus::Stuck => true,
+        StepStatus::Succeeded | StepStatus::Failed => reversibility != Reversibility::ReadOnly,
+        StepStatus::Blocked | StepStatus::Ready | StepStatus::Undone => false,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::saga::sample;
+
+    fn check(statuses: [StepStatus; 3], expected: Unwind) {
+        let dag = Dag::new(&sample::plan(&[("a", &[]), ("b", &["a"]), ("c", &["b"])])).unwrap();
+        let reversibilities = [Reversibility::Reversible; 3];
+        assert_eq!(next(&dag, &statuses, &reversibilities), expected, "{statuses:?}");
+    }
+
+    #[test]
+    fn undoes_the_last_first() {
+        use StepStatus as S;
+        check([S::Succeeded, S::Failed, S::Blocked], Unwind::Undo(vec![1]));
+        check([S::Succeeded, S::Undoing, S::Blocked], Unwind::Undo(vec![1]));
+        check([S::Succeeded, S::Undone, S::Blocked], Unwind::Undo(vec![0]));
+        check([S::Undone, S::Undone, S::Blocked], Unwind::Done);
+        check([S::Ready, S::Blocked, S::Blocked], Unwind::Done);
+        check([S::Succeeded, S::Stuck, S::Blocked], Unwind::Stuck);
+    }
+
+    #[test]
+    fn stops_at_what_cannot_be_undone() {
+        let dag = Dag::new(&sample::plan(&[("a", &[]), ("b", &["a"])])).unwrap();
+        let reversibilities = [Reversibility::Reversible, Reversibility::Irreversible];
+        let statuses = [StepStatus::Succeeded, StepStatus::Succeeded];
+        assert_eq!(next(&dag, &statuses, &reversibilities), Unwind::Irreversible(1));
+    }
+
+    #[test]
+    fn what_only_reads_needs_no_undo() {
+        let dag = Dag::new(&sample::plan(&[("a", &[]), ("b", &["a"])])).unwrap();
+        let reversibilities = [Reversibility::Reversible, Reversibility::ReadOnly];
+        let statuses = [StepStatus::Succeeded, StepStatus::Failed];
+        assert_eq!(next(&dag, &statuses, &reversibilities), Unwind::Undo(vec![0]));
+    }
+}

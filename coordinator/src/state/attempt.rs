@@ -1,0 +1,288 @@
+//! Attempts of steps: grants, lost leases, and what agents report under them.
+
+use std::sync::Arc;
+
+use common::clock::WallMs;
+use common::failure::FailureKind;
+use common::fence::FencingToken;
+use common::host::HostStatus;
+use common::id::{HostName, StepId, TenantId};
+use common::view::{MigrationStatus, StepStatus};
+
+use super::effect::Effect;
+use super::host::{Host, Hosts};
+use super::lease::{self, Lease};
+use super::migration::{Checkpoint, Migration, Migrations};
+use super::refusal::Refusal;
+use super::stamp::Stamp;
+use super::step::{Event, OUTPUT_BYTES_MAX, named};
+use super::{Applied, Outcome};
+use crate::saga::status::Change;
+use crate::saga::{self, unwind::Unwind};
+
+/// What may be granted now.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Startable {
+    /// The step's place in the plan.
+    pub place: usize,
+    /// Whether its undo is to run.
+    pub is_undo: bool,
+}
+
+impl Migration {
+    /// Returns what may be granted now, in the order of the plan.
+    pub fn startable(&self, now: WallMs) -> Vec<Startable> {
+        let Ok(dag) = self.dag() else { return Vec::new() };
+        let is_due = |place: &usize| self.steps[*place].is_due(now);
+        match self.status {
+            MigrationStatus::Running | MigrationStatus::CuttingOver => (0..self.steps.len())
+                .filter(|place| self.steps[*place].status == StepStatus::Ready)
+                .filter(is_due)
+                .map(|place| Startable { place, is_undo: false })
+                .collect(),
+            MigrationStatus::Unwinding => {
+                match saga::unwind::next(&dag, &self.statuses(), &self.reversibilities()) {
+                    Unwind::Undo(places) => places
+                        .into_iter()
+                        .filter(is_due)
+                        .map(|place| Startable { place, is_undo: true })
+                        .collect(),
+                    Unwind::Stuck | Unwind::Irreversible(_) | Unwind::Done => Vec::new(),
+                }
+            }
+            MigrationStatus::Draft
+            | MigrationStatus::Planned
+            | MigrationStatus::AwaitingApproval
+            | MigrationStatus::Queued
+            | MigrationStatus::Paused
+            | MigrationStatus::AwaitingCutover
+            | MigrationStatus::Completed
+            | MigrationStatus::Failed
+            | MigrationStatus::RolledBack
+            | MigrationStatus::Cancelled
+            | MigrationStatus::Stuck => Vec::new(),
+        }
+    }
+
+    /// Returns the continuous steps that are asked to end, with their leases.
+    pub fn asked_to_finish(&self) -> Vec<(StepId, Lease)> {
+        let Ok(dag) = self.dag() else { return Vec::new() };
+        let asked = saga::asked_to_finish(&dag, &self.statuses());
+        let held = |place: usize| Some((self.plan.steps[place].id.clone(), self.steps[place].lease.clone()?));
+        asked.into_iter().filter_map(held).collect()
+    }
+
+    fn grant(&mut self, stamp: &Stamp, host: &Host, place: usize, is_undo: bool) -> Result<Lease, Refusal> {
+        let planned = &self.plan.steps[place];
+        if !self.startable(stamp.wall).contains(&Startable { place, is_undo }) {
+            return Err(self.refused(&format!("{} cannot start now", named(&planned.id)), "look again"));
+        }
+        let step = &mut self.steps[place];
+        if is_undo {
+            // An undo that goes on after a lost lease or a retry is under way already.
+            if step.status != StepStatus::Undoing {
+                step.change(Change::UndoGranted)?;
+            }
+        } else {
+            step.change(Change::Granted)?;
+            let mut findings = (*self.findings).clone();
+            findings.forget(&planned.id);
+            self.findings = Arc::new(findings);
+        }
+        step.attempts += 1;
+        step.not_before = None;
+        let lease = Lease {
+            token: stamp.token(),
+            host: planned.host.clone(),
+            incarnation: host.incarnation,
+            is_undo,
+            attempt: step.attempts,
+            granted: stamp.wall,
+        };
+        step.lease = Some(lease.clone());
+        self.started = self.started.or(Some(stamp.wall));
+        Ok(lease)
+    }
+
+    /// Ends a lease whose holder said nothing.
+    fn lose(&mut self, stamp: &Stamp, place: usize, reason: &str) -> Result<Vec<Effect>, Refusal> {
+        let step = &mut self.steps[place];
+        let Some(lease) = step.end_lease(stamp.wall) else { return Ok(Vec::new()) };
+        step.change(if lease.is_undo { Change::UndoLost } else { Change::Lost })?;
+        let mut effects = vec![Effect::LeaseEnded {
+            tenant: self.tenant.clone(),
+            migration: self.id.clone(),
+            step: self.plan.steps[place].id.clone(),
+            host: lease.host,
+            token: lease.token,
+            reason: reason.to_owned(),
+        }];
+        effects.extend(self.advance(stamp)?);
+        Ok(effects)
+    }
+
+    /// Takes what the holder of a lease reports.
+    fn report(&mut self, stamp: &Stamp, place: usize, event: Event) -> Result<Vec<Effect>, Refusal> {
+        let kind = self.plan.steps[place].kind;
+        let is_undo = self.steps[place].lease.as_ref().is_some_and(|lease| lease.is_undo);
+        match event {
+            Event::Findings(findings) => {
+                let mut all = (*self.findings).clone();
+                all.add(&self.plan.steps[place].id, findings);
+                self.findings = Arc::new(all);
+                return Ok(vec![self.changed()]);
+            }
+            Event::CaughtUp(_) => {
+                if self.steps[place].status == StepStatus::Leased && self.plan.steps[place].is_continuous {
+                    self.steps[place].change(Change::CaughtUp)?;
+                }
+            }
+            Event::Succeeded(output) => {
+                let step = &mut self.steps[place];
+                step.end_lease(stamp.wall);
+                step.failures = 0;
+                if is_undo {
+                    step.change(Change::Undone)?;
+                } else {
+                    step.change(Change::Succeeded)?;
+                    step.output = Some(output).filter(|output| output.len() <= OUTPUT_BYTES_MAX);
+                    step.failure = None;
+                }
+            }
+            Event::Failed(failure) => {
+                let step = &mut self.steps[place];
+                step.end_lease(stamp.wall);
+                step.fail(kind, failure, is_undo, stamp.wall)?;
+            }
+        }
+        self.advance(stamp)
+    }
+
+    /// Returns the place of a step whose lease has this token.
+    pub fn held(&self, step: &StepId, token: FencingToken) -> Option<usize> {
+        let place = self.place(step)?;
+        let lease = self.steps[place].lease.as_ref()?;
+        (lease.token == token).then_some(place)
+    }
+}
+
+impl Migrations {
+    /// Grants or ends a lease.
+    pub(super) fn apply_lease(
+        &mut self,
+        stamp: &Stamp,
+        hosts: &Hosts,
+        command: lease::Command,
+    ) -> Result<Applied, Refusal> {
+        match command {
+            lease::Command::Grant { tenant, migration, generation, step, host, incarnation, is_undo } => {
+                let mut migration = self.copy(&tenant, &migration)?;
+                let place = migration.place(&step).ok_or_else(|| Refusal::absent("step", &step))?;
+                if migration.plan.generation != generation || migration.plan.steps[place].host != host {
+                    return Err(migration.refused("the plan has changed", "look again"));
+                }
+                let record = may_take(hosts, &tenant, &host, incarnation, is_undo)?;
+                let lease = migration.grant(stamp, record, place, is_undo)?;
+                let changed = migration.changed();
+                self.put(migration);
+                Ok(Applied::new(Outcome::Granted(lease)).effect(changed))
+            }
+            lease::Command::End { tenant, migration, step, token, reason } => {
+                let mut migration = self.copy(&tenant, &migration)?;
+                let Some(place) = migration.held(&step, token) else {
+                    return Err(migration.refused("this lease has ended already", "nothing needs doing"));
+                };
+                let effects = migration.lose(stamp, place, &reason)?;
+                self.put(migration);
+                Ok(Applied::done().effects(effects))
+            }
+        }
+    }
+
+    /// Ends the leases of a host that were granted to an earlier start of its agent; all of them with `None`.
+    pub(super) fn lose_leases_of(
+        &mut self,
+        stamp: &Stamp,
+        tenant: &TenantId,
+        host: &HostName,
+        incarnation: Option<u64>,
+        reason: &str,
+    ) -> Result<Vec<Effect>, Refusal> {
+        let is_over = |lease: &Lease| {
+            lease.host == *host && incarnation.is_none_or(|incarnation| lease.incarnation < incarnation)
+        };
+        let is_concerned = |migration: &&Arc<Migration>| {
+            migration.tenant == *tenant
+                && migration.steps.iter().any(|step| step.lease.as_ref().is_some_and(is_over))
+        };
+        let concerned: Vec<Arc<Migration>> = self.active().filter(is_concerned).cloned().collect();
+        let mut effects = Vec::new();
+        for migration in concerned {
+            let mut migration = migration.as_ref().clone();
+            for place in 0..migration.steps.len() {
+                if migration.steps[place].lease.as_ref().is_some_and(is_over) {
+                    effects.extend(migration.lose(stamp, place, reason)?);
+                }
+            }
+            self.put(migration);
+        }
+        Ok(effects)
+    }
+
+    /// Takes an agent's event; one under a lease that is over is acknowledged and changes nothing.
+    pub(super) fn apply_event(
+        &mut self,
+        stamp: &Stamp,
+        tenant: &TenantId,
+        migration: &common::id::MigrationId,
+        step: &StepId,
+        token: FencingToken,
+        event: Event,
+    ) -> Result<(bool, Vec<Effect>), Refusal> {
+        let Some(migration) = self.get(tenant, migration) else { return Ok((false, Vec::new())) };
+        let Some(place) = migration.held(step, token) else { return Ok((false, Vec::new())) };
+        let mut migration = migration.as_ref().clone();
+        let mut effects = migration.report(stamp, place, event)?;
+        self.put(migration);
+        effects.extend(self.start_waiting(stamp));
+        Ok((true, effects))
+    }
+
+    /// Stores checkpoints of progress; those under a lease that is over are passed by.
+    pub(super) fn apply_progress(&mut self, tenant: &TenantId, checkpoints: Vec<Checkpoint>) {
+        for Checkpoint { migration, step, token, progress } in checkpoints {
+            let Some(migration) = self.get(tenant, &migration) else { continue };
+            let Some(place) = migration.held(&step, token) else { continue };
+            let mut migration = migration.as_ref().clone();
+            migration.steps[place].progress = progress;
+            migration.permille_max = migration.permille_max.max(migration.permille(&|_| None));
+            self.put(migration);
+        }
+    }
+}
+
+/// Whether a host may take a step now.
+fn may_take<'hosts>(
+    hosts: &'hosts Hosts,
+    tenant: &TenantId,
+    name: &HostName,
+    incarnation: u64,
+    is_undo: bool,
+) -> Result<&'hosts Host, Refusal> {
+    let host = hosts.get(tenant, name).ok_or_else(|| Refusal::absent("host", name))?;
+    let may = match host.status {
+        HostStatus::Enrolled => true,
+        // What was begun there can still be taken back.
+        HostStatus::Draining => is_undo,
+        HostStatus::Invited | HostStatus::Revoked => false,
+    };
+    if !may {
+        let message = format!("the host `{name}` takes no steps now");
+        return Err(Refusal::new(FailureKind::Conflict, message, format!("see `ctl host show {name}`")));
+    }
+    if host.incarnation != incarnation {
+        let message = format!("the agent of `{name}` started again meanwhile");
+        return Err(Refusal::new(FailureKind::Fenced, message, "look again"));
+    }
+    Ok(host)
+}

@@ -1,0 +1,397 @@
+//! The replicated state. Pure.
+//!
+//! [`State::apply`] is a function of the state, the stamp and the command: it reads no clock, draws nothing, awaits
+//! nothing and touches no file, so that every replica that applies the same log holds the same state. It is total: a
+//! command that no longer fits is refused, and a refused command changes nothing.
+//!
+//! One file holds one kind of record. Every record is keyed by tenant and id and carries who made it; no look-up
+//! without a tenant exists. What the leader should do after a command is returned as effects, which are hints only.
+
+pub mod attempt;
+pub mod audit;
+pub mod cluster;
+mod document;
+pub mod effect;
+pub mod finding;
+pub mod host;
+pub mod invariant;
+pub mod join;
+pub mod lease;
+mod life;
+pub mod migration;
+pub mod outbox;
+pub mod piece;
+pub mod query;
+pub mod refusal;
+pub mod roots;
+pub mod snapshot;
+pub mod stamp;
+pub mod step;
+pub mod table;
+
+use std::sync::Arc;
+
+use common::failure::FailureKind;
+use common::host::HostStatus;
+use common::id::{MigrationId, TenantId};
+use common::principal::Principal;
+use serde::{Deserialize, Serialize};
+
+use audit::{Audit, Note};
+use cluster::Cluster;
+use effect::Effect;
+use host::Hosts;
+use lease::Lease;
+use migration::Migrations;
+use outbox::Outboxes;
+use piece::{Piece, Pieces};
+use refusal::Refusal;
+use stamp::Stamp;
+
+/// Everything that is replicated. A copy costs the same however much it holds.
+#[derive(Clone, Debug, Default, PartialEq)]
+pub struct State {
+    cluster: Arc<Cluster>,
+    hosts: Hosts,
+    migrations: Migrations,
+    outboxes: Outboxes,
+    audit: Audit,
+    pieces: Pieces,
+}
+
+/// What can be asked of the state: an intent, not resulting rows.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub enum Command {
+    /// The cluster and its nodes.
+    Cluster(cluster::Command),
+    /// A host.
+    Host(host::Command),
+    /// A migration.
+    Migration(migration::Command),
+    /// A lease.
+    Lease(lease::Command),
+    /// A line of audit alone: what was refused.
+    Audit(Note),
+    /// A piece of a command that is larger than a log entry may be.
+    Piece(Piece),
+}
+
+/// What a command did.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Applied {
+    /// The answer to who asked.
+    pub outcome: Outcome,
+    /// What the leader should do.
+    pub effects: Vec<Effect>,
+}
+
+/// The answer to who asked.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub enum Outcome {
+    /// It is so.
+    Done,
+    /// A migration stands for the request.
+    Created {
+        /// Which.
+        migration: MigrationId,
+        /// Whether this command made it.
+        is_new: bool,
+    },
+    /// A lease was given.
+    Granted(Lease),
+    /// A host joined.
+    Enrolled {
+        /// The generation that its certificate gets.
+        generation: u64,
+        /// Whether this answers a repeated request.
+        is_repeated: bool,
+    },
+    /// A host may have its next certificate.
+    Renewed {
+        /// The generation that it gets.
+        generation: u64,
+    },
+    /// A node joined.
+    NodeEnrolled {
+        /// Its number in raft.
+        node_id: u64,
+    },
+    /// An event is durable, or was before.
+    Acknowledged {
+        /// The highest number of the agent's outbox that the state holds.
+        number: u64,
+        /// Whether it changed something; a late one under a lease that is over does not.
+        is_effective: bool,
+    },
+}
+
+impl Applied {
+    /// Nothing to tell.
+    fn done() -> Self {
+        Self::new(Outcome::Done)
+    }
+
+    fn new(outcome: Outcome) -> Self {
+        Self { outcome, effects: Vec::new() }
+    }
+
+    fn effect(mut self, effect: Effect) -> Self {
+        self.effects.push(effect);
+        self
+    }
+
+    fn effects(mut self, effects: Vec<Effect>) -> Self {
+        self.effects.extend(effects);
+        self
+    }
+}
+
+impl State {
+    /// Applies one committed command.
+    ///
+    /// # Errors
+    /// Total: a command that no longer fits is refused, and a refused command changes nothing.
+    pub fn apply(&mut self, stamp: Stamp, command: Command) -> Result<Applied, Refusal> {
+        // Copies are cheap, and a half-applied command would be a diverged replica.
+        let mut next = self.clone();
+        let applied = next.apply_to(&stamp, command)?;
+        debug_assert_eq!(invariant::check(&next), Ok(()), "after log index {}", stamp.index);
+        *self = next;
+        Ok(applied)
+    }
+
+    fn apply_to(&mut self, stamp: &Stamp, command: Command) -> Result<Applied, Refusal> {
+        self.check_scope(stamp, &command)?;
+        let note = audit_note(stamp, &command);
+        let applied = match command {
+            Command::Cluster(it) => Arc::make_mut(&mut self.cluster).apply(stamp, it)?,
+            Command::Host(it) => self.apply_host(stamp, it)?,
+            Command::Migration(it) => self.apply_migration(stamp, it)?,
+            Command::Lease(it) => self.migrations.apply_lease(stamp, &self.hosts, it)?,
+            Command::Audit(note) => {
+                self.audit.write(stamp, note);
+                Applied::done()
+            }
+            Command::Piece(it) => match self.pieces.take(stamp, it)? {
+                None => Applied::done(),
+                Some(bytes) => {
+                    let command = snapshot::decode_command(&bytes)?;
+                    if matches!(command, Command::Piece(_)) {
+                        let message = "a piece holds a piece";
+                        return Err(Refusal::new(FailureKind::Invalid, message, "this is a fault of the caller"));
+                    }
+                    return self.apply_to(stamp, command);
+                }
+            },
+        };
+        if let Some(note) = note {
+            self.audit.write(stamp, note);
+        }
+        Ok(applied)
+    }
+
+    /// Nothing happens before `init`, and nobody reaches into another's tenant: a foreign id is an absent one.
+    fn check_scope(&self, stamp: &Stamp, command: &Command) -> Result<(), Refusal> {
+        let is_init = matches!(command, Command::Cluster(cluster::Command::Init { .. }));
+        if !is_init && !self.cluster.is_initialized() {
+            let hint = "run `drover-coordinator init` on the first node";
+            return Err(Refusal::new(FailureKind::Conflict, "the cluster was not initialized", hint));
+        }
+        let own = match &stamp.principal {
+            Principal::Operator { tenant, .. } | Principal::Agent { tenant, .. } => tenant,
+            Principal::Node { .. } => return Ok(()),
+        };
+        match command.tenant() {
+            Some(tenant) if tenant != own => Err(Refusal::absent("record", &command.object())),
+            Some(_) | None => Ok(()),
+        }
+    }
+
+    fn apply_host(&mut self, stamp: &Stamp, command: host::Command) -> Result<Applied, Refusal> {
+        let (tenant, name, change) = (command.tenant.clone(), command.host.clone(), command.change.clone());
+        let mut applied = self.hosts.apply(stamp, command)?;
+        let effects = match change {
+            host::Change::Enroll { .. } => {
+                if !matches!(applied.outcome, Outcome::Enrolled { is_repeated: true, .. }) {
+                    self.outboxes.reset(&tenant, &name);
+                }
+                Vec::new()
+            }
+            host::Change::Started { incarnation } => {
+                let reason = "the agent started again";
+                self.migrations.lose_leases_of(stamp, &tenant, &name, Some(incarnation), reason)?
+            }
+            host::Change::Revoke => {
+                self.migrations.lose_leases_of(stamp, &tenant, &name, None, "the host was revoked")?
+            }
+            host::Change::Invite { .. }
+            | host::Change::Renew { .. }
+            | host::Change::Seen { .. }
+            | host::Change::Facts(_)
+            | host::Change::Drain(_) => Vec::new(),
+        };
+        applied.effects.extend(effects);
+        Ok(applied)
+    }
+
+    fn apply_migration(&mut self, stamp: &Stamp, command: migration::Command) -> Result<Applied, Refusal> {
+        match command {
+            migration::Command::Create(create) => {
+                self.check_hosts(&create)?;
+                self.migrations.create(stamp, *create)
+            }
+            migration::Command::Act { tenant, migration, act } => {
+                self.migrations.act(stamp, &tenant, &migration, act)
+            }
+            migration::Command::Event { tenant, host, number, migration, step, token, event } => {
+                let is_new = self.outboxes.take(&tenant, &host, number);
+                let (is_effective, effects) = if is_new {
+                    self.migrations.apply_event(stamp, &tenant, &migration, &step, token, event)?
+                } else {
+                    (false, Vec::new())
+                };
+                let number = self.outboxes.acknowledged(&tenant, &host);
+                Ok(Applied::new(Outcome::Acknowledged { number, is_effective }).effects(effects))
+            }
+            migration::Command::Progress { tenant, checkpoints } => {
+                if checkpoints.len() > migration::CHECKPOINTS_MAX {
+                    let message = format!("at most {} checkpoints at once", migration::CHECKPOINTS_MAX);
+                    return Err(Refusal::new(FailureKind::Invalid, message, "this is a fault of the caller"));
+                }
+                self.migrations.apply_progress(&tenant, checkpoints);
+                Ok(Applied::done())
+            }
+        }
+    }
+
+    /// A plan's hosts are the tenant's own and have joined.
+    fn check_hosts(&self, create: &migration::Create) -> Result<(), Refusal> {
+        let hosts = create.plan.steps.iter().flat_map(|step| std::iter::once(&step.host).chain(&step.peer));
+        for name in hosts {
+            let host = self.hosts.get(&create.tenant, name).ok_or_else(|| Refusal::absent("host", name))?;
+            if !matches!(host.status, HostStatus::Enrolled | HostStatus::Draining) {
+                let message = format!("the host `{name}` has not joined, or is revoked");
+                let hint = format!("see `ctl host show {name}`");
+                return Err(Refusal::new(FailureKind::Conflict, message, hint));
+            }
+        }
+        Ok(())
+    }
+
+    /// Returns the cluster's own record.
+    pub fn cluster(&self) -> &Cluster {
+        &self.cluster
+    }
+
+    /// Returns the hosts.
+    pub fn hosts(&self) -> &Hosts {
+        &self.hosts
+    }
+
+    /// Returns the migrations.
+    pub fn migrations(&self) -> &Migrations {
+        &self.migrations
+    }
+
+    /// Returns how far agents' outboxes are acknowledged.
+    pub fn outboxes(&self) -> &Outboxes {
+        &self.outboxes
+    }
+
+    /// Returns the end of the audit chain.
+    pub fn audit(&self) -> &Audit {
+        &self.audit
+    }
+}
+
+impl Command {
+    /// Returns whose records the command is about; none when it is about the cluster.
+    pub fn tenant(&self) -> Option<&TenantId> {
+        match self {
+            Self::Cluster(_) => None,
+            Self::Host(host::Command { tenant, .. })
+            | Self::Lease(lease::Command::Grant { tenant, .. } | lease::Command::End { tenant, .. })
+            | Self::Audit(Note { tenant, .. })
+            | Self::Piece(Piece { tenant, .. })
+            | Self::Migration(
+                migration::Command::Act { tenant, .. }
+                | migration::Command::Event { tenant, .. }
+                | migration::Command::Progress { tenant, .. },
+            ) => Some(tenant),
+            Self::Migration(migration::Command::Create(create)) => Some(&create.tenant),
+        }
+    }
+
+    /// Returns the name of what the command is about, for people.
+    fn object(&self) -> String {
+        match self {
+            Self::Cluster(cluster::Command::Init { id, .. }) => id.clone(),
+            Self::Cluster(
+                cluster::Command::InviteNode { name, .. }
+                | cluster::Command::EnrollNode { name, .. }
+                | cluster::Command::NodeAddresses { name, .. }
+                | cluster::Command::RemoveNode { name },
+            ) => name.to_string(),
+            Self::Host(host::Command { host, .. }) => host.to_string(),
+            Self::Lease(lease::Command::Grant { migration, .. } | lease::Command::End { migration, .. })
+            | Self::Migration(
+                migration::Command::Act { migration, .. } | migration::Command::Event { migration, .. },
+            ) => migration.to_string(),
+            Self::Migration(migration::Command::Create(create)) => create.migration.to_string(),
+            Self::Migration(migration::Command::Progress { .. }) => "progress".to_owned(),
+            Self::Audit(note) => note.object.clone(),
+            Self::Piece(_) => "command".to_owned(),
+        }
+    }
+
+    /// Returns what is written into the audit for it; none for what no principal decides.
+    fn action(&self) -> Option<&'static str> {
+        match self {
+            Self::Cluster(it) => Some(match it {
+                cluster::Command::Init { .. } => "cluster.init",
+                cluster::Command::InviteNode { .. } => "node.invite",
+                cluster::Command::EnrollNode { .. } => "node.enroll",
+                cluster::Command::NodeAddresses { .. } => "node.addresses",
+                cluster::Command::RemoveNode { .. } => "node.remove",
+            }),
+            Self::Host(it) => match it.change {
+                host::Change::Invite { .. } => Some("host.invite"),
+                host::Change::Enroll { .. } => Some("host.enroll"),
+                host::Change::Drain(_) => Some("host.drain"),
+                host::Change::Revoke => Some("host.revoke"),
+                host::Change::Renew { .. }
+                | host::Change::Seen { .. }
+                | host::Change::Started { .. }
+                | host::Change::Facts(_) => None,
+            },
+            Self::Migration(migration::Command::Create(_)) => Some("migration.create"),
+            Self::Migration(migration::Command::Act { act, .. }) => match act {
+                migration::Act::Cancel => Some("migration.cancel"),
+                migration::Act::Retry => Some("migration.retry"),
+                migration::Act::Rollback => Some("migration.rollback"),
+                migration::Act::Settle => Some("migration.settle"),
+                migration::Act::Verify { .. } => Some("migration.verify"),
+                migration::Act::Settled { .. }
+                | migration::Act::SettleFailed { .. }
+                | migration::Act::TimeOut => None,
+            },
+            Self::Migration(migration::Command::Event { .. } | migration::Command::Progress { .. })
+            | Self::Lease(_)
+            | Self::Audit(_)
+            | Self::Piece(_) => None,
+        }
+    }
+}
+
+/// The line that a change writes with itself.
+fn audit_note(stamp: &Stamp, command: &Command) -> Option<Note> {
+    let action = command.action()?;
+    Some(Note {
+        tenant: command.tenant().cloned().unwrap_or_else(TenantId::default_tenant),
+        principal: stamp.principal.to_string(),
+        action: action.to_owned(),
+        object: command.object(),
+        refused: None,
+        count: 1,
+    })
+}

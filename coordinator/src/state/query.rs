@@ -1,0 +1,350 @@
+//! Read-only views of the state: filtered by tenant, in pages, as the documents that users' scripts read.
+//!
+//! Live progress is the leader's knowledge and is passed in; so is the time.
+
+use common::clock::WallMs;
+use common::failure::FailureKind;
+use common::finding::Rule;
+use common::host::HostFacts;
+use common::id::{HostName, MigrationId, StepId, TenantId};
+use common::progress::Progress;
+use common::spec::MigrationSpec;
+use common::step::StepKind;
+use common::step::file::{FileOutput, Proof};
+use common::view::{HostView, MigrationStatus, MigrationView, StepStatus, StepView};
+
+use super::State;
+use super::host::Host;
+use super::migration::{Migration, WayBack};
+
+/// Looks up the live progress of a step that runs.
+pub type Live<'a> = &'a dyn Fn(&StepId) -> Option<Progress>;
+
+/// The most items of one page.
+pub const PAGE_MAX: usize = 1_000;
+/// The items of a page when the caller does not say.
+pub const PAGE_DEFAULT: usize = 100;
+
+/// A part of a list, and where the next one begins.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Page<T> {
+    /// The items.
+    pub items: Vec<T>,
+    /// What to ask for next; none at the end.
+    pub next: Option<String>,
+}
+
+/// What the leader knows of a host's agent now.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Presence {
+    /// Whether its session is open.
+    pub connected: bool,
+    /// When it was last heard.
+    pub last_seen: Option<WallMs>,
+    /// How far its clock is ahead of the leader's, in milliseconds.
+    pub clock_ahead_ms: Option<i64>,
+    /// What it found last, when it is newer than the state's.
+    pub facts: Option<HostFacts>,
+}
+
+/// Returns one page of a tenant's migrations, newest ids in the order of the ids.
+pub fn migrations(
+    state: &State,
+    tenant: &TenantId,
+    from: Option<&MigrationId>,
+    limit: usize,
+) -> Page<std::sync::Arc<Migration>> {
+    let limit = page_size(limit);
+    let table = state.migrations().table();
+    let mut items: Vec<_> = match from {
+        Some(from) => table.of_tenant_after(tenant, from).take(limit + 1).map(|(_, it)| it.clone()).collect(),
+        None => table.of_tenant(tenant).take(limit + 1).map(|(_, it)| it.clone()).collect(),
+    };
+    let has_more = items.len() > limit;
+    items.truncate(limit);
+    let next = items.last().filter(|_| has_more).map(|last| last.id.to_string());
+    Page { items, next }
+}
+
+/// Returns one page of a tenant's hosts, by name.
+pub fn hosts<'state>(
+    state: &'state State,
+    tenant: &TenantId,
+    from: Option<&HostName>,
+    limit: usize,
+) -> Page<(&'state HostName, &'state Host)> {
+    let limit = page_size(limit);
+    let table = state.hosts().table();
+    let mut items: Vec<(&HostName, &Host)> = match from {
+        Some(from) => {
+            table.of_tenant_after(tenant, from).take(limit + 1).map(|(name, it)| (name, it.as_ref())).collect()
+        }
+        None => table.of_tenant(tenant).take(limit + 1).map(|(name, it)| (name, it.as_ref())).collect(),
+    };
+    let has_more = items.len() > limit;
+    items.truncate(limit);
+    let next = items.last().filter(|_| has_more).map(|(name, _)| name.to_string());
+    Page { items, next }
+}
+
+fn page_size(limit: usize) -> usize {
+    if limit == 0 { PAGE_DEFAULT } else { limit.min(PAGE_MAX) }
+}
+
+/// Returns the view of a host.
+pub fn host_view(
+    state: &State,
+    tenant: &TenantId,
+    name: &HostName,
+    host: &Host,
+    presence: Presence,
+) -> HostView {
+    let holds = |migration: &Migration| {
+        migration.steps.iter().filter(|step| step.lease.as_ref().is_some_and(|lease| lease.host == *name)).count()
+    };
+    let ours = state.migrations().active().filter(|migration| migration.tenant == *tenant);
+    let steps_running = ours.map(|migration| holds(migration)).sum::<usize>();
+    HostView {
+        name: name.clone(),
+        tenant: tenant.clone(),
+        status: host.status,
+        connected: presence.connected,
+        last_seen: presence.last_seen,
+        facts: presence.facts.or_else(|| host.facts.clone()),
+        steps_running: u32::try_from(steps_running).unwrap_or(u32::MAX),
+        clock_ahead_ms: presence.clock_ahead_ms,
+    }
+}
+
+/// What the steps' outputs say together.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+struct Summary {
+    moved: FileOutput,
+    proof: FileOutput,
+    is_verified: bool,
+    is_partial: bool,
+    findings_total: u64,
+}
+
+impl Migration {
+    /// Returns the view of this migration; `is_whole` adds steps and findings.
+    pub fn view(&self, now: WallMs, live: Live<'_>, is_whole: bool) -> MigrationView {
+        let summary = self.summary();
+        let progress = self.progress(live);
+        let steps_completed = self.steps.iter().filter(|step| step.status == StepStatus::Succeeded).count();
+        let has_totals = summary.moved.version != 0;
+        let pick = |output: u64, live: u64| if has_totals { output } else { live };
+        let duration_ms = self.started.map_or(0, |started| self.ended.unwrap_or(now).since(started));
+        let permille = self.permille(live).max(self.permille_max);
+        MigrationView {
+            id: self.id.clone(),
+            tenant: self.tenant.clone(),
+            name: self.spec.name.clone(),
+            status: self.status,
+            progress: f64::from(permille) / 10.0,
+            is_estimate: !self.status.is_end() && !has_totals && !progress.is_scan_complete,
+            current_step: self.current_step(),
+            steps_completed: count(steps_completed),
+            steps_total: count(self.steps.len()),
+            eta_ms: self.eta_ms(progress, permille, duration_ms),
+            downtime_predicted_ms: 0,
+            downtime_ms: 0,
+            rollback_available: self.is_rollback_available(),
+            rollback_until: match self.way_back {
+                WayBack::Open(until) if self.status.is_end() => until,
+                WayBack::Open(_) | WayBack::Settling(_) | WayBack::Ended => None,
+            },
+            errors: self.failures.clone(),
+            warnings: self.warnings.clone(),
+            verified: summary.is_verified,
+            partial: summary.is_partial,
+            files_total: pick(summary.moved.files_total, progress.files_total),
+            files_sent: summary.moved.files_sent,
+            files_done: pick(summary.moved.files_total, progress.files_done),
+            bytes_total: pick(summary.moved.bytes_total, progress.bytes_total),
+            bytes_done: pick(summary.moved.bytes_total, progress.bytes_done),
+            bytes_on_wire: pick(summary.moved.bytes_on_wire, progress.bytes_on_wire) + summary.proof.bytes_on_wire,
+            bytes_resent: summary.moved.bytes_resent,
+            bytes_deduplicated: summary.moved.bytes_deduplicated,
+            bytes_per_s: if self.status.is_end() { 0 } else { progress.bytes_per_s },
+            deleted: summary.moved.deleted,
+            duration_ms,
+            principal: self.principal.to_string(),
+            created: self.created,
+            ended: self.ended,
+            source: self.spec.source.location.to_string(),
+            destination: self.spec.destination.location.to_string(),
+            steps: if is_whole { self.step_views(now, live) } else { Vec::new() },
+            findings: if is_whole { self.findings.iter().cloned().collect() } else { Vec::new() },
+            findings_total: self.findings.total().max(summary.findings_total),
+            proof: summary.proof.proof,
+            source_digest: summary.proof.source_digest.or(summary.moved.source_digest),
+            destination_digest: summary.proof.destination_digest.or(summary.moved.destination_digest),
+            exit_code: self.exit_code(),
+        }
+    }
+
+    /// Returns the exit code that `ctl` ends with, once the migration has ended.
+    pub fn exit_code(&self) -> Option<u8> {
+        let first = self.failures.first();
+        match self.status {
+            MigrationStatus::Completed => Some(self.exit_code_when_completed()),
+            MigrationStatus::Stuck => Some(FailureKind::Stuck.exit_code()),
+            MigrationStatus::Cancelled => Some(FailureKind::Cancelled.exit_code()),
+            // A rollback that an operator asked for did what was asked.
+            MigrationStatus::RolledBack if first.is_none() => Some(0),
+            MigrationStatus::RolledBack | MigrationStatus::Failed => {
+                Some(first.map_or(FailureKind::Bug, |failure| failure.kind).exit_code())
+            }
+            MigrationStatus::Draft
+            | MigrationStatus::Planned
+            | MigrationStatus::AwaitingApproval
+            | MigrationStatus::Queued
+            | MigrationStatus::Running
+            | MigrationStatus::Paused
+            | MigrationStatus::AwaitingCutover
+            | MigrationStatus::CuttingOver
+            | MigrationStatus::Unwinding => None,
+        }
+    }
+
+    fn exit_code_when_completed(&self) -> u8 {
+        let summary = self.summary();
+        let is_asked = asks_for_proof(&self.spec);
+        if self.findings.total_of(Rule::Conflict) > 0 {
+            FailureKind::Conflict.exit_code()
+        } else if summary.is_partial || (is_asked && !summary.is_verified) {
+            FailureKind::Changed.exit_code()
+        } else {
+            0
+        }
+    }
+
+    /// Returns how far the whole is, in thousandths; 1000 only once it has completed.
+    pub(super) fn permille(&self, live: Live<'_>) -> u32 {
+        let mut done = 0;
+        let mut total = 0;
+        for (planned, step) in self.planned() {
+            let weight = u64::from(planned.weight.max(1));
+            let part = match step.status {
+                StepStatus::Succeeded => 1_000,
+                StepStatus::Blocked => 0,
+                StepStatus::Ready
+                | StepStatus::Leased
+                | StepStatus::CaughtUp
+                | StepStatus::Failed
+                | StepStatus::Undoing
+                | StepStatus::Undone
+                | StepStatus::Stuck => live(&planned.id).unwrap_or(step.progress).permille(),
+            };
+            done += weight * u64::from(part.min(1_000));
+            total += weight * 1_000;
+        }
+        if self.status == MigrationStatus::Completed {
+            return 1_000;
+        }
+        let part = if total == 0 { 0 } else { done * 1_000 / total };
+        u32::try_from(part).unwrap_or(0).min(999)
+    }
+
+    /// The progress that people mean: that of the step that runs, or of the last that moved something.
+    fn progress(&self, live: Live<'_>) -> Progress {
+        let of = |place: usize| live(&self.plan.steps[place].id).unwrap_or(self.steps[place].progress);
+        let runs = self.steps.iter().position(|step| step.lease.is_some());
+        let moves = |place: &usize| self.plan.steps[*place].kind != StepKind::FileVerify;
+        let last = (0..self.steps.len()).rev().find(|place| moves(place) && self.steps[*place].attempts > 0);
+        match (runs, last) {
+            (_, Some(place)) => {
+                let rate = runs.map_or(0, |runs| of(runs).bytes_per_s);
+                Progress { bytes_per_s: rate, ..of(place) }
+            }
+            (Some(place), None) => of(place),
+            (None, None) => Progress::default(),
+        }
+    }
+
+    fn current_step(&self) -> Option<StepId> {
+        let runs = self.steps.iter().position(|step| step.lease.is_some());
+        let waits = || self.steps.iter().position(|step| step.status == StepStatus::Ready);
+        let place = if self.status.is_end() { None } else { runs.or_else(waits) };
+        place.map(|place| self.plan.steps[place].id.clone())
+    }
+
+    fn eta_ms(&self, progress: Progress, permille: u32, duration_ms: u64) -> Option<u64> {
+        if self.status != MigrationStatus::Running || !progress.is_scan_complete {
+            return None;
+        }
+        let left = progress.bytes_total.saturating_sub(progress.bytes_done);
+        if progress.bytes_per_s > 0 && left > 0 {
+            return Some(left.saturating_mul(1_000) / progress.bytes_per_s);
+        }
+        (permille > 0).then(|| duration_ms * u64::from(1_000 - permille.min(1_000)) / u64::from(permille))
+    }
+
+    fn step_views(&self, now: WallMs, live: Live<'_>) -> Vec<StepView> {
+        let view = |(planned, step): (&common::plan::PlannedStep, &super::step::Step)| StepView {
+            id: planned.id.clone(),
+            kind: planned.kind,
+            phase: planned.phase,
+            status: step.status,
+            host: planned.host.clone(),
+            attempts: step.attempts,
+            progress: live(&planned.id).filter(|_| step.lease.is_some()).unwrap_or(step.progress),
+            duration_ms: step.worked_ms + step.lease.as_ref().map_or(0, |lease| now.since(lease.granted)),
+            failure: step.failure.clone(),
+        };
+        self.planned().map(view).collect()
+    }
+
+    /// Returns the outputs of the steps that waited steps may read, by step.
+    pub fn output(&self, step: &StepId) -> Option<&str> {
+        self.steps.get(self.place(step)?)?.output.as_deref()
+    }
+
+    fn summary(&self) -> Summary {
+        let mut summary = Summary::default();
+        let mut has_proof = false;
+        for (planned, step) in self.planned() {
+            let Some(output) = step.output.as_deref() else { continue };
+            let Ok(output) = serde_json::from_str::<FileOutput>(output) else { continue };
+            summary.findings_total += output.findings_total;
+            if planned.kind == StepKind::FileVerify {
+                // A later proof replaces an earlier one, which looked at an earlier tree.
+                let is_good = step.status == StepStatus::Succeeded && output.is_verified;
+                summary.is_verified = is_good && (summary.is_verified || !has_proof || planned.scope == common::phase::Scope::Whole);
+                has_proof = true;
+                let bytes_on_wire = summary.proof.bytes_on_wire + output.bytes_on_wire;
+                summary.is_partial |= output.is_partial;
+                summary.proof = FileOutput { bytes_on_wire, ..output };
+            } else {
+                summary.is_partial |= output.is_partial;
+                summary.moved = add(summary.moved, output);
+            }
+        }
+        summary
+    }
+}
+
+/// The totals are those of the last pass; what was sent adds up.
+fn add(earlier: FileOutput, pass: FileOutput) -> FileOutput {
+    FileOutput {
+        files_sent: earlier.files_sent + pass.files_sent,
+        bytes_sent: earlier.bytes_sent + pass.bytes_sent,
+        metadata_changed: earlier.metadata_changed + pass.metadata_changed,
+        deleted: earlier.deleted + pass.deleted,
+        bytes_on_wire: earlier.bytes_on_wire + pass.bytes_on_wire,
+        bytes_resent: earlier.bytes_resent + pass.bytes_resent,
+        bytes_deduplicated: earlier.bytes_deduplicated + pass.bytes_deduplicated,
+        duration_ms: earlier.duration_ms + pass.duration_ms,
+        proof: Proof::default(),
+        ..pass
+    }
+}
+
+fn asks_for_proof(spec: &MigrationSpec) -> bool {
+    spec.options.verify_after && !spec.options.dry_run
+}
+
+fn count(number: usize) -> u64 {
+    u64::try_from(number).unwrap_or(u64::MAX)
+}

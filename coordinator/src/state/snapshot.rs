@@ -1,0 +1,214 @@
+//! The state as bytes: encoding of commands and of whole snapshots.
+//!
+//! Both begin with a byte of version. A snapshot is a run of frames (a tag, a length, postcard), then a frame with the
+//! count and the BLAKE3 of all before, so that a cut or altered file is noticed before anything of it is believed. It
+//! is written and read frame by frame: memory does not hold it twice. Indexes are not in it; reading makes them again.
+
+use std::io::{self, Read, Write};
+
+use common::failure::FailureKind;
+use common::id::{HostName, TenantId};
+use serde::Serialize;
+use serde::de::DeserializeOwned;
+
+use super::audit::Audit;
+use super::cluster::Cluster;
+use super::host::Host;
+use super::migration::Migration;
+use super::piece::Pieces;
+use super::refusal::Refusal;
+use super::{Command, State};
+
+/// The version of [`Command`] in the log.
+pub const COMMAND_VERSION: u8 = 1;
+/// The version of the snapshot's frames.
+pub const SNAPSHOT_VERSION: u8 = 1;
+/// What a snapshot file begins with.
+const MAGIC: &[u8; 7] = b"DROVERS";
+/// The largest frame that is believed: a migration with a thousand findings of each rule is about 8 MiB.
+const FRAME_BYTES_MAX: u32 = 64 * 1024 * 1024;
+
+/// Why bytes are not a snapshot.
+#[derive(Debug, thiserror::Error)]
+pub enum SnapshotError {
+    /// The file could not be read or written.
+    #[error("reading or writing the snapshot")]
+    Io(#[from] io::Error),
+    /// A record does not decode.
+    #[error("decoding a record of the snapshot")]
+    Record(#[from] postcard::Error),
+    /// It is of a version that this program does not know.
+    #[error("the snapshot has version {0}, and this program reads up to {SNAPSHOT_VERSION}")]
+    Version(u8),
+    /// It is cut or altered.
+    #[error("the snapshot is damaged: {0}")]
+    Damaged(&'static str),
+}
+
+/// The kinds of frames.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Tag {
+    Cluster = 1,
+    Host = 2,
+    Migration = 3,
+    Outbox = 4,
+    Audit = 5,
+    Pieces = 6,
+    End = 7,
+}
+
+impl Tag {
+    fn of(byte: u8) -> Option<Self> {
+        [Self::Cluster, Self::Host, Self::Migration, Self::Outbox, Self::Audit, Self::Pieces, Self::End]
+            .into_iter()
+            .find(|tag| *tag as u8 == byte)
+    }
+}
+
+/// Returns a command as the log holds it.
+pub fn encode_command(command: &Command) -> Result<Vec<u8>, postcard::Error> {
+    postcard::to_extend(command, vec![COMMAND_VERSION])
+}
+
+/// Reads a command.
+///
+/// # Errors
+/// When its version or form is not known; that is refused loudly and never skipped.
+pub fn decode_command(bytes: &[u8]) -> Result<Command, Refusal> {
+    let refuse = |message: String| {
+        Refusal::new(FailureKind::Unsupported, message, "run one version of the program on all coordinators")
+    };
+    match bytes.split_first() {
+        Some((&COMMAND_VERSION, body)) => postcard::from_bytes(body)
+            .map_err(|error| refuse(format!("a command of the log does not decode: {error}"))),
+        Some((version, _)) => Err(refuse(format!("a command of the log has version {version}"))),
+        None => Err(refuse("a command of the log is empty".to_owned())),
+    }
+}
+
+/// Writes the state.
+///
+/// # Errors
+/// When writing fails.
+pub fn write(state: &State, to: &mut dyn Write) -> Result<(), SnapshotError> {
+    let mut frames = FrameWriter { to, hasher: blake3::Hasher::new(), count: 0 };
+    frames.raw(MAGIC)?;
+    frames.raw(&[SNAPSHOT_VERSION])?;
+    frames.frame(Tag::Cluster, state.cluster.as_ref())?;
+    for (tenant, name, host) in state.hosts.table().all() {
+        frames.frame(Tag::Host, &(tenant, name, host))?;
+    }
+    for (_, _, migration) in state.migrations.table().all() {
+        frames.frame(Tag::Migration, migration)?;
+    }
+    for (tenant, host, number) in state.outboxes.table().all() {
+        frames.frame(Tag::Outbox, &(tenant, host, **number))?;
+    }
+    frames.frame(Tag::Audit, &state.audit)?;
+    frames.frame(Tag::Pieces, &state.pieces)?;
+    frames.end()
+}
+
+/// Reads a state.
+///
+/// # Errors
+/// When it is cut, altered, or of a version that is not known.
+pub fn read(from: &mut dyn Read) -> Result<State, SnapshotError> {
+    let mut frames = FrameReader { from, hasher: blake3::Hasher::new(), count: 0 };
+    let mut start = [0; MAGIC.len() + 1];
+    frames.raw(&mut start)?;
+    if start[..MAGIC.len()] != MAGIC[..] {
+        return Err(SnapshotError::Damaged("it does not begin like a snapshot"));
+    }
+    if start[MAGIC.len()] != SNAPSHOT_VERSION {
+        return Err(SnapshotError::Version(start[MAGIC.len()]));
+    }
+    let mut state = State::default();
+    loop {
+        let (tag, bytes) = frames.frame()?;
+        match tag {
+            Tag::Cluster => state.cluster = std::sync::Arc::new(postcard::from_bytes::<Cluster>(&bytes)?),
+            Tag::Host => {
+                let (tenant, name, host): (TenantId, HostName, Host) = postcard::from_bytes(&bytes)?;
+                state.hosts.table_mut().insert(&tenant, name, host);
+            }
+            Tag::Migration => state.migrations.put(postcard::from_bytes::<Migration>(&bytes)?),
+            Tag::Outbox => {
+                let (tenant, host, number): (TenantId, HostName, u64) = postcard::from_bytes(&bytes)?;
+                state.outboxes.take(&tenant, &host, number);
+            }
+            Tag::Audit => state.audit = postcard::from_bytes::<Audit>(&bytes)?,
+            Tag::Pieces => state.pieces = postcard::from_bytes::<Pieces>(&bytes)?,
+            Tag::End => return Ok(state),
+        }
+    }
+}
+
+struct FrameWriter<'a> {
+    to: &'a mut dyn Write,
+    hasher: blake3::Hasher,
+    count: u64,
+}
+
+impl FrameWriter<'_> {
+    fn raw(&mut self, bytes: &[u8]) -> Result<(), SnapshotError> {
+        self.hasher.update(bytes);
+        self.to.write_all(bytes)?;
+        Ok(())
+    }
+
+    fn frame(&mut self, tag: Tag, record: &impl Serialize) -> Result<(), SnapshotError> {
+        let bytes = postcard::to_stdvec(record)?;
+        let length = u32::try_from(bytes.len()).map_err(|_| SnapshotError::Damaged("a record is too large"))?;
+        self.raw(&[tag as u8])?;
+        self.raw(&length.to_le_bytes())?;
+        self.raw(&bytes)?;
+        self.count += 1;
+        Ok(())
+    }
+
+    fn end(&mut self) -> Result<(), SnapshotError> {
+        let digest = *self.hasher.finalize().as_bytes();
+        let count = self.count;
+        self.frame(Tag::End, &(count, digest))
+    }
+}
+
+struct FrameReader<'a> {
+    from: &'a mut dyn Read,
+    hasher: blake3::Hasher,
+    count: u64,
+}
+
+impl FrameReader<'_> {
+    fn raw(&mut self, bytes: &mut [u8]) -> Result<(), SnapshotError> {
+        self.from.read_exact(bytes)?;
+        self.hasher.update(bytes);
+        Ok(())
+    }
+
+    fn frame(&mut self) -> Result<(Tag, Vec<u8>), SnapshotError> {
+        let digest = *self.hasher.finalize().as_bytes();
+        let mut head = [0; 5];
+        self.raw(&mut head)?;
+        let tag = Tag::of(head[0]).ok_or(SnapshotError::Damaged("a frame of a kind that is not known"))?;
+        let length = u32::from_le_bytes([head[1], head[2], head[3], head[4]]);
+        if length > FRAME_BYTES_MAX {
+            return Err(SnapshotError::Damaged("a frame is too large"));
+        }
+        let mut bytes = vec![0; usize::try_from(length).unwrap_or(0)];
+        self.raw(&mut bytes)?;
+        if tag == Tag::End {
+            let expected: (u64, [u8; 32]) = decode(&bytes)?;
+            if expected != (self.count, digest) {
+                return Err(SnapshotError::Damaged("its digest differs"));
+            }
+        }
+        self.count += 1;
+        Ok((tag, bytes))
+    }
+}
+
+fn decode<T: DeserializeOwned>(bytes: &[u8]) -> Result<T, SnapshotError> {
+    Ok(postcard::from_bytes(bytes)?)
+}
