@@ -116,7 +116,8 @@ mod tests {
         ];
         for from in STATUSES {
             for change in CHANGES {
-                let expected = legal.iter().find(|(f, c, _)| (*f, *c) == (from, change)).map(|(_, _, to)| *to);
+                let expected =
+                    legal.iter().find(|(f, c, _)| (*f, *c) == (from, change)).map(|(_, _, to)| *to);
                 assert_eq!(next(from, change).ok(), expected, "{from:?} {change:?}");
             }
         }

@@ -199,7 +199,10 @@ impl Cluster {
             return Err(conflict(&message, "choose another name, or remove that node first"));
         }
         if existing.is_none() && self.nodes.len() >= NODES_MAX {
-            return Err(conflict("the cluster has no room for another node name", "use the name of a removed node"));
+            return Err(conflict(
+                "the cluster has no room for another node name",
+                "use the name of a removed node",
+            ));
         }
         let node = Node {
             node_id: 0,

@@ -128,7 +128,9 @@ impl Hosts {
         let Command { tenant, host: name, change } = command;
         let known = self.get(&tenant, &name).cloned();
         let (host, applied) = match (known, change) {
-            (known, Change::Invite { token, expires }) => (invite(stamp, known, &name, token, expires)?, Applied::done()),
+            (known, Change::Invite { token, expires }) => {
+                (invite(stamp, known, &name, token, expires)?, Applied::done())
+            }
             (Some(host), change) => alter(stamp, &tenant, &name, host, change)?,
             (None, Change::Enroll { .. }) => return Err(Join::refused(&name)),
             (None, _) => return Err(Refusal::absent("host", &name)),
@@ -143,8 +145,7 @@ impl Host {
     pub fn accepts(&self, generation: u64, public_key: &[u8]) -> bool {
         let is_alive = matches!(self.status, HostStatus::Enrolled | HostStatus::Draining);
         let is_current = generation == self.generation && public_key == self.public_key;
-        let is_next =
-            generation == self.generation + 1 && self.pending_key.as_deref() == Some(public_key);
+        let is_next = generation == self.generation + 1 && self.pending_key.as_deref() == Some(public_key);
         is_alive && (is_current || is_next)
     }
 }
@@ -208,7 +209,9 @@ fn alter(
             applied = Applied::new(Outcome::Enrolled { generation: host.generation, is_repeated });
         }
         Change::Renew { generation, public_key } => {
-            applied = Applied::new(Outcome::Renewed { generation: renew(name, &mut host, generation, public_key)? });
+            applied = Applied::new(Outcome::Renewed {
+                generation: renew(name, &mut host, generation, public_key)?,
+            });
         }
         Change::Seen { generation } => {
             if generation == host.generation + 1
@@ -277,7 +280,9 @@ fn renew(name: &HostName, host: &mut Host, generation: u64, public_key: Vec<u8>)
     if generation != host.generation {
         return Err(Refusal::new(
             FailureKind::Denied,
-            format!("the certificate of `{name}` in generation {generation} was renewed by somebody else since"),
+            format!(
+                "the certificate of `{name}` in generation {generation} was renewed by somebody else since"
+            ),
             format!(
                 "its key may have been copied: `ctl host revoke {name}`, then let it join again with `ctl host enroll {name}`"
             ),

@@ -44,10 +44,13 @@ fn check_one(migration: &Migration) -> Result<(), Broken> {
         hold(step.lease.is_none() || may_have_lease, "a lease belongs to a step that runs", migration)?;
         if let Some(lease) = &step.lease {
             hold(lease.host == planned.host, "a lease is held by the planned host", migration)?;
-            hold(lease.is_undo == (step.status == StepStatus::Undoing), "an undo is leased as such", migration)?;
+            hold(
+                lease.is_undo == (step.status == StepStatus::Undoing),
+                "an undo is leased as such",
+                migration,
+            )?;
             hold(step.not_before.is_none(), "a leased step waits for nothing", migration)?;
-            let runs =
-                matches!(migration.status, MigrationStatus::Running | MigrationStatus::Unwinding);
+            let runs = matches!(migration.status, MigrationStatus::Running | MigrationStatus::Unwinding);
             hold(runs, "only a running or unwinding migration holds leases", migration)?;
         }
     }

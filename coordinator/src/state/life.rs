@@ -251,7 +251,8 @@ impl Migration {
                 if self.completed.is_some() {
                     return self.stop_checking(stamp);
                 }
-                let failure = Failure::new(FailureKind::Cancelled, format!("cancelled by {}", stamp.principal));
+                let failure =
+                    Failure::new(FailureKind::Cancelled, format!("cancelled by {}", stamp.principal));
                 self.add_failure(failure);
                 self.begin_unwinding(stamp, UnwindCause::Cancel, "the migration was cancelled")
             }
@@ -261,7 +262,9 @@ impl Migration {
                 let hint = format!("take it back with `ctl rollback {}` while that is possible", self.id);
                 Err(self.refused("it has ended", &hint))
             }
-            MigrationStatus::RolledBack => Err(self.refused("it was rolled back already", "nothing is left to cancel")),
+            MigrationStatus::RolledBack => {
+                Err(self.refused("it was rolled back already", "nothing is left to cancel"))
+            }
             MigrationStatus::Stuck => {
                 let hint = format!("remove the cause and `ctl retry {}`", self.id);
                 Err(self.refused("it is stuck while it is being undone", &hint))
@@ -291,7 +294,9 @@ impl Migration {
 
     fn retry(&mut self) -> Result<Vec<Effect>, Refusal> {
         let (from, to) = match self.status {
-            MigrationStatus::Failed if self.unwinding.is_none() => (StepStatus::Failed, MigrationStatus::Running),
+            MigrationStatus::Failed if self.unwinding.is_none() => {
+                (StepStatus::Failed, MigrationStatus::Running)
+            }
             MigrationStatus::Stuck => (StepStatus::Stuck, MigrationStatus::Unwinding),
             MigrationStatus::Running | MigrationStatus::Unwinding => return Ok(Vec::new()),
             MigrationStatus::Draft
@@ -311,7 +316,10 @@ impl Migration {
                 ));
             }
         };
-        if self.completed.is_none() && !self.spec.options.dry_run && !matches!(self.way_back, WayBack::Open(_)) {
+        if self.completed.is_none()
+            && !self.spec.options.dry_run
+            && !matches!(self.way_back, WayBack::Open(_))
+        {
             return Err(self.refused("its way back has ended", "start a new one with `ctl migrate`"));
         }
         for step in &mut self.steps {
@@ -368,7 +376,9 @@ impl Migration {
             WayBack::Settling(asked) if asked == token => self.way_back = WayBack::Ended,
             WayBack::Ended => {}
             WayBack::Settling(_) | WayBack::Open(_) => {
-                return Err(self.refused("this way back is not the one that was removed", "nothing needs doing"));
+                return Err(
+                    self.refused("this way back is not the one that was removed", "nothing needs doing")
+                );
             }
         }
         Ok(Vec::new())
@@ -452,7 +462,9 @@ impl Migration {
             return Err(self.refused("its time is not over", "nothing needs doing"));
         }
         let message = format!("it took longer than {} s", limit / 1_000);
-        self.add_failure(Failure::new(FailureKind::Timeout, message).hint("allow more time with `options.timeout`"));
+        self.add_failure(
+            Failure::new(FailureKind::Timeout, message).hint("allow more time with `options.timeout`"),
+        );
         if self.spec.options.rollback_on_failure {
             return self.begin_unwinding(stamp, UnwindCause::Failure, "the time for the migration is over");
         }

@@ -241,12 +241,12 @@ impl Migrations {
 
     /// Returns the migrations that are not at rest: running, unwinding, or with a way back to remove.
     pub fn active(&self) -> impl Iterator<Item = &Arc<Migration>> {
-        self.active.all().filter_map(|(tenant, id, ())| self.table.get(tenant, id))
+        self.active.all().filter_map(|(tenant, id, _)| self.table.get(tenant, id))
     }
 
     /// Returns the migrations that hold their roots, the active ones and those with an open way back.
     pub fn holding(&self) -> impl Iterator<Item = &Arc<Migration>> {
-        self.holding.all().filter_map(|(tenant, id, ())| self.table.get(tenant, id))
+        self.holding.all().filter_map(|(tenant, id, _)| self.table.get(tenant, id))
     }
 
     /// Stores a migration and keeps the indexes.
@@ -268,7 +268,7 @@ impl Migrations {
     ) -> Result<Applied, Refusal> {
         let mut migration = self.copy(tenant, id)?;
         if let Act::Verify { .. } = act {
-            self.refuse_taken(tenant, id, &migration.roots, &[])?;
+            self.refuse_taken(tenant, id, &migration.roots)?;
         }
         let effects = migration.act(stamp, act)?;
         self.put(migration);
@@ -295,7 +295,7 @@ impl Migrations {
         }
         let mut effects = Vec::new();
         if !spec.options.dry_run {
-            let over = self.refuse_taken(&tenant, &id, &roots, &plan.settles)?;
+            let over = self.refuse_taken(&tenant, &id, &roots)?;
             refuse_unconfirmed(&over, is_confirmed, &plan.settles)?;
             for earlier in &over {
                 let mut earlier = earlier.as_ref().clone();
@@ -317,7 +317,6 @@ impl Migrations {
         tenant: &TenantId,
         id: &MigrationId,
         roots: &Roots,
-        settles: &[MigrationId],
     ) -> Result<Vec<Arc<Migration>>, Refusal> {
         let mut over = Vec::new();
         for other in self.holding().filter(|other| (&other.tenant, &other.id) != (tenant, id)) {
@@ -333,7 +332,8 @@ impl Migrations {
                     continue;
                 }
             }
-            let name = if is_ours { format!("migration `{}`", other.id) } else { "another migration".to_owned() };
+            let name =
+                if is_ours { format!("migration `{}`", other.id) } else { "another migration".to_owned() };
             let how = match clash.overlap {
                 Overlap::Same => "is held by",
                 Overlap::Above => "holds a folder of",
@@ -348,7 +348,6 @@ impl Migrations {
             let refusal = Refusal::new(FailureKind::Conflict, message, hint);
             return Err(if is_ours { refusal.context("migration", &other.id) } else { refusal });
         }
-        let _ = settles;
         Ok(over)
     }
 
@@ -358,7 +357,7 @@ impl Migrations {
     /// When a root is taken by one that has not ended.
     pub fn settled_by(&self, tenant: &TenantId, roots: &Roots) -> Result<Vec<MigrationId>, Refusal> {
         let nobody = MigrationId::from_random([0; 10]);
-        let over = self.refuse_taken(tenant, &nobody, roots, &[])?;
+        let over = self.refuse_taken(tenant, &nobody, roots)?;
         Ok(over.iter().map(|migration| migration.id.clone()).collect())
     }
 
@@ -451,18 +450,27 @@ fn set(index: &mut Table<MigrationId, ()>, tenant: &TenantId, id: &MigrationId, 
 }
 
 fn check_new(id: &MigrationId, request_id: &str, plan: &Plan) -> Result<(), Refusal> {
-    let invalid = |message: String| Refusal::new(FailureKind::Invalid, message, "this is a fault of the caller");
+    let invalid =
+        |message: String| Refusal::new(FailureKind::Invalid, message, "this is a fault of the caller");
     if request_id.is_empty() || request_id.len() > REQUEST_ID_BYTES_MAX {
         return Err(invalid(format!("a request id has 1 to {REQUEST_ID_BYTES_MAX} bytes")));
     }
     if plan.migration != *id || plan.steps.is_empty() || plan.steps.len() > STEPS_MAX {
-        return Err(invalid(format!("the plan is for `{}` and has {} steps", plan.migration, plan.steps.len())));
+        return Err(invalid(format!(
+            "the plan is for `{}` and has {} steps",
+            plan.migration,
+            plan.steps.len()
+        )));
     }
     Dag::new(plan).map(|_| ()).map_err(|error| invalid(error.to_string()))
 }
 
 /// The way back of an earlier migration ends only if the plan says so and a person agreed.
-fn refuse_unconfirmed(over: &[Arc<Migration>], is_confirmed: bool, settles: &[MigrationId]) -> Result<(), Refusal> {
+fn refuse_unconfirmed(
+    over: &[Arc<Migration>],
+    is_confirmed: bool,
+    settles: &[MigrationId],
+) -> Result<(), Refusal> {
     let unnamed = over.iter().any(|earlier| !settles.contains(&earlier.id));
     if over.is_empty() || (is_confirmed && !unnamed) {
         return Ok(());
@@ -471,6 +479,7 @@ fn refuse_unconfirmed(over: &[Arc<Migration>], is_confirmed: bool, settles: &[Mi
     let names = names.join(", ");
     let message = format!("the destination holds the way back of {names}");
     let hint = "agree (`--yes`), or choose another destination";
-    let sentence = format!("This ends the way back of {names}: what stood there before can no longer be restored.");
+    let sentence =
+        format!("This ends the way back of {names}: what stood there before can no longer be restored.");
     Err(Refusal::new(FailureKind::Conflict, message, hint).confirm(sentence))
 }

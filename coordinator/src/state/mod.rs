@@ -178,7 +178,11 @@ impl State {
                     let command = snapshot::decode_command(&bytes)?;
                     if matches!(command, Command::Piece(_)) {
                         let message = "a piece holds a piece";
-                        return Err(Refusal::new(FailureKind::Invalid, message, "this is a fault of the caller"));
+                        return Err(Refusal::new(
+                            FailureKind::Invalid,
+                            message,
+                            "this is a fault of the caller",
+                        ));
                     }
                     return self.apply_to(stamp, command);
                 }

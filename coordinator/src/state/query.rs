@@ -76,9 +76,11 @@ pub fn hosts<'state>(
     let limit = page_size(limit);
     let table = state.hosts().table();
     let mut items: Vec<(&HostName, &Host)> = match from {
-        Some(from) => {
-            table.of_tenant_after(tenant, from).take(limit + 1).map(|(name, it)| (name, it.as_ref())).collect()
-        }
+        Some(from) => table
+            .of_tenant_after(tenant, from)
+            .take(limit + 1)
+            .map(|(name, it)| (name, it.as_ref()))
+            .collect(),
         None => table.of_tenant(tenant).take(limit + 1).map(|(name, it)| (name, it.as_ref())).collect(),
     };
     let has_more = items.len() > limit;
@@ -100,7 +102,11 @@ pub fn host_view(
     presence: Presence,
 ) -> HostView {
     let holds = |migration: &Migration| {
-        migration.steps.iter().filter(|step| step.lease.as_ref().is_some_and(|lease| lease.host == *name)).count()
+        migration
+            .steps
+            .iter()
+            .filter(|step| step.lease.as_ref().is_some_and(|lease| lease.host == *name))
+            .count()
     };
     let ours = state.migrations().active().filter(|migration| migration.tenant == *tenant);
     let steps_running = ours.map(|migration| holds(migration)).sum::<usize>();
@@ -163,7 +169,8 @@ impl Migration {
             files_done: pick(summary.moved.files_total, progress.files_done),
             bytes_total: pick(summary.moved.bytes_total, progress.bytes_total),
             bytes_done: pick(summary.moved.bytes_total, progress.bytes_done),
-            bytes_on_wire: pick(summary.moved.bytes_on_wire, progress.bytes_on_wire) + summary.proof.bytes_on_wire,
+            bytes_on_wire: pick(summary.moved.bytes_on_wire, progress.bytes_on_wire)
+                + summary.proof.bytes_on_wire,
             bytes_resent: summary.moved.bytes_resent,
             bytes_deduplicated: summary.moved.bytes_deduplicated,
             bytes_per_s: if self.status.is_end() { 0 } else { progress.bytes_per_s },
@@ -311,7 +318,8 @@ impl Migration {
             if planned.kind == StepKind::FileVerify {
                 // A later proof replaces an earlier one, which looked at an earlier tree.
                 let is_good = step.status == StepStatus::Succeeded && output.is_verified;
-                summary.is_verified = is_good && (summary.is_verified || !has_proof || planned.scope == common::phase::Scope::Whole);
+                summary.is_verified = is_good
+                    && (summary.is_verified || !has_proof || planned.scope == common::phase::Scope::Whole);
                 has_proof = true;
                 let bytes_on_wire = summary.proof.bytes_on_wire + output.bytes_on_wire;
                 summary.is_partial |= output.is_partial;

@@ -118,7 +118,8 @@ impl Step {
 
 /// The wait after so many failures in a row; without a jitter, because every replica must compute the same.
 fn delay_ms(failures: u32) -> u64 {
-    let doubled = STEP_RETRY_FIRST.saturating_mul(1_u32.checked_shl(failures.saturating_sub(1)).unwrap_or(u32::MAX));
+    let doubled =
+        STEP_RETRY_FIRST.saturating_mul(1_u32.checked_shl(failures.saturating_sub(1)).unwrap_or(u32::MAX));
     u64::try_from(doubled.min(STEP_RETRY_MAX).as_millis()).unwrap_or(u64::MAX)
 }
 
