@@ -5,6 +5,7 @@ pub mod access;
 pub mod config;
 pub mod pki;
 pub mod planner;
+pub mod raft;
 pub mod saga;
 pub mod state;
 pub mod vault;

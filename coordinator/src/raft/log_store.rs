@@ -1,0 +1,270 @@
+//! The durable log, on sled.
+//!
+//! Guarantees: an entry or a vote is on disk before it is acknowledged; entries have no holes; what is purged was noted
+//! as purged before the first of it is deleted. One `Db` per process. Every value is an entry of at most
+//! [`RECORD_BYTES_MAX`] or smaller, because sled never frees larger ones; snapshots are files elsewhere. Every value
+//! begins with a byte of version.
+//!
+//! sled may panic when its files are damaged: opening catches that and says so. Such a node must join again with an
+//! empty directory and a new number, because a node that has forgotten a vote must not vote again.
+
+use std::fmt::Debug;
+use std::ops::{Bound, RangeBounds};
+use std::panic::{AssertUnwindSafe, catch_unwind};
+use std::path::Path;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::time::Duration;
+
+use common::clock;
+use common::limit::RECORD_BYTES_MAX;
+use openraft::storage::{LogFlushed, RaftLogStorage};
+use openraft::{AnyError, Entry, LogState, OptionalSend, RaftLogReader, StorageError, StorageIOError, Vote};
+use serde::Serialize;
+use serde::de::DeserializeOwned;
+
+use super::{LogId, TypeConfig};
+
+/// The version of every value in the log store.
+const VERSION: u8 = 1;
+/// Memory that sled may use for pages; the log's tail is all that is read again.
+const CACHE_BYTES: u64 = 16 * 1024 * 1024;
+/// Bytes of entries that one message to a follower may hold; an append must pass within a heartbeat.
+const BATCH_BYTES: usize = 256 * 1024;
+
+const VOTE: &[u8] = b"vote";
+const COMMITTED: &[u8] = b"committed";
+const PURGED: &[u8] = b"purged";
+
+/// Why the store cannot be opened.
+#[derive(Debug, thiserror::Error)]
+pub enum OpenError {
+    /// sled refused.
+    #[error("opening the log in {0}")]
+    Sled(String, #[source] sled::Error),
+    /// sled panicked over its files.
+    #[error("the log in {0} is damaged: move the directory aside and let the node join again as a new one")]
+    Damaged(String),
+}
+
+/// The log, the vote and the positions; clones share one store.
+#[derive(Clone)]
+pub struct LogStore {
+    db: sled::Db,
+    log: sled::Tree,
+    meta: sled::Tree,
+    flush_time: FlushTime,
+}
+
+impl Debug for LogStore {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("LogStore").finish_non_exhaustive()
+    }
+}
+
+/// How long flushes take here lately; elections wait longer on slow disks.
+#[derive(Clone, Debug, Default)]
+pub struct FlushTime(Arc<AtomicU64>);
+
+impl FlushTime {
+    /// Returns a time that most flushes stay below.
+    pub fn recent(&self) -> Duration {
+        Duration::from_micros(self.0.load(Ordering::Relaxed))
+    }
+
+    fn note(&self, taken: Duration) {
+        let taken = u64::try_from(taken.as_micros()).unwrap_or(u64::MAX);
+        // Rises at once and forgets slowly.
+        let forgetting = self.0.load(Ordering::Relaxed) / 8 * 7;
+        self.0.store(forgetting.max(taken), Ordering::Relaxed);
+    }
+}
+
+impl LogStore {
+    /// Opens the store in a directory, or makes it.
+    ///
+    /// # Errors
+    /// When the files cannot be used or are damaged.
+    pub fn open(directory: &Path) -> Result<Self, OpenError> {
+        let shown = directory.display().to_string();
+        let opening = || {
+            let db = sled::Config::new()
+                .path(directory)
+                .cache_capacity(CACHE_BYTES)
+                .flush_every_ms(None)
+                .open()?;
+            let log = db.open_tree("log")?;
+            let meta = db.open_tree("meta")?;
+            Ok(Self { db, log, meta, flush_time: FlushTime::default() })
+        };
+        match catch_unwind(AssertUnwindSafe(opening)) {
+            Ok(opened) => opened.map_err(|error| OpenError::Sled(shown, error)),
+            Err(_) => Err(OpenError::Damaged(shown)),
+        }
+    }
+
+    /// Returns how long flushes take.
+    pub fn flush_time(&self) -> FlushTime {
+        self.flush_time.clone()
+    }
+
+    async fn flush(&self) -> Result<(), sled::Error> {
+        let begun = clock::boot();
+        self.db.flush_async().await?;
+        self.flush_time.note(clock::boot().since(begun));
+        Ok(())
+    }
+
+    fn read_meta<T: DeserializeOwned>(&self, key: &[u8]) -> Result<Option<T>, StorageError<u64>> {
+        let value = self.meta.get(key).map_err(reading)?;
+        value.map(|bytes| decode(&bytes)).transpose()
+    }
+
+    fn write_meta(&self, key: &[u8], value: &impl Serialize) -> Result<(), StorageError<u64>> {
+        self.meta.insert(key, encode(value)?).map_err(writing)?;
+        Ok(())
+    }
+
+    /// Reads entries until `bytes_max` is passed; at least one, if there is one.
+    fn read(
+        &self,
+        range: (Bound<u64>, Bound<u64>),
+        bytes_max: usize,
+    ) -> Result<Vec<Entry<TypeConfig>>, StorageError<u64>> {
+        let mut entries = Vec::new();
+        let mut bytes_total = 0;
+        for item in self.log.range::<[u8; 8], _>((range.0.map(key), range.1.map(key))) {
+            let (_, bytes) = item.map_err(reading)?;
+            entries.push(decode(&bytes)?);
+            bytes_total += bytes.len();
+            if bytes_total >= bytes_max {
+                break;
+            }
+        }
+        Ok(entries)
+    }
+
+    /// Deletes the entries of a range.
+    fn delete(&self, range: (Bound<u64>, Bound<u64>)) -> Result<(), StorageError<u64>> {
+        let mut batch = sled::Batch::default();
+        for key in self.log.range::<[u8; 8], _>((range.0.map(key), range.1.map(key))).keys() {
+            batch.remove(key.map_err(reading)?);
+        }
+        self.log.apply_batch(batch).map_err(writing)
+    }
+}
+
+impl RaftLogReader<TypeConfig> for LogStore {
+    async fn try_get_log_entries<RB: RangeBounds<u64> + Clone + Debug + OptionalSend>(
+        &mut self,
+        range: RB,
+    ) -> Result<Vec<Entry<TypeConfig>>, StorageError<u64>> {
+        self.read((range.start_bound().cloned(), range.end_bound().cloned()), usize::MAX)
+    }
+
+    async fn limited_get_log_entries(
+        &mut self,
+        start: u64,
+        end: u64,
+    ) -> Result<Vec<Entry<TypeConfig>>, StorageError<u64>> {
+        self.read((Bound::Included(start), Bound::Excluded(end)), BATCH_BYTES)
+    }
+}
+
+impl RaftLogStorage<TypeConfig> for LogStore {
+    type LogReader = Self;
+
+    async fn get_log_state(&mut self) -> Result<LogState<TypeConfig>, StorageError<u64>> {
+        let last_purged_log_id: Option<LogId> = self.read_meta(PURGED)?;
+        let last = self.log.last().map_err(reading)?;
+        let last = last.map(|(_, bytes)| decode::<Entry<TypeConfig>>(&bytes)).transpose()?;
+        let last_log_id = last.map(|entry| entry.log_id).or(last_purged_log_id);
+        Ok(LogState { last_purged_log_id, last_log_id })
+    }
+
+    async fn get_log_reader(&mut self) -> Self {
+        self.clone()
+    }
+
+    async fn save_vote(&mut self, vote: &Vote<u64>) -> Result<(), StorageError<u64>> {
+        self.write_meta(VOTE, vote)?;
+        self.flush().await.map_err(writing)
+    }
+
+    async fn read_vote(&mut self) -> Result<Option<Vote<u64>>, StorageError<u64>> {
+        self.read_meta(VOTE)
+    }
+
+    /// A hint only, so not flushed: it says how much of the log may be applied at a start before a leader speaks, and
+    /// sled keeps the order of writes, so it never runs ahead of the entries.
+    async fn save_committed(&mut self, committed: Option<LogId>) -> Result<(), StorageError<u64>> {
+        match committed {
+            Some(committed) => self.write_meta(COMMITTED, &committed),
+            None => Ok(()),
+        }
+    }
+
+    async fn read_committed(&mut self) -> Result<Option<LogId>, StorageError<u64>> {
+        self.read_meta(COMMITTED)
+    }
+
+    async fn append<I>(
+        &mut self,
+        entries: I,
+        callback: LogFlushed<TypeConfig>,
+    ) -> Result<(), StorageError<u64>>
+    where
+        I: IntoIterator<Item = Entry<TypeConfig>> + OptionalSend,
+        I::IntoIter: OptionalSend,
+    {
+        let mut batch = sled::Batch::default();
+        for entry in entries {
+            let bytes = encode(&entry)?;
+            debug_assert!(bytes.len() <= RECORD_BYTES_MAX, "the proposer cuts commands into pieces");
+            batch.insert(&key(entry.log_id.index), bytes);
+        }
+        self.log.apply_batch(batch).map_err(writing)?;
+        let flushed = self.flush().await;
+        callback.log_io_completed(flushed.map_err(std::io::Error::from));
+        Ok(())
+    }
+
+    async fn truncate(&mut self, log_id: LogId) -> Result<(), StorageError<u64>> {
+        self.delete((Bound::Included(log_id.index), Bound::Unbounded))?;
+        self.flush().await.map_err(writing)
+    }
+
+    async fn purge(&mut self, log_id: LogId) -> Result<(), StorageError<u64>> {
+        self.write_meta(PURGED, &log_id)?;
+        self.flush().await.map_err(writing)?;
+        self.delete((Bound::Unbounded, Bound::Included(log_id.index)))
+    }
+}
+
+fn key(index: u64) -> [u8; 8] {
+    index.to_be_bytes()
+}
+
+fn encode(value: &impl Serialize) -> Result<Vec<u8>, StorageError<u64>> {
+    postcard::to_extend(value, vec![VERSION]).map_err(writing)
+}
+
+fn decode<T: DeserializeOwned>(bytes: &[u8]) -> Result<T, StorageError<u64>> {
+    match bytes.split_first() {
+        Some((&VERSION, body)) => postcard::from_bytes(body).map_err(reading),
+        Some((version, _)) => Err(reading(UnknownVersion(*version))),
+        None => Err(reading(UnknownVersion(0))),
+    }
+}
+
+#[derive(Debug, thiserror::Error)]
+#[error("a record of the log has version {0}, and this program reads version {VERSION}")]
+struct UnknownVersion(u8);
+
+fn reading(error: impl std::error::Error + 'static) -> StorageError<u64> {
+    StorageIOError::read_logs(AnyError::new(&error)).into()
+}
+
+fn writing(error: impl std::error::Error + 'static) -> StorageError<u64> {
+    StorageIOError::write_logs(AnyError::new(&error)).into()
+}

@@ -1,0 +1,236 @@
+//! Snapshot files: build, keep, send, receive, install.
+//!
+//! A snapshot is one plain file: a byte of version, the length and postcard of openraft's description, then the state.
+//! It is written beside, synced and renamed, so that a file under its final name is whole. One is kept; what a follower
+//! is still being sent stays readable through the open file after its name is gone.
+
+use std::fs::File;
+use std::io::{self, BufReader, BufWriter, Read, Write};
+use std::os::unix::fs::FileExt;
+use std::path::{Path, PathBuf};
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+
+use openraft::SnapshotMeta;
+
+use super::Member;
+use crate::state::State;
+use crate::state::snapshot::{self, SnapshotError};
+
+/// The version of the file around the state.
+const FILE_VERSION: u8 = 1;
+/// The largest description that is believed: it holds the members.
+const META_BYTES_MAX: u32 = 64 * 1024;
+/// What finished files end with.
+const EXTENSION: &str = "snapshot";
+/// What unfinished files end with.
+const UNFINISHED: &str = "part";
+
+/// openraft's description of a snapshot.
+pub type Meta = SnapshotMeta<u64, Member>;
+
+/// A snapshot's file, open for reading.
+#[derive(Clone, Debug)]
+pub struct SnapshotFile {
+    file: Arc<File>,
+    path: PathBuf,
+}
+
+impl SnapshotFile {
+    /// Opens a file.
+    ///
+    /// # Errors
+    /// When it is not there.
+    pub fn open(path: PathBuf) -> io::Result<Self> {
+        Ok(Self { file: Arc::new(File::open(&path)?), path })
+    }
+
+    /// Reads the piece at an offset; empty at the end.
+    ///
+    /// # Errors
+    /// When reading fails.
+    pub fn piece(&self, offset: u64, length_max: usize) -> io::Result<Vec<u8>> {
+        let mut piece = vec![0; length_max];
+        let mut filled = 0;
+        while filled < length_max {
+            let read =
+                self.file.read_at(&mut piece[filled..], offset + u64::try_from(filled).unwrap_or(0))?;
+            if read == 0 {
+                break;
+            }
+            filled += read;
+        }
+        piece.truncate(filled);
+        Ok(piece)
+    }
+
+    /// Returns where it stands.
+    pub fn path(&self) -> &Path {
+        &self.path
+    }
+
+    /// Reads the description and the state.
+    ///
+    /// # Errors
+    /// When it is cut, altered or of an unknown version.
+    pub fn read(&self) -> Result<(Meta, State), SnapshotError> {
+        let mut from = BufReader::new(Cursor { file: &self.file, offset: 0 });
+        let mut head = [0; 5];
+        from.read_exact(&mut head)?;
+        if head[0] != FILE_VERSION {
+            return Err(SnapshotError::Version(head[0]));
+        }
+        let length = u32::from_le_bytes([head[1], head[2], head[3], head[4]]);
+        if length > META_BYTES_MAX {
+            return Err(SnapshotError::Damaged("its description is too large"));
+        }
+        let mut meta = vec![0; usize::try_from(length).unwrap_or(0)];
+        from.read_exact(&mut meta)?;
+        let meta = postcard::from_bytes(&meta)?;
+        Ok((meta, snapshot::read(&mut from)?))
+    }
+}
+
+/// Reads a shared file from the start without moving its position.
+struct Cursor<'a> {
+    file: &'a File,
+    offset: u64,
+}
+
+impl Read for Cursor<'_> {
+    fn read(&mut self, buffer: &mut [u8]) -> io::Result<usize> {
+        let read = self.file.read_at(buffer, self.offset)?;
+        self.offset += u64::try_from(read).unwrap_or(0);
+        Ok(read)
+    }
+}
+
+/// The directory of snapshots.
+#[derive(Clone, Debug)]
+pub struct Snapshots {
+    directory: PathBuf,
+    counter: Arc<AtomicU64>,
+    current: Arc<Mutex<Option<(Meta, SnapshotFile)>>>,
+}
+
+impl Snapshots {
+    /// Opens the directory, makes it if needed, and removes what was not finished.
+    ///
+    /// # Errors
+    /// When the directory cannot be used.
+    pub fn open(directory: PathBuf) -> io::Result<Self> {
+        std::fs::create_dir_all(&directory)?;
+        for entry in std::fs::read_dir(&directory)? {
+            let path = entry?.path();
+            if path.extension().is_some_and(|extension| extension == UNFINISHED) {
+                std::fs::remove_file(path)?;
+            }
+        }
+        Ok(Self { directory, counter: Arc::default(), current: Arc::default() })
+    }
+
+    /// Returns the newest whole snapshot; one that is damaged is passed over for the one before.
+    ///
+    /// # Errors
+    /// When files are there and none of them can be read: the log before them is gone.
+    pub fn newest(&self) -> Result<Option<(Meta, State)>, SnapshotError> {
+        let mut failure = None;
+        for path in self.finished()?.into_iter().rev() {
+            let file = SnapshotFile::open(path)?;
+            match file.read() {
+                Ok((meta, state)) => {
+                    *self.lock() = Some((meta.clone(), file));
+                    return Ok(Some((meta, state)));
+                }
+                Err(error) => {
+                    tracing::warn!(path = %file.path.display(), %error, "snapshot passed over");
+                    failure = Some(error);
+                }
+            }
+        }
+        failure.map_or(Ok(None), Err)
+    }
+
+    /// Writes a snapshot and makes it the only one.
+    ///
+    /// # Errors
+    /// When writing fails; the one before stays.
+    pub fn write(&self, meta: &Meta, state: &State) -> Result<SnapshotFile, SnapshotError> {
+        let part = self.part();
+        let mut to = BufWriter::new(File::create(&part)?);
+        let encoded = postcard::to_stdvec(meta)?;
+        let length = u32::try_from(encoded.len())
+            .map_err(|_| SnapshotError::Damaged("its description is too large"))?;
+        to.write_all(&[FILE_VERSION])?;
+        to.write_all(&length.to_le_bytes())?;
+        to.write_all(&encoded)?;
+        snapshot::write(state, &mut to)?;
+        let file = to.into_inner().map_err(|error| error.into_error())?;
+        file.sync_all()?;
+        Ok(self.keep(&part, meta)?)
+    }
+
+    /// Makes an unfinished file for what a leader sends.
+    ///
+    /// # Errors
+    /// When it cannot be made.
+    pub fn receive(&self) -> io::Result<(File, PathBuf)> {
+        let part = self.part();
+        Ok((File::create(&part)?, part))
+    }
+
+    /// Makes a whole, synced file the only snapshot, unless a newer one has come meanwhile.
+    ///
+    /// # Errors
+    /// When renaming fails.
+    pub fn keep(&self, part: &Path, meta: &Meta) -> io::Result<SnapshotFile> {
+        let mut current = self.lock();
+        if current.as_ref().is_some_and(|(newer, _)| newer.last_log_id > meta.last_log_id) {
+            let file = SnapshotFile::open(part.to_owned())?;
+            std::fs::remove_file(part)?;
+            return Ok(file);
+        }
+        let index = meta.last_log_id.map_or(0, |last| last.index);
+        let path = self.directory.join(format!("{index:020}-{:010}.{EXTENSION}", self.next_number()));
+        std::fs::rename(part, &path)?;
+        File::open(&self.directory)?.sync_all()?;
+        for older in self.finished()? {
+            if older != path {
+                std::fs::remove_file(older)?;
+            }
+        }
+        let file = SnapshotFile::open(path)?;
+        *current = Some((meta.clone(), file.clone()));
+        Ok(file)
+    }
+
+    /// Returns the snapshot that is kept.
+    pub fn current(&self) -> Option<(Meta, SnapshotFile)> {
+        self.lock().clone()
+    }
+
+    fn lock(&self) -> MutexGuard<'_, Option<(Meta, SnapshotFile)>> {
+        self.current.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Finished files, oldest first: their names begin with the padded log index.
+    fn finished(&self) -> io::Result<Vec<PathBuf>> {
+        let mut paths = Vec::new();
+        for entry in std::fs::read_dir(&self.directory)? {
+            let path = entry?.path();
+            if path.extension().is_some_and(|extension| extension == EXTENSION) {
+                paths.push(path);
+            }
+        }
+        paths.sort();
+        Ok(paths)
+    }
+
+    fn part(&self) -> PathBuf {
+        self.directory.join(format!("{}.{UNFINISHED}", self.next_number()))
+    }
+
+    fn next_number(&self) -> u64 {
+        self.counter.fetch_add(1, Ordering::Relaxed)
+    }
+}
