@@ -50,6 +50,8 @@ pub enum Rule {
     Capacity,
     /// The destination is missing an entry, has another type, or other metadata than proven.
     Differs,
+    /// The plan cannot be made as asked: roots, hosts, versions.
+    Plan,
 }
 
 /// One result of a check or of a run about one object.

@@ -302,6 +302,7 @@ fn rule(rule: Rule) -> &'static str {
         Rule::KeptAside => "kept aside",
         Rule::Capacity => "capacity",
         Rule::Differs => "differs",
+        Rule::Plan => "plan",
     }
 }
 

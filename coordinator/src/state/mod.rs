@@ -24,6 +24,8 @@ pub mod piece;
 pub mod query;
 pub mod refusal;
 pub mod roots;
+#[cfg(test)]
+pub(crate) mod sample;
 pub mod snapshot;
 pub mod stamp;
 pub mod step;

@@ -1,0 +1,76 @@
+//! What stands against a plan.
+
+use common::finding::{Finding, Rule, Severity};
+use common::spec::MigrationSpec;
+use common::step::StepKind;
+
+use super::Side;
+use crate::state::roots::{Overlap, Root};
+
+/// Returns every finding against a migration between these sides.
+pub(super) fn check(spec: &MigrationSpec, source: Side<'_>, destination: Side<'_>) -> Vec<Finding> {
+    let mut findings = Vec::new();
+    for side in [source, destination] {
+        let against = |found: &&Finding| found.severity == Severity::Error;
+        findings.extend(side.root.findings.iter().filter(against).cloned());
+    }
+    if !source.root.exists && findings.is_empty() {
+        let hint = "name a folder that exists on the source host";
+        findings.push(finding(&spec.source.location.to_string(), "the source does not exist", hint));
+    }
+    findings.extend(check_steps(spec, destination));
+    findings.extend(check_nesting(spec, source, destination));
+    findings.extend(check_ways(spec, source));
+    findings
+}
+
+/// The destination's agent must know the steps.
+fn check_steps(spec: &MigrationSpec, destination: Side<'_>) -> Option<Finding> {
+    let needed: &[StepKind] = if spec.options.verify_after && !spec.options.dry_run {
+        &[StepKind::FileCopy, StepKind::FileVerify]
+    } else {
+        &[StepKind::FileCopy]
+    };
+    let knows = |kind: StepKind| {
+        let version = kind.descriptor().version;
+        destination.facts.steps.iter().any(|step| step.kind == kind && step.version == version)
+    };
+    let missing = needed.iter().find(|kind| !knows(**kind))?;
+    let message =
+        format!("the agent of `{}` cannot run {missing}@{}", destination.host, missing.descriptor().version);
+    Some(finding(destination.host.as_str(), &message, "run one version of the program on all hosts"))
+}
+
+/// The sides must not be one folder, nor one inside the other, under whatever names.
+fn check_nesting(spec: &MigrationSpec, source: Side<'_>, destination: Side<'_>) -> Option<Finding> {
+    let from = Root::new(source.host.clone(), source.root);
+    let to = Root::new(destination.host.clone(), destination.root);
+    let message = match from.overlap(&to)? {
+        Overlap::Same => "source and destination are one folder",
+        Overlap::Above => "the destination lies inside the source",
+        Overlap::Below => "the source lies inside the destination",
+    };
+    let object = spec.destination.location.to_string();
+    Some(finding(&object, message, "choose folders of which neither holds the other"))
+}
+
+/// The destination dials the source.
+fn check_ways(spec: &MigrationSpec, source: Side<'_>) -> Option<Finding> {
+    if !source.facts.data_addresses.is_empty() {
+        return None;
+    }
+    let message = format!("the agent of `{}` has no address for data", source.host);
+    let hint = "set `advertise_data` in its agent.toml";
+    Some(finding(&spec.source.location.to_string(), &message, hint))
+}
+
+/// Makes a finding that stands against the plan.
+pub(super) fn finding(object: &str, message: &str, hint: &str) -> Finding {
+    Finding {
+        rule: Rule::Plan,
+        severity: Severity::Error,
+        object: object.to_owned(),
+        message: message.to_owned(),
+        hint: hint.to_owned(),
+    }
+}

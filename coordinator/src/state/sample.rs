@@ -1,0 +1,180 @@
+//! Small states and commands for tests.
+
+use common::clock::WallMs;
+use common::digest::Digest;
+use common::host::HostFacts;
+use common::id::{HostName, MigrationId, TenantId};
+use common::phase::{Phase, Scope};
+use common::plan::{PLAN_VERSION, Plan, PlannedStep};
+use common::principal::Principal;
+use common::spec::{MigrationSpec, OptionsSpec, Origin, SPEC_VERSION, SideSpec, TransferSpec};
+use common::step::file::RootIdentity;
+use common::step::{Reversibility, StepKind};
+
+use super::migration::{self, Act, Create};
+use super::refusal::Refusal;
+use super::roots::{Root, Roots};
+use super::stamp::Stamp;
+use super::{Applied, Command, State, cluster, host};
+
+/// The tenant of all samples.
+pub(crate) fn tenant() -> TenantId {
+    TenantId::default_tenant()
+}
+
+/// An operator.
+pub(crate) fn operator() -> Principal {
+    Principal::Operator { tenant: tenant(), name: "root".to_owned() }
+}
+
+/// A node.
+pub(crate) fn node() -> Principal {
+    Principal::Node { name: "coordinator-1".parse().unwrap() }
+}
+
+/// Flags of a plain copy from `web1:/a` to `web2:/b`.
+pub(crate) fn spec() -> MigrationSpec {
+    let side = |location: &str| SideSpec {
+        location: location.parse().unwrap(),
+        exclude: Vec::new(),
+        include: Vec::new(),
+    };
+    MigrationSpec {
+        version: SPEC_VERSION,
+        name: "a to b".to_owned(),
+        source: side("web1:/a"),
+        destination: side("web2:/b"),
+        transfer: TransferSpec::default(),
+        options: OptionsSpec::default(),
+        origin: Origin::Flags,
+    }
+}
+
+/// Roots of a destination that no other sample touches.
+pub(crate) fn roots(inode: u64) -> Roots {
+    let root = |host: &str, inode: u64| Root {
+        host: host.parse().unwrap(),
+        path: format!("/root-{inode}"),
+        chain: vec![RootIdentity { boot_id: host.to_owned(), device: 1, inode }],
+        missing: Vec::new(),
+    };
+    Roots { source: root("web1", 1_000_000 + inode), destination: root("web2", inode) }
+}
+
+/// Copy, then verify.
+pub(crate) fn plan(id: &MigrationId) -> Plan {
+    let step = |kind: StepKind, id: &str, after: &[&str], reversibility| PlannedStep {
+        id: id.parse().unwrap(),
+        kind,
+        version: 1,
+        phase: Phase::Copy,
+        scope: Scope::Whole,
+        host: "web2".parse().unwrap(),
+        peer: Some("web1".parse().unwrap()),
+        after: after.iter().map(|id| id.parse().unwrap()).collect(),
+        is_continuous: false,
+        reversibility,
+        weight: 50,
+        params: "{}".to_owned(),
+    };
+    Plan {
+        version: PLAN_VERSION,
+        migration: id.clone(),
+        generation: 1,
+        parent: None,
+        steps: vec![
+            step(StepKind::FileCopy, "file.copy-1", &[], Reversibility::Reversible),
+            step(StepKind::FileVerify, "file.verify-1", &["file.copy-1"], Reversibility::ReadOnly),
+        ],
+        settles: Vec::new(),
+    }
+}
+
+/// A state with the log that made it.
+#[derive(Clone, Debug, Default)]
+pub(crate) struct Log {
+    /// The state.
+    pub(crate) state: State,
+    /// The last index.
+    pub(crate) index: u64,
+    /// The leader's time.
+    pub(crate) now: u64,
+}
+
+impl Log {
+    /// A cluster with `web1` and `web2` joined and started once.
+    pub(crate) fn new() -> Self {
+        let mut log = Self { state: State::default(), index: 0, now: 1_000 };
+        log.apply(node(), init()).unwrap();
+        for name in ["web1", "web2"] {
+            let name: HostName = name.parse().unwrap();
+            let token = Digest::of(name.as_str().as_bytes());
+            let invite = host::Change::Invite { token, expires: WallMs(u64::MAX) };
+            log.host(name.as_str(), invite).unwrap();
+            log.host(name.as_str(), host::Change::Enroll { token, public_key: vec![1] }).unwrap();
+            log.host(name.as_str(), host::Change::Started { incarnation: 1 }).unwrap();
+            log.host(name.as_str(), host::Change::Facts(HostFacts::default())).unwrap();
+        }
+        log
+    }
+
+    /// Applies a command.
+    pub(crate) fn apply(&mut self, principal: Principal, command: Command) -> Result<Applied, Refusal> {
+        self.index += 1;
+        let stamp =
+            Stamp { index: self.index, epoch: self.state.cluster().epoch, wall: WallMs(self.now), principal };
+        self.state.apply(stamp, command)
+    }
+
+    /// Changes a host.
+    pub(crate) fn host(&mut self, name: &str, change: host::Change) -> Result<Applied, Refusal> {
+        let host = name.parse().unwrap();
+        self.apply(node(), Command::Host(host::Command { tenant: tenant(), host, change }))
+    }
+
+    /// Makes a migration onto a root of its own.
+    pub(crate) fn create(
+        &mut self,
+        id: &str,
+        inode: u64,
+        change: impl FnOnce(&mut Create),
+    ) -> Result<Applied, Refusal> {
+        let migration: MigrationId = id.parse().unwrap();
+        let mut create = Create {
+            tenant: tenant(),
+            migration: migration.clone(),
+            request_id: format!("request-{id}"),
+            spec: spec().into(),
+            roots: roots(inode),
+            plan: plan(&migration).into(),
+            is_confirmed: false,
+        };
+        change(&mut create);
+        self.apply(operator(), Command::Migration(migration::Command::Create(Box::new(create))))
+    }
+
+    /// Asks something of a migration.
+    pub(crate) fn act(&mut self, id: &str, act: Act) -> Result<Applied, Refusal> {
+        let migration = id.parse().unwrap();
+        self.apply(
+            operator(),
+            Command::Migration(migration::Command::Act { tenant: tenant(), migration, act }),
+        )
+    }
+}
+
+/// The first entry.
+pub(crate) fn init() -> Command {
+    Command::Cluster(cluster::Command::Init {
+        id: "c1".to_owned(),
+        ca_certificate: vec![1],
+        ca_key: vec![2],
+        ticket_public_key: vec![3],
+        ticket_key: vec![4],
+        node: "coordinator-1".parse().unwrap(),
+        node_id: 1,
+        api_address: "127.0.0.1:7400".to_owned(),
+        raft_address: "127.0.0.1:7401".to_owned(),
+        public_key: vec![5],
+    })
+}
