@@ -268,3 +268,46 @@ fn reading(error: impl std::error::Error + 'static) -> StorageError<u64> {
 fn writing(error: impl std::error::Error + 'static) -> StorageError<u64> {
     StorageIOError::write_logs(AnyError::new(&error)).into()
 }
+
+#[cfg(test)]
+mod tests {
+    use openraft::testing::{StoreBuilder, Suite};
+
+    use super::*;
+    use crate::raft::state_machine::StateMachine;
+
+    struct OnDisk;
+
+    impl StoreBuilder<TypeConfig, LogStore, StateMachine, tempfile::TempDir> for OnDisk {
+        async fn build(&self) -> Result<(tempfile::TempDir, LogStore, StateMachine), StorageError<u64>> {
+            let directory = tempfile::tempdir().unwrap();
+            let log_store = LogStore::open(&directory.path().join("log")).unwrap();
+            let (state_machine, _) = StateMachine::open(directory.path().join("snapshots")).unwrap();
+            Ok((directory, log_store, state_machine))
+        }
+    }
+
+    #[test]
+    fn keeps_what_openraft_expects_of_a_store() {
+        Suite::test_all(OnDisk).unwrap();
+    }
+
+    #[test]
+    fn a_message_to_a_follower_is_bounded() {
+        let directory = tempfile::tempdir().unwrap();
+        let store = LogStore::open(directory.path()).unwrap();
+        for index in 0..20_u64 {
+            let proposal = crate::raft::Proposal {
+                wall: common::clock::WallMs(0),
+                principal: crate::state::sample::node(),
+                command: vec![0; 50 * 1024],
+            };
+            let log_id = openraft::testing::log_id(1, 1, index);
+            let entry = Entry::<TypeConfig> { log_id, payload: openraft::EntryPayload::Normal(proposal) };
+            store.log.insert(key(index), encode(&entry).unwrap()).unwrap();
+        }
+        let whole = store.read((Bound::Unbounded, Bound::Unbounded), usize::MAX).unwrap();
+        let batch = store.read((Bound::Included(3), Bound::Excluded(20)), BATCH_BYTES).unwrap();
+        assert_eq!((whole.len(), batch.len()), (20, 6));
+    }
+}

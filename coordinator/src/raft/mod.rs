@@ -12,6 +12,8 @@
 //! When a replica cannot apply or store what was agreed, it stops: a missing node is better than a diverged one.
 
 pub mod campaign;
+#[cfg(test)]
+mod cluster_test;
 pub mod log_store;
 pub mod membership;
 pub mod network;

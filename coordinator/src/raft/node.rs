@@ -201,10 +201,31 @@ impl RaftNode {
         None
     }
 
+    /// Makes a snapshot now, whatever the policy says, and waits for it.
+    #[cfg(test)]
+    pub(super) async fn snapshot_now(&self) {
+        let index = self.raft.metrics().borrow().last_applied;
+        self.raft.trigger().snapshot().await.unwrap();
+        self.raft.metrics().wait_for(|seen| seen.snapshot >= index).await.unwrap();
+    }
+
+    /// Drops the log that a snapshot holds, and waits for it.
+    #[cfg(test)]
+    pub(super) async fn purge_now(&self) {
+        let held = self.raft.metrics().borrow().snapshot.unwrap();
+        self.raft.trigger().purge_log(held.index).await.unwrap();
+        self.raft.metrics().wait_for(|seen| seen.purged >= Some(held)).await.unwrap();
+    }
+
     /// Hands leadership over and stops.
     pub async fn shutdown(&self) {
         self.hand_over().await;
         self.proposer.close();
+        self.stop_at_once().await;
+    }
+
+    /// Stops without a word to the others.
+    pub async fn stop_at_once(&self) {
         if let Err(error) = self.raft.shutdown().await {
             tracing::warn!(%error, "raft did not stop cleanly");
         }

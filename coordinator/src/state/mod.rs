@@ -18,6 +18,8 @@ pub mod invariant;
 pub mod join;
 pub mod lease;
 mod life;
+#[cfg(test)]
+mod life_test;
 pub mod migration;
 pub mod outbox;
 pub mod piece;
