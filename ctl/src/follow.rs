@@ -14,6 +14,8 @@ use crate::client::{Client, Verb, Watch};
 use crate::context::CommandContext;
 use crate::failure::CommandError;
 use crate::output::Consent;
+use crate::output::style::{Meaning, Text};
+use crate::summary;
 
 /// How long the cluster may be away before the watcher gives up: a restart of all nodes takes less.
 const PATIENCE: Duration = Duration::from_secs(60);
@@ -160,6 +162,28 @@ pub(crate) async fn act(
             Ok(client.act(migration, verb, true).await?)
         }
     }
+}
+
+/// Shows where a migration stands; for people, with whom to ask when something stopped it.
+///
+/// # Errors
+/// When standard output cannot be written.
+pub(crate) async fn show(
+    context: &CommandContext,
+    client: &Client,
+    view: &MigrationView,
+) -> Result<(), CommandError> {
+    let output = &context.output;
+    output.answer(view, |view| summary::text(view, output.width(), output.is_verbose()))?;
+    if view.errors.is_empty() || output.is_json() || output.is_quiet() {
+        return Ok(());
+    }
+    // The answer is out; that nobody can be named for help is no failure of it.
+    let report = client.report(&view.id).await.ok();
+    if let Some(contact) = report.and_then(|report| report.support_contact) {
+        output.note(Text::new().push(Meaning::Faint, "  support: ").plain(contact).end_line());
+    }
+    Ok(())
 }
 
 /// Returns the exit code of a migration that has ended.

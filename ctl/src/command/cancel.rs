@@ -6,8 +6,7 @@ use common::view::MigrationStatus;
 use crate::client::Verb;
 use crate::context::CommandContext;
 use crate::failure::CommandError;
-use crate::follow::{act, exit_code, follow};
-use crate::summary;
+use crate::follow::{act, exit_code, follow, show};
 
 /// Stop a migration and undo what it did
 ///
@@ -26,8 +25,6 @@ pub(crate) async fn run(context: &CommandContext, args: CancelArgs) -> Result<u8
     if !view.status.is_end() {
         view = follow(context, &client, &args.id).await?;
     }
-    context
-        .output
-        .answer(&view, |view| summary::text(view, context.output.width(), context.output.is_verbose()))?;
+    show(context, &client, &view).await?;
     Ok(if view.status == MigrationStatus::Cancelled { 0 } else { exit_code(&view) })
 }

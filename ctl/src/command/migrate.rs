@@ -13,10 +13,10 @@ use common::view::{MigrationStatus, MigrationView};
 use crate::client::Client;
 use crate::context::CommandContext;
 use crate::failure::CommandError;
-use crate::follow::{exit_code, follow, look_again};
+use crate::follow::{exit_code, follow, look_again, show};
+use crate::itemised;
 use crate::output::Consent;
 use crate::output::style::{Meaning, Text};
-use crate::{itemised, summary};
 
 /// Move a tree from one host to another
 ///
@@ -210,7 +210,7 @@ async fn end(
             human::plural(count, "change")
         )));
     }
-    output.answer(view, |view| summary::text(view, output.width(), output.is_verbose()))?;
+    show(context, client, view).await?;
     Ok(exit_code(view))
 }
 

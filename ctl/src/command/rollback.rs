@@ -6,8 +6,7 @@ use common::view::MigrationStatus;
 use crate::client::Verb;
 use crate::context::CommandContext;
 use crate::failure::CommandError;
-use crate::follow::{act, exit_code, follow};
-use crate::summary;
+use crate::follow::{act, exit_code, follow, show};
 
 /// Give the destination back as it was before a migration
 ///
@@ -27,8 +26,6 @@ pub(crate) async fn run(context: &CommandContext, args: RollbackArgs) -> Result<
     if view.status != MigrationStatus::RolledBack {
         view = follow(context, &client, &args.id).await?;
     }
-    context
-        .output
-        .answer(&view, |view| summary::text(view, context.output.width(), context.output.is_verbose()))?;
+    show(context, &client, &view).await?;
     Ok(if view.status == MigrationStatus::RolledBack { 0 } else { exit_code(&view) })
 }

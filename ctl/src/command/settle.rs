@@ -5,8 +5,7 @@ use common::id::MigrationId;
 use crate::client::Verb;
 use crate::context::CommandContext;
 use crate::failure::CommandError;
-use crate::follow::act;
-use crate::summary;
+use crate::follow::{act, show};
 
 /// End the way back of a migration and remove what was kept for it
 ///
@@ -21,8 +20,6 @@ pub(crate) struct SettleArgs {
 pub(crate) async fn run(context: &CommandContext, args: SettleArgs) -> Result<u8, CommandError> {
     let client = context.client()?;
     let view = act(context, &client, &args.id, Verb::Settle).await?;
-    context
-        .output
-        .answer(&view, |view| summary::text(view, context.output.width(), context.output.is_verbose()))?;
+    show(context, &client, &view).await?;
     Ok(0)
 }

@@ -4,7 +4,7 @@ use common::id::MigrationId;
 
 use crate::context::CommandContext;
 use crate::failure::CommandError;
-use crate::summary;
+use crate::follow::show;
 
 /// Show where a migration stands
 ///
@@ -17,9 +17,8 @@ pub(crate) struct StatusArgs {
 
 /// Runs `ctl status`.
 pub(crate) async fn run(context: &CommandContext, args: StatusArgs) -> Result<u8, CommandError> {
-    let view = context.client()?.migration(&args.id).await?;
-    context
-        .output
-        .answer(&view, |view| summary::text(view, context.output.width(), context.output.is_verbose()))?;
+    let client = context.client()?;
+    let view = client.migration(&args.id).await?;
+    show(context, &client, &view).await?;
     Ok(0)
 }

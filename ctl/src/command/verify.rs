@@ -5,8 +5,7 @@ use common::id::MigrationId;
 use crate::client::Verb;
 use crate::context::CommandContext;
 use crate::failure::CommandError;
-use crate::follow::{act, exit_code, follow};
-use crate::summary;
+use crate::follow::{act, exit_code, follow, show};
 
 /// Prove again what a migration wrote
 ///
@@ -26,8 +25,6 @@ pub(crate) async fn run(context: &CommandContext, args: VerifyArgs) -> Result<u8
     let client = context.client()?;
     act(context, &client, &args.id, Verb::Verify { deep: args.deep }).await?;
     let view = follow(context, &client, &args.id).await?;
-    context
-        .output
-        .answer(&view, |view| summary::text(view, context.output.width(), context.output.is_verbose()))?;
+    show(context, &client, &view).await?;
     Ok(exit_code(&view))
 }

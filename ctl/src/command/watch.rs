@@ -4,8 +4,7 @@ use common::id::MigrationId;
 
 use crate::context::CommandContext;
 use crate::failure::CommandError;
-use crate::follow::{exit_code, follow};
-use crate::summary;
+use crate::follow::{exit_code, follow, show};
 
 /// Follow a migration to its end
 ///
@@ -18,9 +17,8 @@ pub(crate) struct WatchArgs {
 
 /// Runs `ctl watch`.
 pub(crate) async fn run(context: &CommandContext, args: WatchArgs) -> Result<u8, CommandError> {
-    let view = follow(context, &context.client()?, &args.id).await?;
-    context
-        .output
-        .answer(&view, |view| summary::text(view, context.output.width(), context.output.is_verbose()))?;
+    let client = context.client()?;
+    let view = follow(context, &client, &args.id).await?;
+    show(context, &client, &view).await?;
     Ok(exit_code(&view))
 }
