@@ -8,7 +8,7 @@ const KEPT_MAX: usize = 16;
 
 /// Buffers of one connection; cheap to clone.
 #[derive(Clone, Debug, Default)]
-pub struct Buffers {
+pub(crate) struct Buffers {
     kept: Arc<Mutex<Vec<Vec<u8>>>>,
 }
 
@@ -21,7 +21,7 @@ pub struct Buffer {
 
 impl Buffers {
     /// Returns an empty buffer.
-    pub fn take(&self) -> Buffer {
+    pub(crate) fn take(&self) -> Buffer {
         let bytes = self.kept.lock().unwrap_or_else(PoisonError::into_inner).pop().unwrap_or_default();
         Buffer { bytes, home: self.clone() }
     }

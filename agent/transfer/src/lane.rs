@@ -128,6 +128,15 @@ impl LaneSender {
         // It fails only for a stream that has ended already.
         self.stream.finish().ok();
     }
+
+    /// Waits until the peer has received all of a finished lane.
+    pub(crate) async fn flushed(&mut self) -> Result<(), LaneError> {
+        match self.stream.stopped().await {
+            Ok(_) => Ok(()),
+            Err(quinn::StoppedError::ConnectionLost(error)) => Err(error.into()),
+            Err(quinn::StoppedError::ZeroRttRejected) => Err(LaneError::Cut),
+        }
+    }
 }
 
 impl Drop for LaneSender {

@@ -67,6 +67,11 @@ impl Link {
         self.0.connection.closed().await.into()
     }
 
+    /// Returns the time of a round trip, as it is estimated now.
+    pub(crate) fn round_trip(&self) -> std::time::Duration {
+        self.0.connection.rtt()
+    }
+
     /// Returns the payload of all datagrams that this side sent.
     pub(crate) fn wire_bytes(&self) -> u64 {
         self.0.connection.stats().udp_tx.bytes

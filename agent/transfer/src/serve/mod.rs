@@ -1,8 +1,288 @@
-//! placeholder
-use crate::{endpoint::EndpointSettings, lane::Lane, link::Link};
-use common::shutdown::Shutdown;
+//! The source's side of one connection: it reads, below one root, and changes nothing.
+//!
+//! ```text
+//! control lane: ticket ─▶ root held ─▶ Opened; then counters each second, renewals, limits
+//! manifest lane ─▶ thread: scan ─▶ blocks ─▶ lane          (once)
+//! content lanes ─▶ thread each: read, digest, compress ─▶ lane
+//! ```
+//!
+//! A peer gets nothing before its ticket was checked, and nothing after the ticket ran out without a fresh one.
+//! Memory is bounded for each lane by what waits in its channels. When the connection ends, for whatever reason, the
+//! threads find their channels closed and stop.
+
+use std::path::Path;
 use std::sync::Arc;
-pub(crate) async fn run(link: Link, _lane: Lane, _settings: Arc<EndpointSettings>, _shutdown: Shutdown) {
-    let _ = link.address();
-    let _ = link.accept_lane().await;
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
+use std::time::Duration;
+
+use common::clock;
+use common::shutdown::Shutdown;
+use common::ticket::Ticket;
+use sync::stamp::Time;
+use sync::wire::control::{Bye, COUNTERS_EVERY_MS, Opened, ToDestination, ToSource};
+use sync::wire::error_code::ErrorCode;
+use sync::wire::hello::{Hello, Open, PROTOCOL_VERSION};
+use tokio::sync::mpsc;
+use tokio::time::MissedTickBehavior;
+use tree::{Dir, Root};
+
+use crate::buffer::Buffers;
+use crate::compress::LinkMeter;
+use crate::counter::Counter;
+use crate::endpoint::EndpointSettings;
+use crate::lane::{Lane, LaneError, LaneReceiver, LaneSender};
+use crate::link::Link;
+use crate::scan::look::describe;
+use crate::throttle::Throttle;
+use crate::ticket;
+
+mod content;
+mod directories;
+mod manifest;
+mod outgoing;
+mod pack;
+mod read;
+mod worker;
+
+/// For the first frame of a lane.
+const HELLO_DEADLINE: Duration = Duration::from_secs(10);
+/// For last words to be acknowledged.
+const BYE_DEADLINE: Duration = Duration::from_secs(2);
+/// Content lanes of one connection; each has a thread, and more than this do not read faster.
+const CONTENT_LANES_MAX: usize = 8;
+
+/// What all lanes of one connection share.
+#[derive(Debug)]
+struct Session {
+    link: Link,
+    root: Dir,
+    settings: Arc<EndpointSettings>,
+    throttle: Throttle,
+    meter: LinkMeter,
+    counter: Counter,
+    buffers: Buffers,
+    content_lanes: AtomicUsize,
+    has_manifest: AtomicBool,
+    is_stopped: AtomicBool,
+}
+
+impl Session {
+    /// Whether threads shall give up what they are doing.
+    fn is_stopped(&self) -> bool {
+        self.is_stopped.load(Ordering::Relaxed)
+    }
+
+    fn stop(&self) {
+        self.is_stopped.store(true, Ordering::Relaxed);
+    }
+}
+
+/// Serves a connection, whose control lane is `lane`, until it ends.
+pub(crate) async fn run(link: Link, mut lane: Lane, settings: Arc<EndpointSettings>, shutdown: Shutdown) {
+    let bye = match begin(&link, &mut lane, settings).await {
+        Ok((session, ticket, opened)) => {
+            let session = Arc::new(session);
+            let bye = serve(&session, lane, ticket, opened, &shutdown).await;
+            session.stop();
+            bye
+        }
+        Err(bye) => Some((lane.sender, bye)),
+    };
+    if let Some((mut sender, bye)) = bye {
+        let code = bye.code;
+        tracing::debug!(peer = %link.peer().principal, address = %link.address(), ?code, reason = %bye.message, "data connection ended");
+        let said = async {
+            sender.message(&ToDestination::Bye(bye)).await?;
+            sender.finish();
+            sender.flushed().await
+        };
+        // A peer that does not take it reads the code of the close.
+        tokio::time::timeout(BYE_DEADLINE, said).await.ok();
+        link.close(code, "bye");
+    }
+    link.close(ErrorCode::Done, "done");
+    shutdown.finish().await;
+}
+
+/// Lets the peer in, or says why not.
+async fn begin(
+    link: &Link,
+    lane: &mut Lane,
+    settings: Arc<EndpointSettings>,
+) -> Result<(Session, Ticket, Opened), Bye> {
+    let hello = tokio::time::timeout(HELLO_DEADLINE, lane.receiver.message::<Hello>(&mut Vec::new())).await;
+    let open = match hello {
+        Ok(Ok(Some(Hello::Control(open)))) => open,
+        Ok(Ok(_)) => return Err(protocol("the first lane does not open the connection")),
+        Ok(Err(error)) => return Err(protocol(&describe_lane(&error))),
+        Err(_elapsed) => return Err(goodbye(ErrorCode::Timeout, "the connection was not opened in time")),
+    };
+    let Open { version, ticket, bandwidth_limit } = open;
+    if version != PROTOCOL_VERSION {
+        let message = format!("version {version} of the data protocol is not spoken here");
+        return Err(Bye {
+            hint: "Bring both agents to the same version.".to_owned(),
+            ..goodbye(ErrorCode::Version, &message)
+        });
+    }
+    let ticket = ticket::admit(&ticket, link.peer(), &settings).map_err(|refused| {
+        tracing::warn!(peer = %link.peer().principal, address = %link.address(), reason = %refused, "ticket refused");
+        refused.to_bye()
+    })?;
+    let path = ticket.source_root.clone();
+    let looked = tokio::task::spawn_blocking(move || look_at_root(&path)).await;
+    let (root, opened) =
+        looked.map_err(|_panic| goodbye(ErrorCode::Internal, "looking at the root failed"))??;
+    let session = Session {
+        link: link.clone(),
+        root,
+        settings,
+        throttle: Throttle::new(bandwidth_limit),
+        meter: LinkMeter::new(link.round_trip()),
+        counter: Counter::default(),
+        buffers: Buffers::default(),
+        content_lanes: AtomicUsize::new(0),
+        has_manifest: AtomicBool::new(false),
+        is_stopped: AtomicBool::new(false),
+    };
+    Ok((session, ticket, opened))
+}
+
+fn look_at_root(path: &str) -> Result<(Dir, Opened), Bye> {
+    let bad = |error: tree::TreeError| Bye {
+        code: ErrorCode::Root,
+        message: format!(
+            "the source's root {} cannot be read: {}",
+            common::rel_path::escape(path.as_bytes()),
+            describe(&error)
+        ),
+        hint: "Does it exist at the source, and may the agent there read it?".to_owned(),
+    };
+    let root = Root::open(Path::new(path)).map_err(bad)?;
+    let identity = root.identity().map_err(bad)?;
+    let dir = root.dir();
+    let features = dir.features().map_err(bad)?;
+    let opened = Opened {
+        version: PROTOCOL_VERSION,
+        now: now(),
+        boot_id: identity.boot_id,
+        root_dev: identity.dev,
+        root_ino: identity.ino,
+        fs_type: features.fs_type.to_owned(),
+        is_network_fs: features.is_network_fs,
+    };
+    Ok((dir, opened))
+}
+
+/// Serves until somebody says goodbye; returns the last word if there is one to say.
+async fn serve(
+    session: &Arc<Session>,
+    lane: Lane,
+    mut ticket: Ticket,
+    opened: Opened,
+    shutdown: &Shutdown,
+) -> Option<(LaneSender, Bye)> {
+    let Lane { mut sender, receiver } = lane;
+    sender.message(&ToDestination::Opened(opened)).await.ok()?;
+    tracing::debug!(migration = %ticket.migration, peer = %session.link.peer().principal, "data connection opened");
+    let (said, mut heard) = mpsc::channel(4);
+    shutdown.spawn(async move { hear(receiver, said).await });
+    let mut ticker = tokio::time::interval(Duration::from_millis(COUNTERS_EVERY_MS));
+    ticker.set_missed_tick_behavior(MissedTickBehavior::Delay);
+    loop {
+        tokio::select! {
+            () = shutdown.cancelled() => {
+                return Some((sender, goodbye(ErrorCode::ResumeLater, "the source's agent stops")));
+            }
+            lane = session.link.accept_lane() => match lane {
+                Ok(lane) => {
+                    let (session, tasks) = (Arc::clone(session), shutdown.clone());
+                    shutdown.spawn(async move { serve_lane(session, lane, tasks).await });
+                }
+                Err(_) => return None,
+            },
+            message = heard.recv() => match message? {
+                Ok(ToSource::Renew { ticket: fresh }) => {
+                    match ticket::renew(&ticket, &fresh, session.link.peer(), &session.settings) {
+                        Ok(fresh) => ticket = fresh,
+                        Err(refused) => return Some((sender, refused.to_bye())),
+                    }
+                }
+                Ok(ToSource::Limit { bytes_per_s }) => session.throttle.set(bytes_per_s),
+                Ok(ToSource::Bye(_)) => {
+                    let counters = session.counter.told(session.link.wire_bytes());
+                    sender.message(&ToDestination::Counters(counters)).await.ok()?;
+                    sender.finish();
+                    tokio::time::timeout(BYE_DEADLINE, sender.flushed()).await.ok();
+                    return None;
+                }
+                Err(error) => return Some((sender, protocol(&describe_lane(&error)))),
+            },
+            _ = ticker.tick() => {
+                if ticket::now(&session.settings) > ticket.expires {
+                    return Some((sender, goodbye(ErrorCode::Expired, "the ticket ran out and no fresh one came")));
+                }
+                let counters = session.counter.told(session.link.wire_bytes());
+                sender.message(&ToDestination::Counters(counters)).await.ok()?;
+            }
+        }
+    }
+}
+
+/// Hands on what the peer says on the control lane; ends with it.
+async fn hear(mut receiver: LaneReceiver, said: mpsc::Sender<Result<ToSource, LaneError>>) {
+    let mut body = Vec::new();
+    loop {
+        let message = match receiver.message::<ToSource>(&mut body).await {
+            Ok(None) => return,
+            Ok(Some(message)) => Ok(message),
+            Err(error) => Err(error),
+        };
+        let is_over = message.is_err();
+        if said.send(message).await.is_err() || is_over {
+            return;
+        }
+    }
+}
+
+/// Serves a manifest or content lane to its end; what goes wrong on one ends the connection.
+async fn serve_lane(session: Arc<Session>, mut lane: Lane, tasks: Shutdown) {
+    let hello = tokio::time::timeout(HELLO_DEADLINE, lane.receiver.message::<Hello>(&mut Vec::new())).await;
+    let outcome = match hello {
+        Ok(Ok(Some(Hello::Manifest(request)))) if !session.has_manifest.swap(true, Ordering::Relaxed) => {
+            manifest::serve(Arc::clone(&session), lane.sender, request, &tasks).await
+        }
+        Ok(Ok(Some(Hello::Content)))
+            if session.content_lanes.fetch_add(1, Ordering::Relaxed) < CONTENT_LANES_MAX =>
+        {
+            content::serve(Arc::clone(&session), lane, &tasks).await
+        }
+        Ok(Ok(_)) => Err((ErrorCode::Protocol, "a lane that may not be opened".to_owned())),
+        Ok(Err(error)) => Err((ErrorCode::Protocol, describe_lane(&error))),
+        Err(_elapsed) => Err((ErrorCode::Timeout, "a lane did not say what it is for".to_owned())),
+    };
+    if let Err((code, reason)) = outcome {
+        session.stop();
+        session.link.close(code, &reason);
+    }
+}
+
+fn goodbye(code: ErrorCode, message: &str) -> Bye {
+    Bye { code, message: message.to_owned(), hint: String::new() }
+}
+
+fn protocol(message: &str) -> Bye {
+    goodbye(ErrorCode::Protocol, message)
+}
+
+fn describe_lane(error: &LaneError) -> String {
+    use std::error::Error as _;
+    error.source().map_or_else(|| error.to_string(), |cause| format!("{error}: {cause}"))
+}
+
+/// Returns the wall time as file systems write it.
+fn now() -> Time {
+    let now = clock::wall().0;
+    let nanos = u32::try_from(now % 1000).unwrap_or(0) * 1_000_000;
+    Time { seconds: i64::try_from(now / 1000).unwrap_or(i64::MAX), nanos }
 }

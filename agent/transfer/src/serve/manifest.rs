@@ -1,0 +1,184 @@
+//! Sending the tree.
+
+use std::collections::BTreeSet;
+use std::sync::Arc;
+
+use bytes::Bytes;
+use common::failure::{Failure, FailureKind};
+use common::shutdown::Shutdown;
+use sync::acl;
+use sync::byte_string::ByteString;
+use sync::codec;
+use sync::entry::Entry;
+use sync::filter::Filter;
+use sync::frame::{FrameKind, Header};
+use sync::listing::{Listing, ListingEnd};
+use sync::wire::error_code::ErrorCode;
+use sync::wire::hello::ScanRequest;
+use sync::wire::manifest::{BLOCK_BYTES, End, Head, Item, Names};
+use tokio::sync::mpsc;
+use zstd::bulk::Compressor;
+
+use crate::lane::LaneSender;
+use crate::account::Accounts;
+use crate::scan::look::describe;
+use crate::scan::{Scan, ScanSettings};
+use crate::serve::outgoing::{self, Outgoing, UNITS_WAITING};
+use crate::standing::look_at_self;
+use crate::serve::{Session, describe_lane, now};
+
+const LEVEL: i32 = 1;
+
+/// Scans and sends, to the end.
+pub(super) async fn serve(
+    session: Arc<Session>,
+    sender: LaneSender,
+    request: ScanRequest,
+    tasks: &Shutdown,
+) -> Result<(), (ErrorCode, String)> {
+    let (units, waiting) = mpsc::channel(UNITS_WAITING);
+    let scanned = Arc::clone(&session);
+    let scanning = tasks
+        .spawn(async move { tokio::task::spawn_blocking(move || scan(&scanned, &request, units)).await });
+    let written = outgoing::write(&session, sender, waiting).await;
+    match scanning.await {
+        Ok(Ok(Ok(()))) => written.map_err(|error| (ErrorCode::Internal, describe_lane(&error))),
+        Ok(Ok(Err(failure))) => Err((ErrorCode::Root, failure.message)),
+        Ok(Err(_)) | Err(_) => Err((ErrorCode::Internal, "the scan ended in a bug".to_owned())),
+    }
+}
+
+fn scan(session: &Session, request: &ScanRequest, units: mpsc::Sender<Outgoing>) -> Result<(), Failure> {
+    let filter = Filter::new(&patterns(&request.exclude), &patterns(&request.include))
+        .map_err(|error| Failure::of(FailureKind::Invalid, &error))?;
+    let unreadable = |error: tree::TreeError| {
+        Failure::new(FailureKind::Invalid, format!("the source's root cannot be read: {}", describe(&error)))
+    };
+    let started = now();
+    // So that writes through mappings show in the times that the scan reads.
+    session.root.sync_fs().map_err(unreadable)?;
+    let root = look_at_self(&session.root).map_err(unreadable)?;
+    let mut blocks = Blocks::new(units)?;
+    let mut owners = SeenOwners::default();
+    let mut known = Accounts::default();
+    let names = owners.names_of(std::slice::from_ref(&root), &mut known)?;
+    blocks.push(&Item::Head(Head { started, root }))?;
+    blocks.push(&Item::Names(names))?;
+    let workers = std::thread::available_parallelism().map_or(2, usize::from);
+    let spill_dir = session.settings.state_dir.clone();
+    let mut end = End::default();
+    for listing in Scan::start(session.root.clone(), ScanSettings { filter, workers, spill_dir })? {
+        let listing = listing?;
+        end.entries += listing.entries.len() as u64;
+        end.directories += u64::from(listing.end != ListingEnd::More);
+        push_listing(&mut blocks, listing, &mut owners, &mut known)?;
+        if session.is_stopped() {
+            return Err(gone());
+        }
+    }
+    blocks.push(&Item::End(end))?;
+    blocks.flush()
+}
+
+fn push_listing(
+    blocks: &mut Blocks,
+    listing: Listing,
+    owners: &mut SeenOwners,
+    known: &mut Accounts,
+) -> Result<(), Failure> {
+    let names = owners.names_of(&listing.entries, known)?;
+    if !names.is_empty() {
+        blocks.push(&Item::Names(names))?;
+    }
+    blocks.push(&Item::Listing(listing))
+}
+
+fn patterns(texts: &[ByteString]) -> Vec<&[u8]> {
+    texts.iter().map(|text| text.0.as_slice()).collect()
+}
+
+fn gone() -> Failure {
+    Failure::new(FailureKind::Cancelled, "the destination is gone")
+}
+
+/// Numbers whose names were sent already.
+#[derive(Debug, Default)]
+struct SeenOwners {
+    users: BTreeSet<u32>,
+    groups: BTreeSet<u32>,
+}
+
+impl SeenOwners {
+    /// Returns the names of numbers that are met for the first time.
+    fn names_of(&mut self, entries: &[Entry], known: &mut Accounts) -> Result<Names, Failure> {
+        let mut names = Names::default();
+        for entry in entries {
+            self.user(entry.uid, known, &mut names)?;
+            self.group(entry.gid, known, &mut names)?;
+            for (_, value) in entry.xattrs.iter().filter(|(name, _)| acl::is_acl(&name.0)) {
+                for owner in acl::owners(&value.0).unwrap_or_default() {
+                    match owner {
+                        acl::Owner::User(number) => self.user(number, known, &mut names)?,
+                        acl::Owner::Group(number) => self.group(number, known, &mut names)?,
+                    }
+                }
+            }
+        }
+        Ok(names)
+    }
+
+    fn user(&mut self, number: u32, known: &mut Accounts, names: &mut Names) -> Result<(), Failure> {
+        if self.users.insert(number)
+            && let Some(name) = known.user_name(number)?
+        {
+            names.users.push((number, ByteString(name)));
+        }
+        Ok(())
+    }
+
+    fn group(&mut self, number: u32, known: &mut Accounts, names: &mut Names) -> Result<(), Failure> {
+        if self.groups.insert(number)
+            && let Some(name) = known.group_name(number)?
+        {
+            names.groups.push((number, ByteString(name)));
+        }
+        Ok(())
+    }
+}
+
+/// Gathers items to blocks and hands them to the lane.
+struct Blocks {
+    units: mpsc::Sender<Outgoing>,
+    compressor: Compressor<'static>,
+    raw: Vec<u8>,
+}
+
+impl Blocks {
+    fn new(units: mpsc::Sender<Outgoing>) -> Result<Self, Failure> {
+        let compressor =
+            Compressor::new(LEVEL).map_err(|error| Failure::of(FailureKind::Exhausted, &error))?;
+        Ok(Self { units, compressor, raw: Vec::with_capacity(BLOCK_BYTES) })
+    }
+
+    fn push(&mut self, item: &Item) -> Result<(), Failure> {
+        codec::encode(item, &mut self.raw).map_err(|error| Failure::of(FailureKind::Bug, &error))?;
+        // While the lane has nothing to do, small blocks are better than late ones.
+        let is_hungry = self.units.capacity() == UNITS_WAITING && self.raw.len() >= BLOCK_BYTES / 16;
+        if is_hungry || self.raw.len() >= BLOCK_BYTES { self.flush() } else { Ok(()) }
+    }
+
+    fn flush(&mut self) -> Result<(), Failure> {
+        if self.raw.is_empty() {
+            return Ok(());
+        }
+        let bug = |error: &dyn std::error::Error| Failure::of(FailureKind::Bug, error);
+        let compressed = self.compressor.compress(&self.raw).map_err(|error| bug(&error))?;
+        let header = Header { kind: FrameKind::ManifestBlock, body_bytes: 4 + compressed.len() };
+        let mut frame = header.to_bytes().map_err(|error| bug(&error))?.to_vec();
+        let raw_bytes = u32::try_from(self.raw.len()).map_err(|error| bug(&error))?;
+        frame.extend_from_slice(&raw_bytes.to_le_bytes());
+        self.raw.clear();
+        let unit = Outgoing { frame: frame.into(), raw: Bytes::from(compressed) };
+        self.units.blocking_send(unit).or_else(|_closed| Err(gone()))
+    }
+}
