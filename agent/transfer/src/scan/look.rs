@@ -31,7 +31,9 @@ pub(crate) fn describe(error: &TreeError) -> String {
 pub(crate) fn entry_at(directory: &Dir, name: &Name, stat: &Stat) -> Result<Entry, NotSeen> {
     let target = match stat.kind {
         tree::Kind::Symlink => directory.read_link(name)?,
-        tree::Kind::Unknown => return Err(NotSeen::Unreadable("it is of a kind that is not known".to_owned())),
+        tree::Kind::Unknown => {
+            return Err(NotSeen::Unreadable("it is of a kind that is not known".to_owned()));
+        }
         tree::Kind::File
         | tree::Kind::Directory
         | tree::Kind::Fifo

@@ -19,13 +19,13 @@ use sync::wire::manifest::{BLOCK_BYTES, End, Head, Item, Names};
 use tokio::sync::mpsc;
 use zstd::bulk::Compressor;
 
-use crate::lane::LaneSender;
 use crate::account::Accounts;
+use crate::lane::LaneSender;
 use crate::scan::look::describe;
 use crate::scan::{Scan, ScanSettings};
 use crate::serve::outgoing::{self, Outgoing, UNITS_WAITING};
-use crate::standing::look_at_self;
 use crate::serve::{Session, describe_lane, now};
+use crate::standing::look_at_self;
 
 const LEVEL: i32 = 1;
 
