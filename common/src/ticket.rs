@@ -229,6 +229,7 @@ mod tests {
             cluster: "c1".to_owned(),
             principal,
             generation: None,
+            public_key: Vec::new(),
             not_before,
             not_after,
             is_expired: false,

@@ -150,6 +150,8 @@ pub struct Peer {
     pub principal: Principal,
     /// Counts the certificates of this principal, from 1; none where it is not counted.
     pub generation: Option<u64>,
+    /// The certificate's public key, as the bytes that a request for it holds too.
+    pub public_key: Vec<u8>,
     /// When the certificate begins.
     pub not_before: WallMs,
     /// When it ends.
@@ -243,7 +245,8 @@ pub fn peer_of(chain: &[CertificateDer<'_>], now: WallMs) -> Result<Peer, TlsErr
     let to_wall = |seconds: i64| WallMs(u64::try_from(seconds).unwrap_or(0).saturating_mul(1000));
     let not_before = to_wall(certificate.validity().not_before.timestamp());
     let not_after = to_wall(certificate.validity().not_after.timestamp());
-    Ok(Peer { cluster, principal, generation, not_before, not_after, is_expired: now > not_after })
+    let public_key = certificate.public_key().subject_public_key.data.to_vec();
+    Ok(Peer { cluster, principal, generation, public_key, not_before, not_after, is_expired: now > not_after })
 }
 
 /// Returns the URIs that a certificate of this principal holds.

@@ -6,3 +6,4 @@
 
 pub mod authority;
 pub mod join_token;
+pub mod node_document;

@@ -35,10 +35,6 @@ pub struct Cluster {
     pub ca_certificate: Vec<u8>,
     /// The CA's key, sealed under the cluster key.
     pub ca_key: Vec<u8>,
-    /// The public half of the key that signs tickets.
-    pub ticket_public_key: Vec<u8>,
-    /// The private half, sealed under the cluster key.
-    pub ticket_key: Vec<u8>,
     /// All nodes that were ever invited.
     pub nodes: BTreeMap<NodeName, Node>,
     /// The number that the next node gets.
@@ -73,10 +69,6 @@ pub enum Command {
         ca_certificate: Vec<u8>,
         /// The CA's key in its envelope.
         ca_key: Vec<u8>,
-        /// The public half of the ticket key.
-        ticket_public_key: Vec<u8>,
-        /// The private half in its envelope.
-        ticket_key: Vec<u8>,
         /// The first node's name.
         node: NodeName,
         /// Its number in raft.
@@ -146,8 +138,6 @@ impl Cluster {
                 id,
                 ca_certificate,
                 ca_key,
-                ticket_public_key,
-                ticket_key,
                 node,
                 node_id,
                 api_address,
@@ -165,8 +155,6 @@ impl Cluster {
                     created: stamp.wall,
                     ca_certificate,
                     ca_key,
-                    ticket_public_key,
-                    ticket_key,
                     nodes: BTreeMap::from([(node, first)]),
                     next_node_id: node_id + 1,
                 };

@@ -169,8 +169,6 @@ pub(crate) fn init() -> Command {
         id: "c1".to_owned(),
         ca_certificate: vec![1],
         ca_key: vec![2],
-        ticket_public_key: vec![3],
-        ticket_key: vec![4],
         node: "coordinator-1".parse().unwrap(),
         node_id: 1,
         api_address: "127.0.0.1:7400".to_owned(),

@@ -1,0 +1,193 @@
+//! Accepted connections, and who is at their other end.
+//!
+//! A connection can be cut from here at any time, whatever runs over it: when its host is revoked, and when the
+//! process ends while a peer does not let go.
+
+use std::collections::BTreeMap;
+use std::future::Future;
+use std::io;
+use std::net::SocketAddr;
+use std::pin::Pin;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::task::{Context, Poll};
+use std::time::Duration;
+
+use common::principal::Principal;
+use common::tls::Peer;
+use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
+use tokio::net::TcpStream;
+use tokio::sync::OwnedSemaphorePermit;
+use tokio::time::Sleep;
+use tokio_rustls::server::TlsStream;
+use tokio_util::sync::{CancellationToken, WaitForCancellationFutureOwned};
+use tonic::transport::server::Connected;
+
+use crate::access::policy::Caller;
+
+/// How long a peer without a valid certificate may stay: joining and renewing are one call each.
+const STRANGER_TIME: Duration = Duration::from_secs(60);
+
+/// What a handler may know of the connection that its call came over.
+#[derive(Clone, Debug)]
+pub struct ConnectionInfo {
+    /// What the peer's certificate says; none for a peer without one.
+    pub peer: Option<Arc<Peer>>,
+    /// From where.
+    pub address: SocketAddr,
+    /// Cuts the connection.
+    pub cut: CancellationToken,
+}
+
+impl ConnectionInfo {
+    /// Whether the peer has no valid certificate, and so may only join or renew.
+    pub fn is_stranger(&self) -> bool {
+        self.peer.as_ref().is_none_or(|peer| peer.is_expired)
+    }
+
+    /// Returns who calls, as the access table knows callers.
+    pub fn caller(&self) -> Caller {
+        match &self.peer {
+            None => Caller::Unknown,
+            Some(peer) if peer.is_expired => Caller::Expired(peer.principal.clone()),
+            Some(peer) => Caller::Known(peer.principal.clone()),
+        }
+    }
+}
+
+/// One connection after its handshake.
+pub struct Connection {
+    stream: TlsStream<TcpStream>,
+    info: ConnectionInfo,
+    is_cut: Pin<Box<WaitForCancellationFutureOwned>>,
+    /// When the connection of a peer without a valid certificate ends by itself.
+    end: Option<Pin<Box<Sleep>>>,
+    /// Count the connection against the limits of its port, as long as it lives.
+    _places: Vec<OwnedSemaphorePermit>,
+    _entry: Entry,
+}
+
+impl Connection {
+    /// Makes a connection out of an accepted stream.
+    pub fn new(
+        stream: TlsStream<TcpStream>,
+        info: ConnectionInfo,
+        places: Vec<OwnedSemaphorePermit>,
+        connections: &Arc<Connections>,
+    ) -> Self {
+        let is_cut = Box::pin(info.cut.clone().cancelled_owned());
+        let end = info.is_stranger().then(|| Box::pin(tokio::time::sleep(STRANGER_TIME)));
+        let entry = connections.enter(&info);
+        Self { stream, info, is_cut, end, _places: places, _entry: entry }
+    }
+
+    /// Returns what handlers may know of it.
+    pub fn info(&self) -> &ConnectionInfo {
+        &self.info
+    }
+
+    fn check_cut(&mut self, context: &mut Context<'_>) -> io::Result<()> {
+        let is_over = self.end.as_mut().is_some_and(|end| end.as_mut().poll(context).is_ready());
+        match self.is_cut.as_mut().poll(context) {
+            Poll::Pending if !is_over => Ok(()),
+            Poll::Ready(()) | Poll::Pending => {
+                Err(io::Error::new(io::ErrorKind::ConnectionAborted, "the connection was cut"))
+            }
+        }
+    }
+}
+
+impl std::fmt::Debug for Connection {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Connection").field("info", &self.info).finish_non_exhaustive()
+    }
+}
+
+impl Connected for Connection {
+    type ConnectInfo = ConnectionInfo;
+
+    fn connect_info(&self) -> ConnectionInfo {
+        self.info.clone()
+    }
+}
+
+impl AsyncRead for Connection {
+    fn poll_read(
+        mut self: Pin<&mut Self>,
+        context: &mut Context<'_>,
+        buffer: &mut ReadBuf<'_>,
+    ) -> Poll<io::Result<()>> {
+        self.check_cut(context)?;
+        Pin::new(&mut self.stream).poll_read(context, buffer)
+    }
+}
+
+impl AsyncWrite for Connection {
+    fn poll_write(
+        mut self: Pin<&mut Self>,
+        context: &mut Context<'_>,
+        buffer: &[u8],
+    ) -> Poll<io::Result<usize>> {
+        self.check_cut(context)?;
+        Pin::new(&mut self.stream).poll_write(context, buffer)
+    }
+
+    fn poll_flush(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<io::Result<()>> {
+        self.check_cut(context)?;
+        Pin::new(&mut self.stream).poll_flush(context)
+    }
+
+    fn poll_shutdown(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<io::Result<()>> {
+        Pin::new(&mut self.stream).poll_shutdown(context)
+    }
+}
+
+/// The open connections of a node, by principal.
+#[derive(Debug, Default)]
+pub struct Connections {
+    open: Mutex<Open>,
+}
+
+#[derive(Debug, Default)]
+struct Open {
+    next: u64,
+    by_number: BTreeMap<u64, (Principal, CancellationToken)>,
+}
+
+impl Connections {
+    /// Cuts every connection of a principal.
+    pub fn cut(&self, principal: &Principal) {
+        for (holder, cut) in self.open().by_number.values() {
+            if holder == principal {
+                cut.cancel();
+            }
+        }
+    }
+
+    fn enter(self: &Arc<Self>, info: &ConnectionInfo) -> Entry {
+        let mut open = self.open();
+        open.next += 1;
+        let number = open.next;
+        if let Some(peer) = &info.peer {
+            open.by_number.insert(number, (peer.principal.clone(), info.cut.clone()));
+        }
+        drop(open);
+        Entry { number, connections: Arc::clone(self) }
+    }
+
+    fn open(&self) -> MutexGuard<'_, Open> {
+        // Each change is one insertion or removal, so a panic elsewhere leaves the map whole.
+        self.open.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+/// Takes a connection off the list when it ends.
+struct Entry {
+    number: u64,
+    connections: Arc<Connections>,
+}
+
+impl Drop for Entry {
+    fn drop(&mut self) {
+        self.connections.open().by_number.remove(&self.number);
+    }
+}

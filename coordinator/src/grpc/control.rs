@@ -1,0 +1,424 @@
+//! The service for operators: check, build a command, propose, convert.
+
+use std::pin::Pin;
+use std::sync::Arc;
+use std::time::Duration;
+
+use common::clock::{self, WallMs};
+use common::failure::{CONFIRM, Failure, FailureKind};
+use common::id::{HostName, NodeName, TenantId};
+use common::limit::JOIN_TOKEN_TTL;
+use common::principal::Principal;
+use common::step::file::{FileOutput, ListQuestion, UndoPreview, UndoQuestion};
+use common::view::{HostView, JoinView, MigrationView, ReportView};
+use proto::status::to_status;
+use proto::v1::control_service_server::ControlService;
+use proto::v1::question::Question;
+use proto::v1::{
+    ActRequest, ClusterRequest, Document, DrainRequest, HostRequest, MigrateRequest, MigrationRequest,
+    NodeRequest, Page, PageRequest, Piece,
+};
+use tokio::sync::mpsc;
+use tokio_stream::Stream;
+use tokio_stream::wrappers::ReceiverStream;
+use tonic::{Request, Response, Status};
+
+use super::{refuse, session};
+use crate::access::policy::Call;
+use crate::hub::Hub;
+use crate::live::grant;
+use crate::live::sessions::ANSWER_DEADLINE;
+use crate::migrate;
+use crate::pki::join_token::JoinToken;
+use crate::state::migration::{Act, Migration};
+use crate::state::{Command, cluster, host, migration, query};
+
+/// The least time between two views of a watched migration.
+const WATCH_INTERVAL: Duration = Duration::from_millis(500);
+/// The version of [`ReportView`].
+const REPORT_VERSION: u32 = 1;
+
+/// The service.
+#[derive(Clone, Debug)]
+pub struct ControlDoor {
+    hub: Arc<Hub>,
+}
+
+type Answer<T> = Result<Response<T>, Status>;
+type Lines<T> = Pin<Box<dyn Stream<Item = Result<T, Status>> + Send>>;
+
+impl ControlDoor {
+    /// Makes the service.
+    pub fn new(hub: Arc<Hub>) -> Self {
+        Self { hub }
+    }
+
+    /// Lets a call pass that this node may answer: its caller is allowed, and this node leads.
+    fn admit<T>(&self, request: &Request<T>, call: Call) -> Result<(Principal, TenantId), Status> {
+        let principal = refuse::check_known(request, call)?;
+        if !self.hub.is_leader() {
+            return Err(refuse::not_leader(self.hub.leader_address()));
+        }
+        let tenant = principal.tenant();
+        Ok((principal, tenant))
+    }
+
+    /// Returns the refusal that a failure stands for; one for lack of a leader sends the caller to it.
+    fn refused(&self, failure: &Failure) -> Status {
+        if session::is_about_leadership(failure) && !self.hub.is_leader() {
+            return refuse::not_leader(self.hub.leader_address());
+        }
+        to_status(failure)
+    }
+
+    async fn propose(&self, principal: Principal, command: Command) -> Result<crate::state::Outcome, Status> {
+        self.hub.propose(principal, command).await.map_err(|failure| self.refused(&failure))
+    }
+
+    fn find(&self, tenant: &TenantId, id: &str) -> Result<Arc<Migration>, Status> {
+        self.hub.migration(tenant, id).map_err(|failure| to_status(&failure))
+    }
+
+    fn view(&self, migration: &Migration, is_whole: bool) -> MigrationView {
+        view(&self.hub, migration, is_whole)
+    }
+
+    fn host_view(&self, tenant: &TenantId, name: &str) -> Result<HostView, Status> {
+        let absent = || {
+            let failure = Failure::new(FailureKind::NotFound, format!("there is no host `{name}`"));
+            to_status(&failure.hint("see `ctl host list` for what there is"))
+        };
+        let name: HostName = name.parse().map_err(|_invalid| absent())?;
+        let state = self.hub.state();
+        let host = state.hosts().get(tenant, &name).ok_or_else(absent)?;
+        Ok(query::host_view(&state, tenant, &name, host, self.hub.sessions.presence(tenant, &name)))
+    }
+
+    /// Refuses a rollback that would move aside what others changed, until a person agreed.
+    async fn preview_rollback(&self, migration: &Migration) -> Result<(), Failure> {
+        let copies = migration.plan.steps.iter().find(|planned| planned.peer.is_some());
+        let Some(planned) = copies.filter(|_| migration.is_rollback_available()) else { return Ok(()) };
+        let question = UndoQuestion { migration: migration.id.clone(), params: grant::params(planned)? };
+        let question =
+            serde_json::to_string(&question).map_err(|error| Failure::of(FailureKind::Bug, &error))?;
+        let asked = self.hub.sessions.ask(
+            &migration.tenant,
+            &planned.host,
+            Question::UndoPreview(question),
+            ANSWER_DEADLINE,
+        );
+        let preview: UndoPreview = serde_json::from_str(&asked.await?).map_err(|error| {
+            Failure::new(FailureKind::Bug, format!("the agent's preview of the undo cannot be read: {error}"))
+        })?;
+        if preview.kept_aside == 0 {
+            return Ok(());
+        }
+        let sentence = format!(
+            "{} of {} entries were changed or added by somebody else since; they would be moved to `after/` in the stage.",
+            preview.kept_aside, preview.entries
+        );
+        Err(Failure::new(
+            FailureKind::Conflict,
+            format!("the destination was changed since migration `{}` wrote it", migration.id),
+        )
+        .context(CONFIRM, sentence)
+        .hint("look at what changed, and agree with --yes"))
+    }
+
+    /// Makes a one-time token, stores its digest, and returns what the joiner runs.
+    async fn invite(&self, caller: Principal, joiner: Principal) -> Result<JoinView, Status> {
+        let mut random = [0; 16];
+        getrandom::fill(&mut random).map_err(|error| to_status(&Failure::of(FailureKind::Bug, &error)))?;
+        let expires =
+            WallMs(clock::wall().0.saturating_add(u64::try_from(JOIN_TOKEN_TTL.as_millis()).unwrap_or(0)));
+        let (token, command, name, program) = match &joiner {
+            Principal::Agent { tenant, host: name } => {
+                let token = JoinToken::for_host(tenant.clone(), random);
+                let digest = token.digest(self.hub.cluster_key.expose(), &joiner);
+                let change = host::Change::Invite { token: digest, expires };
+                let command = host::Command { tenant: tenant.clone(), host: name.clone(), change };
+                (token, Command::Host(command), name.to_string(), "drover-agent")
+            }
+            Principal::Node { name } => {
+                let token = JoinToken::for_node(random);
+                let digest = token.digest(self.hub.cluster_key.expose(), &joiner);
+                let command = cluster::Command::InviteNode { name: name.clone(), token: digest, expires };
+                (token, Command::Cluster(command), name.to_string(), "drover-coordinator")
+            }
+            Principal::Operator { .. } => return Err(Status::internal("an operator does not join")),
+        };
+        self.propose(caller, command).await?;
+        let seals = self.hub.seals().map_err(|failure| to_status(&failure))?;
+        let (token, ca_digest) = (token.reveal(), seals.authority.digest());
+        let coordinators = self.hub.state().cluster().api_addresses();
+        // A node takes its name from its settings, a host from the command.
+        let named = if program == "drover-agent" { format!(" --name {name}") } else { String::new() };
+        let command = format!(
+            "{program} join{named} --token {token} --ca-digest {ca_digest} {}",
+            coordinators.join(" ")
+        );
+        Ok(JoinView { name, token, ca_digest, coordinators, command, expires })
+    }
+}
+
+/// Returns the view of a migration with what the leader knows of its progress.
+fn view(hub: &Hub, migration: &Migration, is_whole: bool) -> MigrationView {
+    migration.view(clock::wall(), &|step| hub.live(migration, step), is_whole)
+}
+
+fn document(value: &impl serde::Serialize) -> Result<Document, Status> {
+    let document = serde_json::to_string(value);
+    document.map(|document| Document { document }).map_err(|error| Status::internal(error.to_string()))
+}
+
+fn page(items: &impl serde::Serialize, next: Option<String>) -> Answer<Page> {
+    let Document { document } = document(items)?;
+    Ok(Response::new(Page { document, next: next.unwrap_or_default() }))
+}
+
+fn host_name(text: &str) -> Result<HostName, Status> {
+    text.parse().map_err(|error| to_status(&Failure::of(FailureKind::Invalid, &error)))
+}
+
+/// Reads where a page begins; nothing for the first.
+fn from<T: std::str::FromStr>(text: &str) -> Result<Option<T>, Status> {
+    if text.is_empty() {
+        return Ok(None);
+    }
+    let invalid = |_error| Status::invalid_argument("`from` is not what a page before this one said");
+    text.parse().map(Some).map_err(invalid)
+}
+
+#[tonic::async_trait]
+impl ControlService for ControlDoor {
+    type WatchMigrationStream = Lines<Document>;
+    type StreamListStream = Lines<Piece>;
+
+    async fn migrate(&self, request: Request<MigrateRequest>) -> Answer<Document> {
+        let (principal, tenant) = self.admit(&request, Call::Change)?;
+        let MigrateRequest { request_id, spec, plan_only, confirmed } = request.into_inner();
+        let asked = migrate::Asked { principal, tenant: tenant.clone(), request_id, spec, confirmed };
+        let made = if plan_only {
+            let plan =
+                migrate::plan_only(&self.hub, &asked).await.map_err(|failure| self.refused(&failure))?;
+            return Ok(Response::new(document(&plan)?));
+        } else {
+            migrate::migrate(&self.hub, asked).await.map_err(|failure| self.refused(&failure))?
+        };
+        let migration = self.find(&tenant, made.as_str())?;
+        Ok(Response::new(document(&self.view(&migration, true))?))
+    }
+
+    async fn act(&self, request: Request<ActRequest>) -> Answer<Document> {
+        let (principal, tenant) = self.admit(&request, Call::Change)?;
+        let ActRequest { migration: id, verb, deep, confirmed } = request.into_inner();
+        let migration = self.find(&tenant, &id)?;
+        let act = match verb.as_str() {
+            "cancel" => Act::Cancel,
+            "retry" => Act::Retry,
+            "rollback" => {
+                if !confirmed {
+                    self.preview_rollback(&migration).await.map_err(|failure| self.refused(&failure))?;
+                }
+                Act::Rollback
+            }
+            "settle" => Act::Settle,
+            "verify" => Act::Verify {
+                step: migrate::verification(&migration, deep).map_err(|failure| to_status(&failure))?,
+            },
+            other => {
+                let message = format!("`{other}` cannot be asked of a migration");
+                let failure = Failure::new(FailureKind::Invalid, message);
+                return Err(to_status(&failure.hint("cancel, retry, rollback, settle and verify can")));
+            }
+        };
+        let command =
+            migration::Command::Act { tenant: tenant.clone(), migration: migration.id.clone(), act };
+        self.propose(principal, Command::Migration(command)).await?;
+        let migration = self.find(&tenant, &id)?;
+        Ok(Response::new(document(&self.view(&migration, true))?))
+    }
+
+    async fn get_migration(&self, request: Request<MigrationRequest>) -> Answer<Document> {
+        let (_, tenant) = self.admit(&request, Call::Read)?;
+        let migration = self.find(&tenant, &request.into_inner().migration)?;
+        Ok(Response::new(document(&self.view(&migration, true))?))
+    }
+
+    async fn list_migrations(&self, request: Request<PageRequest>) -> Answer<Page> {
+        let (_, tenant) = self.admit(&request, Call::Read)?;
+        let PageRequest { from: begin, limit } = request.into_inner();
+        let state = self.hub.state();
+        let limit = usize::try_from(limit).unwrap_or(usize::MAX);
+        let found = query::migrations(&state, &tenant, from(&begin)?.as_ref(), limit);
+        let views: Vec<MigrationView> =
+            found.items.iter().map(|migration| self.view(migration, false)).collect();
+        page(&views, found.next)
+    }
+
+    async fn watch_migration(
+        &self,
+        request: Request<MigrationRequest>,
+    ) -> Answer<Self::WatchMigrationStream> {
+        let (_, tenant) = self.admit(&request, Call::Read)?;
+        let id = request.into_inner().migration;
+        self.find(&tenant, &id)?;
+        // One view waits while another is on its way; a slow reader gets the newest.
+        let (views, stream) = mpsc::channel(1);
+        let hub = Arc::clone(&self.hub);
+        self.hub.shutdown.spawn(async move { watch(&hub, &tenant, &id, &views).await });
+        Ok(Response::new(Box::pin(ReceiverStream::new(stream))))
+    }
+
+    async fn get_report(&self, request: Request<MigrationRequest>) -> Answer<Document> {
+        let (_, tenant) = self.admit(&request, Call::Read)?;
+        let migration = self.find(&tenant, &request.into_inner().migration)?;
+        let report = ReportView {
+            version: REPORT_VERSION,
+            migration: self.view(&migration, true),
+            spec: migration.spec.as_ref().clone(),
+            plan: migration.plan.as_ref().clone(),
+            made: clock::wall(),
+            support_contact: self.hub.support_contact.clone(),
+        };
+        Ok(Response::new(document(&report)?))
+    }
+
+    async fn stream_list(&self, request: Request<MigrationRequest>) -> Answer<Self::StreamListStream> {
+        let (_, tenant) = self.admit(&request, Call::Read)?;
+        let migration = self.find(&tenant, &request.into_inner().migration)?;
+        let (host, list_file) = list_of(&migration).ok_or_else(|| {
+            let message = format!("migration `{}` has no list at its agent", migration.id);
+            to_status(
+                &Failure::new(FailureKind::NotFound, message).hint("its findings are all in `ctl report`"),
+            )
+        })?;
+        let question = ListQuestion { migration: migration.id.clone(), list_file };
+        let Document { document } = document(&question)?;
+        let asked = self.hub.sessions.list(&tenant, &host, Question::ListOfMigration(document));
+        let mut pieces = asked.map_err(|failure| to_status(&failure))?;
+        let (lines, stream) = mpsc::channel(crate::live::sessions::PIECES_MAX);
+        self.hub.shutdown.spawn(async move {
+            loop {
+                let next = match pieces.recv().await {
+                    // An empty piece is the end; a channel that closes without it broke off.
+                    Some(Ok(piece)) if piece.is_empty() => break,
+                    Some(Ok(lines)) => Ok(Piece { lines }),
+                    Some(Err(failure)) => Err(to_status(&failure)),
+                    None => Err(to_status(&Failure::new(FailureKind::Unreachable, "the list broke off"))),
+                };
+                let is_end = next.is_err();
+                if lines.send(next).await.is_err() || is_end {
+                    break;
+                }
+            }
+        });
+        Ok(Response::new(Box::pin(ReceiverStream::new(stream))))
+    }
+
+    async fn list_hosts(&self, request: Request<PageRequest>) -> Answer<Page> {
+        let (_, tenant) = self.admit(&request, Call::Read)?;
+        let PageRequest { from: begin, limit } = request.into_inner();
+        let state = self.hub.state();
+        let limit = usize::try_from(limit).unwrap_or(usize::MAX);
+        let found = query::hosts(&state, &tenant, from(&begin)?.as_ref(), limit);
+        let presence = |name| self.hub.sessions.presence(&tenant, name);
+        let views: Vec<HostView> = found
+            .items
+            .iter()
+            .map(|(name, host)| query::host_view(&state, &tenant, name, host, presence(name)))
+            .collect();
+        page(&views, found.next)
+    }
+
+    async fn get_host(&self, request: Request<HostRequest>) -> Answer<Document> {
+        let (_, tenant) = self.admit(&request, Call::Read)?;
+        let view = self.host_view(&tenant, &request.into_inner().host)?;
+        Ok(Response::new(document(&view)?))
+    }
+
+    async fn enroll_host(&self, request: Request<HostRequest>) -> Answer<Document> {
+        let (principal, tenant) = self.admit(&request, Call::Change)?;
+        let joiner = Principal::Agent { tenant, host: host_name(&request.into_inner().host)? };
+        Ok(Response::new(document(&self.invite(principal, joiner).await?)?))
+    }
+
+    async fn drain_host(&self, request: Request<DrainRequest>) -> Answer<Document> {
+        let (principal, tenant) = self.admit(&request, Call::Change)?;
+        let DrainRequest { host: name, drain } = request.into_inner();
+        let change = host::Change::Drain(drain);
+        let command = host::Command { tenant: tenant.clone(), host: host_name(&name)?, change };
+        self.propose(principal, Command::Host(command)).await?;
+        self.hub.wake.notify_one();
+        Ok(Response::new(document(&self.host_view(&tenant, &name)?)?))
+    }
+
+    async fn revoke_host(&self, request: Request<HostRequest>) -> Answer<Document> {
+        let (principal, tenant) = self.admit(&request, Call::Change)?;
+        let name = request.into_inner().host;
+        let host = host_name(&name)?;
+        let command =
+            host::Command { tenant: tenant.clone(), host: host.clone(), change: host::Change::Revoke };
+        self.propose(principal, Command::Host(command)).await?;
+        self.hub.cut(&tenant, &host);
+        Ok(Response::new(document(&self.host_view(&tenant, &name)?)?))
+    }
+
+    async fn get_cluster(&self, request: Request<ClusterRequest>) -> Answer<Document> {
+        refuse::check_known(&request, Call::ReadCluster)?;
+        // Without a leader every node says what it knows: that is when the question matters most.
+        if let Some(leader) = self.hub.leader_address().filter(|_| !self.hub.is_leader()) {
+            return Err(refuse::not_leader(Some(leader)));
+        }
+        Ok(Response::new(document(&self.hub.cluster_view())?))
+    }
+
+    async fn enroll_node(&self, request: Request<NodeRequest>) -> Answer<Document> {
+        let (principal, _) = self.admit(&request, Call::ChangeCluster)?;
+        let name: NodeName = request
+            .into_inner()
+            .name
+            .parse()
+            .map_err(|error| to_status(&Failure::of(FailureKind::Invalid, &error)))?;
+        Ok(Response::new(document(&self.invite(principal, Principal::Node { name }).await?)?))
+    }
+}
+
+/// Pushes views of a migration until its end, until nobody reads, or until this node leads no more.
+async fn watch(hub: &Hub, tenant: &TenantId, id: &str, views: &mpsc::Sender<Result<Document, Status>>) {
+    let mut last = String::new();
+    loop {
+        let next = hub.migration(tenant, id).map(|migration| view(hub, &migration, true));
+        let is_end = next.as_ref().map_or(true, |view| view.status.is_end());
+        let message = match next {
+            _ if !hub.is_leader() => Err(refuse::not_leader(hub.leader_address())),
+            Ok(view) => document(&view),
+            Err(failure) => Err(to_status(&failure)),
+        };
+        let is_new = message.as_ref().map_or(true, |message| message.document != last);
+        let is_failed = message.is_err();
+        if let Ok(message) = &message {
+            last.clone_from(&message.document);
+        }
+        if (is_new && views.send(message).await.is_err()) || is_end || is_failed {
+            return;
+        }
+        tokio::select! {
+            biased;
+            () = hub.shutdown.cancelled() => return,
+            () = views.closed() => return,
+            () = tokio::time::sleep(WATCH_INTERVAL) => {}
+        }
+    }
+}
+
+/// Returns where the whole list of a migration is: at the agent of the last step that wrote one.
+fn list_of(migration: &Migration) -> Option<(HostName, String)> {
+    migration
+        .planned()
+        .filter_map(|(planned, step)| {
+            let output: FileOutput = serde_json::from_str(step.output.as_deref()?).ok()?;
+            Some((planned.host.clone(), output.list_file?))
+        })
+        .last()
+}

@@ -1,0 +1,149 @@
+//! The door of a port: accepts connections, makes the TLS handshake, and hands over those that passed.
+//!
+//! Handshakes run beside each other up to a limit and under a deadline, connections are counted, and whatever is not
+//! TLS with our own names and certificates is dropped without an answer. Each port has a door of its own, so a flood
+//! on one leaves the others alone.
+
+use std::io;
+use std::net::SocketAddr;
+use std::sync::Arc;
+use std::time::Duration;
+
+use common::clock;
+use common::shutdown::Shutdown;
+use common::tls;
+use tokio::net::{TcpListener, TcpStream};
+use tokio::sync::{OwnedSemaphorePermit, Semaphore, mpsc};
+use tokio_rustls::TlsAcceptor;
+use tokio_stream::wrappers::ReceiverStream;
+use tokio_util::sync::CancellationToken;
+
+use super::connection::{Connection, ConnectionInfo, Connections};
+
+/// How long a handshake may take; it is two round trips.
+const HANDSHAKE_DEADLINE: Duration = Duration::from_secs(5);
+/// The pause after an accept that failed, as it does when the process is out of file descriptors.
+const ACCEPT_PAUSE: Duration = Duration::from_millis(50);
+/// Connections that passed and wait to be served; they are taken at once.
+const PASSED_MAX: usize = 64;
+
+/// What a port bears.
+#[derive(Clone, Copy, Debug)]
+pub struct DoorLimits {
+    /// Handshakes beside each other; the others wait in the kernel's queue.
+    pub handshakes: usize,
+    /// Connections; the ones above are dropped.
+    pub connections: usize,
+    /// Connections of peers without a valid certificate, which are counted among the others too.
+    pub strangers: usize,
+}
+
+/// Decides on a connection after its handshake.
+pub type Admission = Arc<dyn Fn(&ConnectionInfo) -> Result<(), String> + Send + Sync>;
+
+/// The door of one port.
+pub struct Door {
+    /// Which port, for the log.
+    pub name: &'static str,
+    /// The port.
+    pub listener: TcpListener,
+    /// The server half of the handshake.
+    pub acceptor: TlsAcceptor,
+    /// What the port bears.
+    pub limits: DoorLimits,
+    /// Who is let in.
+    pub admission: Admission,
+    /// Where open connections are listed.
+    pub connections: Arc<Connections>,
+}
+
+impl Door {
+    /// Accepts until the shutdown is asked for; the stream ends then.
+    pub fn open(self, shutdown: &Shutdown) -> ReceiverStream<io::Result<Connection>> {
+        let (passed, stream) = mpsc::channel(PASSED_MAX);
+        let tasks = shutdown.clone();
+        shutdown.spawn(async move { self.run(tasks, passed).await });
+        ReceiverStream::new(stream)
+    }
+
+    async fn run(self, shutdown: Shutdown, passed: mpsc::Sender<io::Result<Connection>>) {
+        let handshakes = Arc::new(Semaphore::new(self.limits.handshakes));
+        let places = Arc::new(Semaphore::new(self.limits.connections));
+        let strangers = Arc::new(Semaphore::new(self.limits.strangers));
+        let door = Arc::new(self);
+        loop {
+            // Both semaphores live as long as this loop and are never closed, so acquiring fails only at the end.
+            let turn = tokio::select! {
+                biased;
+                () = shutdown.cancelled() => break,
+                turn = Arc::clone(&handshakes).acquire_owned() => turn,
+            };
+            let Ok(turn) = turn else { break };
+            let accepted = tokio::select! {
+                biased;
+                () = shutdown.cancelled() => break,
+                accepted = door.listener.accept() => accepted,
+            };
+            let (stream, address) = match accepted {
+                Ok(accepted) => accepted,
+                Err(error) => {
+                    tracing::warn!(port = door.name, %error, "a connection could not be accepted");
+                    tokio::time::sleep(ACCEPT_PAUSE).await;
+                    continue;
+                }
+            };
+            let Ok(place) = Arc::clone(&places).try_acquire_owned() else {
+                tracing::warn!(port = door.name, %address, limit = door.limits.connections, "too many connections");
+                continue;
+            };
+            let (door, passed, strangers) = (Arc::clone(&door), passed.clone(), Arc::clone(&strangers));
+            let token = shutdown.token().clone();
+            shutdown.spawn(async move {
+                let admitted = tokio::select! {
+                    biased;
+                    () = token.cancelled() => return,
+                    admitted = tokio::time::timeout(HANDSHAKE_DEADLINE, door.admit(stream, address, place, &strangers)) => admitted,
+                };
+                drop(turn);
+                match admitted {
+                    // A closed channel means that the server has ended; the connection ends with it.
+                    Ok(Ok(connection)) => drop(passed.send(Ok(connection)).await),
+                    Ok(Err(reason)) => tracing::debug!(port = door.name, %address, reason, "refused a connection"),
+                    Err(_elapsed) => tracing::debug!(port = door.name, %address, "a handshake took too long"),
+                }
+            });
+        }
+    }
+
+    async fn admit(
+        &self,
+        stream: TcpStream,
+        address: SocketAddr,
+        place: OwnedSemaphorePermit,
+        strangers: &Arc<Semaphore>,
+    ) -> Result<Connection, String> {
+        stream.set_nodelay(true).map_err(|error| error.to_string())?;
+        let stream = self.acceptor.accept(stream).await.map_err(|error| error.to_string())?;
+        let peer = match stream.get_ref().1.peer_certificates() {
+            None => None,
+            Some(chain) => {
+                let peer = tls::peer_of(chain, clock::wall()).map_err(|error| error.to_string())?;
+                Some(Arc::new(peer))
+            }
+        };
+        let info = ConnectionInfo { peer, address, cut: CancellationToken::new() };
+        (self.admission)(&info)?;
+        let mut places = vec![place];
+        if info.is_stranger() {
+            let place = Arc::clone(strangers).try_acquire_owned();
+            places.push(place.map_err(|_full| "too many peers without a valid certificate".to_owned())?);
+        }
+        Ok(Connection::new(stream, info, places, &self.connections))
+    }
+}
+
+impl std::fmt::Debug for Door {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Door").field("name", &self.name).field("limits", &self.limits).finish_non_exhaustive()
+    }
+}

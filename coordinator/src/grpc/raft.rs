@@ -1,0 +1,75 @@
+//! The service among nodes: certificates of nodes only, bytes to bytes.
+
+use common::principal::Principal;
+use proto::status::to_status;
+use proto::v1::RaftMessage;
+use proto::v1::raft_service_server::RaftService;
+use tonic::{Request, Response, Status, Streaming};
+
+use super::refuse;
+use crate::access::policy::Call;
+use crate::raft::server::Server;
+
+/// The service.
+#[derive(Clone, Debug)]
+pub struct RaftDoor {
+    server: Server,
+}
+
+type Answered = Result<Response<RaftMessage>, Status>;
+
+impl RaftDoor {
+    /// Makes the service.
+    pub fn new(server: Server) -> Self {
+        Self { server }
+    }
+}
+
+fn answer(result: Result<Vec<u8>, common::failure::Failure>) -> Answered {
+    result.map(|payload| Response::new(RaftMessage { payload })).map_err(|failure| to_status(&failure))
+}
+
+/// Lets nodes pass, and returns what they said.
+fn admit(request: Request<RaftMessage>) -> Result<Vec<u8>, Status> {
+    refuse::check_known(&request, Call::Raft)?;
+    Ok(request.into_inner().payload)
+}
+
+#[tonic::async_trait]
+impl RaftService for RaftDoor {
+    async fn append(&self, request: Request<RaftMessage>) -> Answered {
+        answer(self.server.append(&admit(request)?).await)
+    }
+
+    async fn vote(&self, request: Request<RaftMessage>) -> Answered {
+        answer(self.server.vote(&admit(request)?).await)
+    }
+
+    async fn pre_vote(&self, request: Request<RaftMessage>) -> Answered {
+        answer(self.server.pre_vote(&admit(request)?).await)
+    }
+
+    async fn snapshot(&self, request: Request<Streaming<RaftMessage>>) -> Answered {
+        refuse::check_known(&request, Call::Raft)?;
+        let mut pieces = request.into_inner();
+        let header =
+            pieces.message().await?.ok_or_else(|| Status::invalid_argument("a snapshot without a header"))?;
+        let mut receiving =
+            self.server.begin_snapshot(&header.payload).map_err(|failure| to_status(&failure))?;
+        while let Some(RaftMessage { payload }) = pieces.message().await? {
+            receiving.piece(&payload).await.map_err(|failure| to_status(&failure))?;
+        }
+        answer(receiving.finish().await)
+    }
+
+    async fn hand_over(&self, request: Request<RaftMessage>) -> Answered {
+        answer(self.server.hand_over(&admit(request)?).await)
+    }
+
+    async fn admit(&self, request: Request<RaftMessage>) -> Answered {
+        let Principal::Node { name } = refuse::check_known(&request, Call::Raft)? else {
+            return Err(Status::permission_denied("only nodes are admitted"));
+        };
+        answer(self.server.admit(&name, &request.into_inner().payload).await)
+    }
+}

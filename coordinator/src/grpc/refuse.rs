@@ -1,0 +1,49 @@
+//! How calls are refused at the door, and who calls.
+
+use common::principal::Principal;
+use proto::LEADER_KEY;
+use proto::status::to_status;
+use tonic::{Request, Status};
+
+use super::connection::ConnectionInfo;
+use crate::access::policy::{self, Call};
+
+/// Returns the refusal of a node that does not lead; with the leader's address where it is known.
+pub fn not_leader(leader: Option<String>) -> Status {
+    let message = match &leader {
+        Some(address) => format!("this coordinator does not lead; {address} does"),
+        None => "the cluster has no leader right now".to_owned(),
+    };
+    let mut status = Status::unavailable(message);
+    // An address that is no metadata value is as good as an unknown one.
+    let value = leader.unwrap_or_default().parse().unwrap_or(tonic::metadata::MetadataValue::from_static(""));
+    status.metadata_mut().insert(LEADER_KEY, value);
+    status
+}
+
+/// Returns the connection that a call came over.
+///
+/// # Errors
+/// When the call did not come over one of our connections.
+pub fn connection<T>(request: &Request<T>) -> Result<ConnectionInfo, Status> {
+    let info = request.extensions().get::<ConnectionInfo>().cloned();
+    info.ok_or_else(|| Status::internal("a call without a connection"))
+}
+
+/// Checks that the caller may make this call; returns who it is, none for a caller without a certificate.
+///
+/// # Errors
+/// When the table of access says no.
+pub fn check<T>(request: &Request<T>, call: Call) -> Result<Option<Principal>, Status> {
+    let caller = connection(request)?.caller();
+    policy::check(&caller, call).map(Option::<&Principal>::cloned).map_err(|failure| to_status(&failure))
+}
+
+/// Checks that a caller with a certificate may make this call; returns who it is.
+///
+/// # Errors
+/// When the table of access says no.
+pub fn check_known<T>(request: &Request<T>, call: Call) -> Result<Principal, Status> {
+    check(request, call)?
+        .ok_or_else(|| Status::unauthenticated("this call needs a certificate of the cluster"))
+}

@@ -1,0 +1,211 @@
+//! What every door and every reconciler of a node needs, in one place.
+//!
+//! Reads come from the state that this node has applied; writes go through the proposer. Only the leader serves: its
+//! knowledge of sessions, renewals and live progress is in `live` and begins anew with each leadership.
+
+use std::ops::Deref;
+use std::sync::Arc;
+
+use common::clock;
+use common::failure::{Failure, FailureKind};
+use common::id::{HostName, MigrationId, NodeName, StepId, TenantId};
+use common::principal::Principal;
+use common::progress::Progress;
+use common::secret::Secret;
+use common::shutdown::Shutdown;
+use common::ticket::TicketKey;
+use common::view::ClusterView;
+use tokio::sync::Notify;
+
+use crate::grpc::connection::Connections;
+use crate::live::lease_clock::LeaseClock;
+use crate::live::progress::LiveProgresses;
+use crate::live::sessions::Sessions;
+use crate::live::settling::Settling;
+use crate::pki::authority::Authority;
+use crate::raft::node::RaftNode;
+use crate::raft::proposer::Proposer;
+use crate::raft::state_machine::Replica;
+use crate::state::migration::Migration;
+use crate::state::{Command, Outcome, State};
+use crate::vault::envelope;
+use crate::vault::keyring::ClusterKey;
+
+/// What the envelope of the authority's key is bound to, before the cluster's id.
+const AUTHORITY_CONTEXT: &str = "drover authority key of cluster ";
+
+/// The authority and what follows from it; opened once the state has arrived.
+#[derive(Debug)]
+pub struct Seals {
+    /// The authority.
+    pub authority: Authority,
+    /// Signs tickets.
+    pub ticket_key: TicketKey,
+}
+
+/// The state as a node has applied it at one moment.
+#[derive(Debug)]
+pub struct Seen(Arc<Replica>);
+
+impl Deref for Seen {
+    type Target = State;
+
+    fn deref(&self) -> &State {
+        &self.0.state
+    }
+}
+
+/// Everything that a node's parts share.
+#[derive(Debug)]
+pub struct Hub {
+    /// This node's name.
+    pub name: NodeName,
+    /// The one door for writes; the state for reads.
+    pub proposer: Proposer,
+    /// This node's raft.
+    pub raft: RaftNode,
+    /// The cluster key.
+    pub cluster_key: ClusterKey,
+    /// Shown to operators with errors.
+    pub support_contact: Option<String>,
+    /// Who is connected.
+    pub sessions: Sessions,
+    /// When leases were last renewed.
+    pub lease_clock: LeaseClock,
+    /// How far steps are right now.
+    pub progress: LiveProgresses,
+    /// Whose stages are being removed.
+    pub settling: Settling,
+    /// Open connections, to cut.
+    pub connections: Arc<Connections>,
+    /// Wakes the reconcilers.
+    pub wake: Arc<Notify>,
+    /// The end of the process.
+    pub shutdown: Shutdown,
+    /// The opened authority; empty on a node that has not received the state yet.
+    pub seals: std::sync::OnceLock<Seals>,
+}
+
+/// Seals the authority's key for the state.
+///
+/// # Errors
+/// When randomness fails.
+pub fn seal_authority_key(
+    cluster_key: &ClusterKey,
+    cluster: &str,
+    key: &Secret<Vec<u8>>,
+) -> Result<Vec<u8>, Failure> {
+    envelope::seal(cluster_key, &format!("{AUTHORITY_CONTEXT}{cluster}"), key.expose())
+        .map_err(|error| Failure::of(FailureKind::Bug, &error))
+}
+
+/// Opens the authority out of the state.
+///
+/// # Errors
+/// When the cluster key is not the one that it was sealed under, or the state is damaged.
+pub fn open_authority(cluster_key: &ClusterKey, state: &State) -> Result<Seals, Failure> {
+    let cluster = state.cluster();
+    let context = format!("{AUTHORITY_CONTEXT}{}", cluster.id);
+    let key = envelope::open(cluster_key, &context, &cluster.ca_key).map_err(|error| {
+        let failure = Failure::of(FailureKind::Invalid, &error);
+        let message = format!("the authority's key cannot be opened: {}", failure.message);
+        Failure { message, ..failure }
+            .hint("put the cluster key of this cluster in place; another coordinator or your backup has it")
+    })?;
+    let bug = |error| Failure::of(FailureKind::Bug, &error);
+    let authority = Authority::open(&cluster.id, &cluster.ca_certificate, &key).map_err(bug)?;
+    let ticket_key = authority.ticket_key().map_err(bug)?;
+    Ok(Seals { authority, ticket_key })
+}
+
+impl Hub {
+    /// Returns the state as this node has applied it.
+    pub fn state(&self) -> Seen {
+        Seen(self.proposer.read())
+    }
+
+    /// Whether this node leads.
+    pub fn is_leader(&self) -> bool {
+        self.proposer.is_leader()
+    }
+
+    /// Returns where `ctl` and agents reach the leader, as far as this node knows.
+    pub fn leader_address(&self) -> Option<String> {
+        let leadership = self.proposer.leadership();
+        let leader = leadership.borrow().leader.clone();
+        leader.map(|leader| leader.api_address).filter(|address| !address.is_empty())
+    }
+
+    /// Returns the cluster as this node sees it.
+    pub fn cluster_view(&self) -> ClusterView {
+        let replica = self.proposer.read();
+        let leadership = self.proposer.leadership();
+        let leadership = leadership.borrow();
+        ClusterView {
+            id: replica.state.cluster().id.clone(),
+            leader: leadership.leader.as_ref().and_then(|leader| leader.name.parse().ok()),
+            members: self.raft.member_views(),
+            applied_index: replica.applied.map_or(0, |applied| applied.index),
+            term: leadership.term,
+            epoch: replica.state.cluster().epoch,
+            version: env!("CARGO_PKG_VERSION").to_owned(),
+            now: clock::wall(),
+        }
+    }
+
+    /// Returns who acts when a reconciler does.
+    pub fn principal(&self) -> Principal {
+        Principal::Node { name: self.name.clone() }
+    }
+
+    /// Proposes a command and waits until it is applied here.
+    ///
+    /// # Errors
+    /// With the refusal of the state, or when this node does not lead or reaches no quorum.
+    pub async fn propose(&self, principal: Principal, command: Command) -> Result<Outcome, Failure> {
+        self.proposer.propose(command, principal).await.map(|applied| applied.outcome)
+    }
+
+    /// Cuts the session and all connections of a host.
+    pub fn cut(&self, tenant: &TenantId, host: &HostName) {
+        self.sessions.cut(tenant, host);
+        self.connections.cut(&Principal::Agent { tenant: tenant.clone(), host: host.clone() });
+    }
+
+    /// Returns the opened authority.
+    ///
+    /// # Errors
+    /// On a node that has not received the state yet.
+    pub fn seals(&self) -> Result<&Seals, Failure> {
+        if self.seals.get().is_none() {
+            let state = self.state();
+            if state.cluster().is_initialized() {
+                // Two callers may open it at once; both get the same, and one is kept.
+                let _lost_the_race = self.seals.set(open_authority(&self.cluster_key, &state)?);
+            }
+        }
+        let absent =
+            || Failure::new(FailureKind::Unreachable, "this node has not received the cluster's state yet");
+        self.seals.get().ok_or_else(absent)
+    }
+
+    /// Returns where a step of a migration is right now; none when it does not run or has said nothing yet.
+    pub fn live(&self, migration: &Migration, step: &StepId) -> Option<Progress> {
+        let lease = migration.steps.get(migration.place(step)?)?.lease.as_ref()?;
+        let key = (migration.tenant.clone(), migration.id.clone(), step.clone());
+        self.progress.of(&key, lease.token)
+    }
+
+    /// Returns a migration of a tenant.
+    ///
+    /// # Errors
+    /// When the tenant has none of this id.
+    pub fn migration(&self, tenant: &TenantId, id: &str) -> Result<Arc<Migration>, Failure> {
+        let absent = || {
+            Failure::new(FailureKind::NotFound, format!("there is no migration `{id}`"))
+                .hint("see `ctl list` for what there is")
+        };
+        let id: MigrationId = id.parse().map_err(|_invalid| absent())?;
+        self.state().migrations().get(tenant, &id).cloned().ok_or_else(absent)
+    }
+}

@@ -1,0 +1,5 @@
+//! The coordinator's binary.
+
+fn main() -> std::process::ExitCode {
+    coordinator::main()
+}

@@ -1,0 +1,177 @@
+//! What a node keeps in its state directory besides raft: who it is, and the certificate that it begins with.
+//!
+//! `node.json` is written last, by `init` and by `join`; a directory without it belongs to no cluster yet, whatever
+//! else an interrupted try left there.
+
+use std::io;
+use std::path::{Path, PathBuf};
+
+use common::atomic_file;
+use common::failure::{Failure, FailureKind};
+use common::id::NodeName;
+use rustls::pki_types::{CertificateDer, PrivateKeyDer, PrivatePkcs8KeyDer};
+use serde::{Deserialize, Serialize};
+
+/// The version of [`Membership`].
+const VERSION: u32 = 1;
+
+/// Who this node is.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Membership {
+    version: u32,
+    /// The cluster's id.
+    pub cluster: String,
+    /// The node's name, which its certificates carry.
+    pub name: NodeName,
+    /// Its number in raft.
+    pub node_id: u64,
+    /// Where the other nodes' raft ports were when this one joined; empty for the first node.
+    pub raft_addresses: Vec<String>,
+}
+
+/// The files of a node.
+#[derive(Clone, Debug)]
+pub struct NodeFiles {
+    directory: PathBuf,
+}
+
+impl Membership {
+    /// Makes a membership.
+    pub fn new(cluster: String, name: NodeName, node_id: u64, raft_addresses: Vec<String>) -> Self {
+        Self { version: VERSION, cluster, name, node_id, raft_addresses }
+    }
+}
+
+impl NodeFiles {
+    /// Names the files below a state directory, which is made for this program's user only.
+    ///
+    /// # Errors
+    /// When the directory cannot be made.
+    pub fn create(directory: &Path) -> Result<Self, Failure> {
+        use std::os::unix::fs::DirBuilderExt;
+        let made = std::fs::DirBuilder::new().recursive(true).mode(0o700).create(directory);
+        made.map_err(|error| unusable(directory, &error))?;
+        Ok(Self { directory: directory.to_owned() })
+    }
+
+    /// Returns where raft keeps its files.
+    pub fn raft_directory(&self) -> PathBuf {
+        self.directory.join("raft")
+    }
+
+    /// Returns who this node is; none when it belongs to no cluster yet.
+    ///
+    /// # Errors
+    /// When the file cannot be read.
+    pub fn membership(&self) -> Result<Option<Membership>, Failure> {
+        let path = self.directory.join("node.json");
+        let text = match std::fs::read(&path) {
+            Ok(text) => text,
+            Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(None),
+            Err(error) => return Err(unusable(&path, &error)),
+        };
+        let membership: Membership =
+            serde_json::from_slice(&text).map_err(|error| unusable(&path, &error.into()))?;
+        if membership.version != VERSION {
+            let message = format!("{} is of version {}", path.display(), membership.version);
+            return Err(Failure::new(FailureKind::Unsupported, message).hint("use the version that wrote it"));
+        }
+        Ok(Some(membership))
+    }
+
+    /// Refuses when this node belongs to a cluster already.
+    ///
+    /// # Errors
+    /// When it does, or when that cannot be read.
+    pub fn refuse_member(&self) -> Result<(), Failure> {
+        let Some(membership) = self.membership()? else { return Ok(()) };
+        let message = format!(
+            "{} belongs to cluster {} already, as `{}`",
+            self.directory.display(),
+            membership.cluster,
+            membership.name
+        );
+        Err(Failure::new(FailureKind::Conflict, message)
+            .hint("start it with `drover-coordinator serve`, or use another `state_dir`"))
+    }
+
+    /// Removes what an interrupted `init` or `join` left; only for a directory without a membership.
+    ///
+    /// # Errors
+    /// When it cannot be removed.
+    pub fn clear(&self) -> Result<(), Failure> {
+        let path = self.raft_directory();
+        match std::fs::remove_dir_all(&path) {
+            Err(error) if error.kind() != io::ErrorKind::NotFound => Err(unusable(&path, &error)),
+            Ok(()) | Err(_) => Ok(()),
+        }
+    }
+
+    /// Writes who this node is.
+    ///
+    /// # Errors
+    /// When it cannot be written.
+    pub fn write_membership(&self, membership: &Membership) -> Result<(), Failure> {
+        let text =
+            serde_json::to_vec_pretty(membership).map_err(|error| Failure::of(FailureKind::Bug, &error))?;
+        self.write("node.json", &text)
+    }
+
+    /// Writes the certificate that the node begins with, the authority's, and the key.
+    ///
+    /// # Errors
+    /// When they cannot be written.
+    pub fn write_certificate(
+        &self,
+        chain: &[CertificateDer<'_>],
+        key: &PrivateKeyDer<'_>,
+    ) -> Result<(), Failure> {
+        self.write("node.key", key.secret_der())?;
+        let blocks: Vec<pem::Pem> =
+            chain.iter().map(|part| pem::Pem::new("CERTIFICATE", part.to_vec())).collect();
+        self.write("node.pem", pem::encode_many(&blocks).as_bytes())
+    }
+
+    /// Returns the certificate that the node begins with, leaf first and the authority's last, and the key.
+    ///
+    /// # Errors
+    /// When they cannot be read.
+    pub fn certificate(&self) -> Result<(Vec<CertificateDer<'static>>, PrivateKeyDer<'static>), Failure> {
+        let (chain, key) = (self.directory.join("node.pem"), self.directory.join("node.key"));
+        let text = std::fs::read_to_string(&chain).map_err(|error| unusable(&chain, &error))?;
+        let der = std::fs::read(&key).map_err(|error| unusable(&key, &error))?;
+        let chain = common::tls::certificates_of_pem(&text)
+            .map_err(|error| Failure::of(FailureKind::Invalid, &error))?;
+        Ok((chain, PrivateKeyDer::Pkcs8(PrivatePkcs8KeyDer::from(der))))
+    }
+
+    fn write(&self, name: &str, content: &[u8]) -> Result<(), Failure> {
+        let path = self.directory.join(name);
+        atomic_file::write(&path, content, 0o600).map_err(|error| unusable(&path, &error))
+    }
+}
+
+fn unusable(path: &Path, error: &io::Error) -> Failure {
+    Failure::new(FailureKind::Invalid, format!("{}: {error}", path.display()))
+        .hint("look at `state_dir` in the settings, and at who may write there")
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_directory_belongs_to_a_cluster_once_its_membership_is_written() {
+        let directory = tempfile::tempdir().unwrap();
+        let files = NodeFiles::create(&directory.path().join("state")).unwrap();
+        assert_eq!(files.membership().unwrap(), None);
+        std::fs::create_dir_all(files.raft_directory()).unwrap();
+        files.clear().unwrap();
+        files.clear().unwrap();
+        let membership = Membership::new("c1".to_owned(), "n1".parse().unwrap(), 1, Vec::new());
+        files.write_membership(&membership).unwrap();
+        assert_eq!(files.membership().unwrap(), Some(membership));
+        assert_eq!(files.refuse_member().unwrap_err().kind, FailureKind::Conflict);
+    }
+}

@@ -1,0 +1,242 @@
+//! One node: builds every part in order, and owns the order in which they end.
+//!
+//! Start: files and keys, ports, raft with the state out of the local log, the node's own certificate out of the
+//! sealed authority, the doors, the reconcilers, membership. A node without its cluster key does not get past the
+//! first step. End: the door for agents and operators takes nobody new, leadership is handed over, sessions are told
+//! where the new leader is, raft stops, and everything is joined.
+
+use std::net::SocketAddr;
+use std::sync::{Arc, OnceLock};
+use std::time::Duration;
+
+use common::clock;
+use common::failure::{Failure, FailureKind};
+use common::shutdown::Shutdown;
+use common::tls::{self, ALPN_GRPC, Clients, Identity};
+use rustls::pki_types::CertificateDer;
+use tokio::net::TcpListener;
+use tokio::sync::Notify;
+
+use crate::config::Settings;
+use crate::grpc;
+use crate::grpc::raft::RaftDoor;
+use crate::hub::Hub;
+use crate::live::lease_clock::LeaseClock;
+use crate::live::progress::LiveProgresses;
+use crate::live::sessions::Sessions;
+use crate::live::settling::Settling;
+use crate::membership::{Membership, NodeFiles};
+use crate::raft::Member;
+use crate::raft::membership::{Admission, join};
+use crate::raft::node::{RaftNode, RaftSettings};
+use crate::raft::wire::{GrpcWire, Wire};
+use crate::reconcile::{driver, renewal};
+use crate::vault::keyring::KeySources;
+
+/// How long connections and tasks may take to end; what is left then ends with the process.
+const FINISH_DEADLINE: Duration = Duration::from_secs(5);
+/// The pause before a node asks again to be admitted.
+const ADMISSION_PAUSE: Duration = Duration::from_secs(5);
+
+/// A running node.
+pub struct Node {
+    hub: Arc<Hub>,
+    raft: RaftNode,
+    shutdown: Shutdown,
+    api_door: Shutdown,
+    raft_door: Shutdown,
+    api_address: SocketAddr,
+}
+
+impl Node {
+    /// Starts a node that `init` or `join` has made.
+    ///
+    /// # Errors
+    /// When it belongs to no cluster, its key is missing or another cluster's, a port is taken, or its files are
+    /// damaged.
+    pub async fn start(settings: &Settings, sources: &KeySources) -> Result<Self, Failure> {
+        let files = NodeFiles::create(&settings.state_dir)?;
+        let membership = files.membership()?.ok_or_else(|| no_member(settings))?;
+        let cluster_key = sources.load()?;
+        let (api, raft_listener) = (bind(settings.listen_api).await?, bind(settings.listen_raft).await?);
+        let api_address = local_address(&api)?;
+        let member = Member {
+            name: membership.name.to_string(),
+            api_address: settings.advertised_api(api_address),
+            raft_address: settings.advertised_raft(local_address(&raft_listener)?),
+        };
+        let (chain, key) = files.certificate()?;
+        let authority = chain.last().cloned().ok_or_else(|| bug("a chain without an authority"))?;
+        let identity =
+            Identity::new(chain, key).map_err(|error| Failure::of(FailureKind::Invalid, &error))?;
+        let client = tls_config(tls::client_config(Arc::clone(&identity), &authority, ALPN_GRPC))?;
+        let wire: Arc<dyn Wire> = Arc::new(GrpcWire::new(Arc::new(client)));
+
+        let shutdown = Shutdown::new();
+        let raft_settings = RaftSettings { node_id: membership.node_id, directory: files.raft_directory() };
+        let opened = RaftNode::open(raft_settings, Arc::clone(&wire), &shutdown).await;
+        let raft = opened.map_err(|error| {
+            Failure::of(FailureKind::Invalid, &error)
+                .hint("another process may use this `state_dir`, or its files are damaged")
+        })?;
+        let hub = Arc::new(Hub {
+            name: membership.name.clone(),
+            proposer: raft.proposer().clone(),
+            raft: raft.clone(),
+            cluster_key,
+            support_contact: settings.support_contact.clone(),
+            sessions: Sessions::default(),
+            lease_clock: LeaseClock::default(),
+            progress: LiveProgresses::default(),
+            settling: Settling::default(),
+            connections: Arc::default(),
+            wake: Arc::new(Notify::new()),
+            shutdown: shutdown.clone(),
+            seals: OnceLock::new(),
+        });
+        if let Err(failure) = show_own_certificate(&hub, &identity) {
+            raft.shutdown().await;
+            shutdown.finish().await;
+            return Err(failure);
+        }
+        let node = Self {
+            hub: Arc::clone(&hub),
+            raft,
+            api_door: shutdown.child(),
+            raft_door: shutdown.child(),
+            shutdown,
+            api_address,
+        };
+        node.open_doors(&identity, &authority, api, raft_listener)?;
+        node.shutdown.spawn(driver::run(Arc::clone(&hub)));
+        node.shutdown.spawn(renewal::run(Arc::clone(&hub), identity));
+        node.shutdown.spawn(stay_member(hub, wire, membership, member));
+        Ok(node)
+    }
+
+    fn open_doors(
+        &self,
+        identity: &Arc<Identity>,
+        authority: &CertificateDer<'static>,
+        api: TcpListener,
+        raft: TcpListener,
+    ) -> Result<(), Failure> {
+        let config =
+            |clients| tls_config(tls::server_config(Arc::clone(identity), authority, clients, ALPN_GRPC));
+        let nodes = RaftDoor::new(self.raft.server().clone());
+        grpc::serve_raft(&self.hub, nodes, raft, config(Clients::Certified)?, &self.raft_door);
+        grpc::serve_api(&self.hub, api, config(Clients::Joining)?, &self.api_door);
+        Ok(())
+    }
+
+    /// Returns where agents and operators are listened to.
+    pub fn api_address(&self) -> SocketAddr {
+        self.api_address
+    }
+
+    /// Returns what the parts share.
+    pub fn hub(&self) -> &Arc<Hub> {
+        &self.hub
+    }
+
+    /// Waits until raft has stopped by itself, because it could not store or apply.
+    pub async fn failed(&self) -> Failure {
+        self.raft.failed().await
+    }
+
+    /// Stops in order.
+    pub async fn stop(self) {
+        self.api_door.cancel();
+        self.raft.hand_over().await;
+        self.hub.sessions.cut_all();
+        self.shutdown.cancel();
+        self.raft.shutdown().await;
+        let finished = async {
+            self.raft_door.finish().await;
+            self.api_door.finish().await;
+            self.shutdown.finish().await;
+        };
+        if tokio::time::timeout(FINISH_DEADLINE, finished).await.is_err() {
+            tracing::warn!("some connections did not end in time");
+        }
+    }
+}
+
+impl std::fmt::Debug for Node {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Node").field("name", &self.hub.name).finish_non_exhaustive()
+    }
+}
+
+/// Replaces the certificate that the node began with, which may be a day old, if the state is here already.
+fn show_own_certificate(hub: &Hub, identity: &Identity) -> Result<(), Failure> {
+    if !hub.state().cluster().is_initialized() {
+        return Ok(());
+    }
+    let (chain, key) = renewal::own_certificate(hub.seals()?, &hub.principal(), clock::wall())?;
+    identity.replace(chain, key).map_err(|error| Failure::of(FailureKind::Bug, &error))
+}
+
+/// Asks to be admitted until the members list this node as it is reached now.
+async fn stay_member(hub: Arc<Hub>, wire: Arc<dyn Wire>, membership: Membership, member: Member) {
+    let admission = Admission { node_id: membership.node_id, member };
+    loop {
+        let known = hub.raft.member_views();
+        let own = known.iter().find(|view| view.node_id == admission.node_id);
+        let is_listed = own.is_some_and(|own| {
+            own.api_address == admission.member.api_address
+                && own.raft_address == admission.member.raft_address
+                && own.role != "learner"
+        });
+        if is_listed {
+            return;
+        }
+        let mut addresses: Vec<String> = known.into_iter().map(|view| view.raft_address).collect();
+        addresses.extend(membership.raft_addresses.iter().cloned());
+        // A node alone asks itself, at the place where it listens now.
+        addresses.push(admission.member.raft_address.clone());
+        let asked = tokio::select! {
+            biased;
+            () = hub.shutdown.cancelled() => return,
+            asked = join(wire.as_ref(), &addresses, &admission) => asked,
+        };
+        match asked {
+            Ok(()) => {
+                tracing::info!(node = %membership.name, "this node is a member of the cluster");
+                return;
+            }
+            Err(failure) => tracing::warn!(%failure, "this node is not a member of the cluster yet"),
+        }
+        tokio::select! {
+            biased;
+            () = hub.shutdown.cancelled() => return,
+            () = tokio::time::sleep(ADMISSION_PAUSE) => {}
+        }
+    }
+}
+
+async fn bind(address: SocketAddr) -> Result<TcpListener, Failure> {
+    TcpListener::bind(address).await.map_err(|error| {
+        Failure::new(FailureKind::Conflict, format!("listening on {address}: {error}"))
+            .hint("choose another port in the settings, or stop who listens there")
+    })
+}
+
+fn local_address(listener: &TcpListener) -> Result<SocketAddr, Failure> {
+    listener.local_addr().map_err(|error| Failure::of(FailureKind::Bug, &error))
+}
+
+fn tls_config<T>(made: Result<T, tls::TlsError>) -> Result<T, Failure> {
+    made.map_err(|error| Failure::of(FailureKind::Invalid, &error))
+}
+
+fn bug(message: &str) -> Failure {
+    Failure::new(FailureKind::Bug, message)
+}
+
+fn no_member(settings: &Settings) -> Failure {
+    let message = format!("{} belongs to no cluster yet", settings.state_dir.display());
+    Failure::new(FailureKind::Invalid, message).hint(
+        "make a new cluster with `drover-coordinator init`, or let this node join one with the command that `ctl cluster add` prints",
+    )
+}

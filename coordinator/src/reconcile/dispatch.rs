@@ -1,0 +1,149 @@
+//! Ready steps and undos become leases, and leases reach their agents.
+//!
+//! A grant is first made durable and then sent. One that may not have arrived is sent again: agents take a grant that
+//! they know for what it is.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use common::clock;
+use common::failure::Failure;
+use proto::v1;
+use proto::v1::coordinator_message::Message;
+
+use crate::hub::Hub;
+use crate::live::grant;
+use crate::live::sessions::SessionHandle;
+use crate::state::attempt::Startable;
+use crate::state::effect::Effect;
+use crate::state::lease::{self, Lease};
+use crate::state::migration::Migration;
+use crate::state::{Command, Outcome};
+
+/// How long a session is given to name the leases that it holds, before a lease that it did not name is sent again.
+const SETTLING: Duration = Duration::from_secs(3);
+/// Between two sendings of the same grant.
+const REPEAT: Duration = Duration::from_secs(15);
+/// Grants in one activation, so that a thousand ready steps do not keep the other reconcilers waiting.
+const GRANTS_MAX: usize = 64;
+
+/// Grants what is ready on connected hosts, and sends again what may not have arrived.
+///
+/// # Errors
+/// When this node cannot propose; the rest waits for the next activation.
+pub async fn reconcile(hub: &Hub) -> Result<(), Failure> {
+    let state = hub.state();
+    let active: Vec<Arc<Migration>> = state.migrations().active().cloned().collect();
+    let mut granted = 0;
+    for migration in active {
+        for Startable { place, is_undo } in migration.startable(clock::wall()) {
+            if granted == GRANTS_MAX {
+                hub.wake.notify_one();
+                return Ok(());
+            }
+            let host = &migration.plan.steps[place].host;
+            let Some(session) = hub.sessions.of(&migration.tenant, host) else { continue };
+            if grant_step(hub, &migration, place, is_undo, &session).await? {
+                granted += 1;
+            }
+        }
+        send_again(hub, &migration);
+        ask_to_finish(hub, &migration);
+    }
+    Ok(())
+}
+
+/// Grants one step; says whether it did.
+async fn grant_step(
+    hub: &Hub,
+    migration: &Migration,
+    place: usize,
+    is_undo: bool,
+    session: &SessionHandle,
+) -> Result<bool, Failure> {
+    let planned = &migration.plan.steps[place];
+    let command = lease::Command::Grant {
+        tenant: migration.tenant.clone(),
+        migration: migration.id.clone(),
+        generation: migration.plan.generation,
+        step: planned.id.clone(),
+        host: planned.host.clone(),
+        incarnation: session.incarnation,
+        is_undo,
+    };
+    let granted = hub.propose(hub.principal(), Command::Lease(command)).await;
+    let lease = match granted {
+        Ok(Outcome::Granted(lease)) => lease,
+        Ok(_) => return Ok(false),
+        Err(failure) if hub.is_leader() => {
+            // The world has moved on since it was looked at; the next activation sees it as it is.
+            tracing::debug!(migration = %migration.id, step = %planned.id, %failure, "not granted");
+            return Ok(false);
+        }
+        Err(failure) => return Err(failure),
+    };
+    hub.lease_clock.renew(lease.token, clock::boot());
+    tracing::info!(
+        migration = %migration.id, step = %planned.id, host = %lease.host, token = %lease.token,
+        is_undo, attempt = lease.attempt, "granted"
+    );
+    send_grant(hub, migration, place, &lease, session);
+    Ok(true)
+}
+
+/// Sends the grants that no renewal has confirmed for longer than an agent takes to renew.
+fn send_again(hub: &Hub, migration: &Migration) {
+    let now = clock::boot();
+    for (place, step) in migration.steps.iter().enumerate() {
+        let Some(lease) = &step.lease else { continue };
+        let Some(session) = hub.sessions.of(&migration.tenant, &lease.host) else { continue };
+        let is_settled = now.since(session.since) >= SETTLING;
+        if session.incarnation == lease.incarnation
+            && is_settled
+            && hub.lease_clock.is_silent(lease.token, now, REPEAT)
+        {
+            tracing::debug!(migration = %migration.id, token = %lease.token, "sending a grant again");
+            send_grant(hub, migration, place, lease, &session);
+        }
+    }
+}
+
+fn send_grant(hub: &Hub, migration: &Migration, place: usize, lease: &Lease, session: &SessionHandle) {
+    let state = hub.state();
+    let made = hub
+        .seals()
+        .and_then(|seals| grant::grant(&state, &seals.ticket_key, migration, place, lease, clock::wall()));
+    let sent = made.and_then(|grant| session.send(Message::Grant(grant)));
+    if let Err(failure) = sent {
+        tracing::warn!(migration = %migration.id, token = %lease.token, %failure, "a grant could not be sent");
+    }
+}
+
+/// Tells the holders of continuous steps to come to an end.
+fn ask_to_finish(hub: &Hub, migration: &Migration) {
+    for (step, lease) in migration.asked_to_finish() {
+        let Some(session) = hub.sessions.of(&migration.tenant, &lease.host) else { continue };
+        let Some(place) = migration.place(&step) else { continue };
+        let state = hub.state();
+        let made = hub.seals().and_then(|seals| {
+            grant::grant(&state, &seals.ticket_key, migration, place, &lease, clock::wall())
+        });
+        // What is not sent now is sent with the next activation.
+        if let Ok(grant) = made {
+            drop(session.send(Message::Grant(v1::Grant { finish: true, ..grant })));
+        }
+    }
+}
+
+/// Tells the holder of a lease that has ended to stop at once; a hint, because it learns it with its next renewal.
+pub fn tell_ended(hub: &Hub, effect: &Effect) {
+    let Effect::LeaseEnded { tenant, migration, step, host, token, reason } = effect else { return };
+    let Some(session) = hub.sessions.of(tenant, host) else { return };
+    let revoke = v1::Revoke {
+        migration: migration.to_string(),
+        step: step.to_string(),
+        token: Some(grant::token(*token)),
+        reason: reason.clone(),
+    };
+    drop(session.send(Message::Revoke(revoke)));
+}

@@ -1,0 +1,79 @@
+//! The end of ways back: when their window is over, and the removal of the stage at the destination.
+//!
+//! Removing a stage of a million entries takes a while, so each migration has a task of its own for it, and at most one.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use common::clock;
+use common::failure::{Failure, FailureKind};
+use common::fence::FencingToken;
+use common::step::file::SettleQuestion;
+use proto::v1::question::Question;
+
+use crate::hub::Hub;
+use crate::live::grant;
+use crate::state::Command;
+use crate::state::migration::{Act, Command as MigrationCommand, Migration, WayBack};
+
+/// How long an agent may take to remove a stage.
+const SETTLE_DEADLINE: Duration = Duration::from_secs(120);
+/// Stages that are removed beside each other; each is one question to one agent.
+const SETTLING_MAX: usize = 32;
+
+/// Ends the ways back whose window is over, and has those that are ending removed.
+pub fn reconcile(hub: &Arc<Hub>) {
+    let now = clock::wall();
+    let state = hub.state();
+    for migration in state.migrations().holding() {
+        let next = match migration.way_back {
+            WayBack::Open(Some(until)) if migration.status.is_end() && now >= until => None,
+            WayBack::Settling(token) => Some(token),
+            WayBack::Open(_) | WayBack::Ended => continue,
+        };
+        let key = (migration.tenant.clone(), migration.id.clone());
+        let is_free = |count| count < SETTLING_MAX;
+        if !hub.settling.enter(key.clone(), is_free) {
+            continue;
+        }
+        let (hub, migration) = (Arc::clone(hub), Arc::clone(migration));
+        let tasks = hub.shutdown.clone();
+        tasks.spawn(async move {
+            let done = match next {
+                None => act(&hub, &migration, Act::Settle).await,
+                Some(token) => settle(&hub, &migration, token).await,
+            };
+            if let Err(failure) = done {
+                tracing::debug!(migration = %migration.id, %failure, "settling goes on later");
+            }
+            hub.settling.leave(&key);
+        });
+    }
+}
+
+/// Asks the destination's agent to remove the stage, and tells the state how that went.
+async fn settle(hub: &Hub, migration: &Migration, token: FencingToken) -> Result<(), Failure> {
+    let Some(planned) = migration.plan.steps.iter().find(|planned| planned.peer.is_some()) else {
+        return act(hub, migration, Act::Settled { token }).await;
+    };
+    let question = SettleQuestion {
+        migration: migration.id.clone(),
+        destination_root: grant::params(planned)?.destination_root,
+        token,
+    };
+    let question = serde_json::to_string(&question).map_err(|error| Failure::of(FailureKind::Bug, &error))?;
+    let asked =
+        hub.sessions.ask(&migration.tenant, &planned.host, Question::Settle(question), SETTLE_DEADLINE);
+    match asked.await {
+        Ok(_) => act(hub, migration, Act::Settled { token }).await,
+        // Nobody waits for it any more; it is asked for again with the next look.
+        Err(failure) if migration.status.is_end() => Err(failure),
+        Err(failure) => act(hub, migration, Act::SettleFailed { token, failure }).await,
+    }
+}
+
+async fn act(hub: &Hub, migration: &Migration, act: Act) -> Result<(), Failure> {
+    let (tenant, id) = (migration.tenant.clone(), migration.id.clone());
+    let command = MigrationCommand::Act { tenant, migration: id, act };
+    hub.propose(hub.principal(), Command::Migration(command)).await.map(|_| ())
+}
