@@ -154,9 +154,7 @@ fn steps(steps: &[StepView], width: Option<usize>) -> Text {
             (Meaning::Plain, human::duration(Duration::from_millis(step.duration_ms))),
         ]);
     }
-    let mut text = Text::new();
-    text.end_line().append(table.render(width));
-    text
+    table.render(width)
 }
 
 fn step_status(status: StepStatus) -> (Meaning, String) {

@@ -11,7 +11,7 @@ use super::record::{Change, Intent, Record, Settled};
 use crate::trouble::of_stage;
 
 /// Name of the file in the stage.
-const NAME: &str = "ledger";
+pub(crate) const LEDGER: &str = "ledger";
 /// The first bytes of the file; the last two digits are the version.
 const MAGIC: &[u8; 8] = b"DRVLED01";
 
@@ -178,7 +178,7 @@ impl SettledRecords {
 }
 
 fn name() -> Name {
-    Name::new(NAME).expect("a constant without slash")
+    Name::new(LEDGER).expect("a constant without slash")
 }
 
 fn check_magic(file: &AppendFile) -> Result<(), Failure> {

@@ -10,6 +10,6 @@ mod record;
 mod sorted;
 
 pub(crate) use frame::{FrameReader, FrameWriter};
-pub(crate) use log::{Ledger, SettledRecords, read_settled};
+pub(crate) use log::{LEDGER, Ledger, SettledRecords, read_settled};
 pub(crate) use record::{Change, Intent, Settled};
 pub(crate) use sorted::{Histories, History};

@@ -1,0 +1,166 @@
+//! The committer's thread: items gathered into groups, synced, and committed while the next ones are staged.
+
+use std::sync::mpsc::{Receiver, RecvTimeoutError};
+use std::time::Duration;
+
+use common::clock;
+use common::failure::Failure;
+use common::finding::{Rule, Severity};
+use common::rel_path::RelPath;
+use sync::entry::Entry;
+use tree::{Attribute, Problem, TreeError};
+
+use super::{Item, Landing, Pass};
+use crate::commit::{Committer, Effect, Outcome};
+use crate::tally::add;
+use crate::trouble::{finding, of_stage};
+
+/// Files in a group: enough that the syncs of a group are shared by many.
+const GROUP_FILES: usize = 2048;
+/// Files in a group at most, whatever waits.
+const GROUP_FILES_MAX: usize = 8192;
+/// How long the first file of a group waits.
+const GROUP_AGE: Duration = Duration::from_secs(2);
+/// How long an idle committer waits before it looks whether somebody waits for it.
+const PATIENCE: Duration = Duration::from_millis(5);
+
+/// Commits what comes, until every sender is gone or the pass fails.
+pub(super) fn run(pass: &Pass, committer: &mut Committer, items: &Receiver<Item>) -> Result<(), Failure> {
+    let mut group: Vec<Item> = Vec::new();
+    let (mut bytes, mut first) = (0, clock::boot());
+    loop {
+        let received = items.recv_timeout(PATIENCE);
+        let is_idle = received.is_err();
+        let is_at_end = matches!(received, Err(RecvTimeoutError::Disconnected));
+        if let Ok(item) = received {
+            if group.is_empty() {
+                first = clock::boot();
+            }
+            bytes += item.cost.unwrap_or(0);
+            group.push(item);
+        }
+        pass.flow.check()?;
+        let is_full = group.len() >= GROUP_FILES_MAX
+            || bytes >= pass.flow.group_bytes()
+            || (group.len() >= GROUP_FILES && is_idle)
+            || clock::boot().since(first) >= GROUP_AGE;
+        if !group.is_empty() && (is_full || is_at_end || (is_idle && pass.flow.is_waited_for())) {
+            commit(pass, committer, std::mem::take(&mut group))?;
+            bytes = 0;
+        }
+        if is_at_end {
+            return committer.finish();
+        }
+    }
+}
+
+/// Syncs and commits one group, and counts what became of it.
+pub(super) fn commit(pass: &Pass, committer: &mut Committer, group: Vec<Item>) -> Result<(), Failure> {
+    if group.iter().any(|item| matches!(item.task.effect, Effect::Install { .. })) {
+        pass.stage.dir.sync_fs().map_err(|error| of_stage(&error))?;
+    }
+    let mut tasks = Vec::with_capacity(group.len());
+    let mut rest = Vec::with_capacity(group.len());
+    for Item { task, landing, cost, problems } in group {
+        rest.push((task.path.clone(), landing, cost, problems));
+        tasks.push(task);
+    }
+    let outcomes = committer.commit(pass.number, tasks)?;
+    for ((path, landing, cost, mut problems), outcome) in rest.into_iter().zip(outcomes) {
+        match outcome {
+            Outcome::Done { ctime: _, problems: more } => {
+                problems.extend(more);
+                count(pass, landing);
+            }
+            Outcome::Conflict => conflict(pass, &path, landing),
+            Outcome::Failed(error) => unwritable(pass, &path, &error),
+        }
+        for problem in problems {
+            attribute(pass, &path, &problem);
+        }
+        if let Some(cost) = cost {
+            pass.flow.release(cost);
+        }
+    }
+    Ok(())
+}
+
+fn count(pass: &Pass, landing: Landing) {
+    let counters = &pass.counters;
+    match landing {
+        Landing::Content { bytes } => {
+            add(&counters.files_sent, 1);
+            add(&counters.bytes_sent, bytes);
+            counters.done(bytes);
+        }
+        Landing::Place => {
+            add(&counters.files_sent, 1);
+            counters.done(0);
+        }
+        Landing::Metadata { bytes } => {
+            add(&counters.metadata_changed, 1);
+            counters.done(bytes);
+        }
+        Landing::Removal => add(&counters.deleted, 1),
+        Landing::Directory | Landing::Touch => {}
+    }
+}
+
+fn conflict(pass: &Pass, path: &RelPath, landing: Landing) {
+    pass.counters.set_partial();
+    let (rule, message) = if landing == Landing::Removal {
+        (
+            Rule::NotDeleted,
+            "it was not removed: it changed since it was compared, or something was added to it",
+        )
+    } else {
+        (
+            Rule::Conflict,
+            "somebody else changed it at the destination while it was compared; it stays as they left it",
+        )
+    };
+    pass.findings.report(finding(
+        rule,
+        Severity::Error,
+        path,
+        message,
+        "Stop whatever writes to the destination, then run the migration again.",
+    ));
+}
+
+/// Reports that an entry could not be made.
+pub(super) fn unwritable(pass: &Pass, path: &RelPath, error: &TreeError) {
+    pass.counters.set_partial();
+    let (rule, hint) = if error.is_too_many_links() {
+        (Rule::HardLink, "The file system allows no more names for this file; leave some out with --exclude.")
+    } else if error.is_permission() {
+        (Rule::Unwritable, "Run the agent as root, or look for immutable flags and read-only mounts.")
+    } else if error.is_exdev() {
+        (Rule::Unwritable, "It is on another file system below the root; migrate that mount by itself.")
+    } else if error.is_name_too_long() {
+        (Rule::Unwritable, "The destination's file system takes no name this long; rename it at the source.")
+    } else {
+        (Rule::Unwritable, "See the cause; the rest of the tree was brought.")
+    };
+    pass.findings.report(finding(rule, Severity::Error, path, common::failure::chain(error), hint));
+}
+
+/// Reports an attribute that could not be set.
+pub(super) fn attribute(pass: &Pass, path: &RelPath, problem: &Problem) {
+    pass.counters.set_partial();
+    let hint = match problem.attribute {
+        Attribute::Owner => "Run the agent as root, or accept that everything belongs to its user.",
+        Attribute::Xattr(_) => {
+            "The destination's file system, or the agent's rights, do not allow this attribute."
+        }
+        Attribute::Mode | Attribute::Times => "Run the agent as root.",
+    };
+    let message =
+        format!("the {} could not be set: {}", problem.attribute, common::failure::chain(&problem.error));
+    pass.findings.report(finding(Rule::Attribute, Severity::Warning, path, message, hint));
+}
+
+/// Returns the group's share that an entry of this kind counts as.
+pub(super) fn landing_of(entry: &Entry) -> Landing {
+    if entry.kind.is_directory() { Landing::Directory } else { Landing::Place }
+}

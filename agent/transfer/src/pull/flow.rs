@@ -1,0 +1,170 @@
+//! What is asked for and not committed yet: bounded, and the place where a pass learns that it has failed.
+
+use std::sync::{Condvar, Mutex, MutexGuard, PoisonError};
+
+use common::failure::{Failure, FailureKind};
+use common::limit::IN_FLIGHT_BYTES_MAX;
+use sync::wire::content::OUTSTANDING_MAX;
+
+/// What may always be in flight, so that small trees move at all.
+const BYTES_MIN: u64 = 8 * 1024 * 1024;
+/// Which part of what is known may be in flight: an interruption costs less than ten percent of a tree.
+const PART_OF_KNOWN: u64 = 20;
+/// What a file weighs beside its bytes: its inode, its record and its place in a group.
+const FILE_BYTES: u64 = 1024;
+
+/// The budget of a pass and its first failure.
+#[derive(Debug, Default)]
+pub(crate) struct Flow {
+    state: Mutex<State>,
+    changed: Condvar,
+}
+
+#[derive(Debug, Default)]
+struct State {
+    bytes: u64,
+    count: usize,
+    known_bytes: u64,
+    waiting: usize,
+    failure: Option<Failure>,
+}
+
+impl State {
+    fn limit(&self) -> u64 {
+        (self.known_bytes / PART_OF_KNOWN).clamp(BYTES_MIN, IN_FLIGHT_BYTES_MAX)
+    }
+}
+
+impl Flow {
+    /// Takes room for something that will be committed, waiting until there is some.
+    ///
+    /// # Errors
+    /// When the pass has failed.
+    pub(crate) fn acquire(&self, bytes: u64) -> Result<(), Failure> {
+        let mut state = self.lock();
+        state.waiting += 1;
+        while state.failure.is_none()
+            && state.count > 0
+            && (state.count >= OUTSTANDING_MAX || state.bytes + bytes + FILE_BYTES > state.limit())
+        {
+            state = self.changed.wait(state).unwrap_or_else(PoisonError::into_inner);
+        }
+        state.waiting -= 1;
+        if let Some(failure) = &state.failure {
+            return Err(failure.clone());
+        }
+        state.bytes += bytes + FILE_BYTES;
+        state.count += 1;
+        Ok(())
+    }
+
+    /// Gives room back.
+    pub(crate) fn release(&self, bytes: u64) {
+        let mut state = self.lock();
+        state.bytes = state.bytes.saturating_sub(bytes + FILE_BYTES);
+        state.count = state.count.saturating_sub(1);
+        drop(state);
+        self.changed.notify_all();
+    }
+
+    /// Waits until nothing is in flight.
+    ///
+    /// # Errors
+    /// When the pass has failed.
+    pub(crate) fn wait_until_idle(&self) -> Result<(), Failure> {
+        let mut state = self.lock();
+        state.waiting += 1;
+        while state.failure.is_none() && state.count > 0 {
+            state = self.changed.wait(state).unwrap_or_else(PoisonError::into_inner);
+        }
+        state.waiting -= 1;
+        state.failure.clone().map_or(Ok(()), Err)
+    }
+
+    /// Notes how many bytes are known of so far.
+    pub(crate) fn know(&self, bytes: u64) {
+        self.lock().known_bytes += bytes;
+        self.changed.notify_all();
+    }
+
+    /// Whether somebody waits for room, so that a group should not wait for more.
+    pub(crate) fn is_waited_for(&self) -> bool {
+        self.lock().waiting > 0
+    }
+
+    /// Returns how many bytes one group should commit.
+    pub(crate) fn group_bytes(&self) -> u64 {
+        self.lock().limit() / 3
+    }
+
+    /// Ends the pass; the first failure is kept.
+    pub(crate) fn fail(&self, failure: Failure) {
+        self.lock().failure.get_or_insert(failure);
+        self.changed.notify_all();
+    }
+
+    /// Returns the failure, if there is one.
+    pub(crate) fn failure(&self) -> Option<Failure> {
+        self.lock().failure.clone()
+    }
+
+    /// # Errors
+    /// When the pass has failed.
+    pub(crate) fn check(&self) -> Result<(), Failure> {
+        self.failure().map_or(Ok(()), Err)
+    }
+
+    fn lock(&self) -> MutexGuard<'_, State> {
+        // Every change above leaves whole numbers behind.
+        self.state.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+/// Fails the pass when its thread panics, so that no other thread waits for ever.
+pub(crate) struct PanicGuard<'a>(pub(crate) &'a Flow);
+
+impl Drop for PanicGuard<'_> {
+    fn drop(&mut self) {
+        if std::thread::panicking() {
+            self.0.fail(Failure::new(FailureKind::Bug, "a thread of the file mover panicked"));
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn room_is_bounded_and_a_failure_wakes_everybody() {
+        let flow = Flow::default();
+        for _ in 0..8 {
+            flow.acquire(BYTES_MIN / 8 - FILE_BYTES).unwrap();
+        }
+        std::thread::scope(|scope| {
+            let waiter = scope.spawn(|| flow.acquire(1));
+            while !flow.is_waited_for() {
+                std::thread::yield_now();
+            }
+            flow.release(BYTES_MIN / 8 - FILE_BYTES);
+            assert_eq!(waiter.join().unwrap(), Ok(()));
+            let idle = scope.spawn(|| flow.wait_until_idle());
+            while !flow.is_waited_for() {
+                std::thread::yield_now();
+            }
+            let failure = Failure::new(FailureKind::Fenced, "lost");
+            flow.fail(failure.clone());
+            flow.fail(Failure::new(FailureKind::Bug, "later"));
+            assert_eq!(idle.join().unwrap(), Err(failure.clone()));
+            assert_eq!(flow.acquire(1), Err(failure));
+        });
+    }
+
+    #[test]
+    fn one_thing_larger_than_the_budget_still_goes() {
+        let flow = Flow::default();
+        flow.acquire(IN_FLIGHT_BYTES_MAX * 2).unwrap();
+        flow.release(IN_FLIGHT_BYTES_MAX * 2);
+        assert_eq!(flow.wait_until_idle(), Ok(()));
+    }
+}

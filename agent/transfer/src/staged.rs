@@ -1,0 +1,132 @@
+//! Making entries in the stage: content first, then metadata, times last.
+
+use common::digest::Digest;
+use common::failure::{Failure, FailureKind};
+use sync::entry::{Entry, Kind};
+use sync::pack;
+use sync::wire::content::Layout;
+use tree::{Applied, Dir, Name, NewFile, Problem, TreeError};
+
+use crate::stage::Stage;
+use crate::standing::{metadata, time};
+use crate::trouble::of_stage;
+
+/// A directory of the stage in which one thread makes entries.
+#[derive(Debug)]
+pub(crate) struct Workbench {
+    dir: Dir,
+    next: u64,
+}
+
+/// Something that was made in the stage.
+#[derive(Debug)]
+pub(crate) struct Made {
+    /// Where.
+    pub(crate) dir: Dir,
+    /// Under which name.
+    pub(crate) name: Name,
+    /// What it is, with its inode.
+    pub(crate) entry: Entry,
+    /// Attributes that could not be set.
+    pub(crate) problems: Vec<Problem>,
+}
+
+impl Workbench {
+    /// Opens the directory of a thread, which must be empty or not exist.
+    pub(crate) fn open(stage: &Stage, label: &str) -> Result<Self, Failure> {
+        let name = Name::new(label).map_err(|error| Failure::of(FailureKind::Bug, &error))?;
+        let dir = stage.new.create_dir(&name, 0o700).map_err(|error| of_stage(&error))?;
+        Ok(Self { dir, next: 0 })
+    }
+
+    /// Returns the directory.
+    pub(crate) fn dir(&self) -> &Dir {
+        &self.dir
+    }
+
+    /// Returns a name that is not taken.
+    pub(crate) fn name(&mut self) -> Name {
+        self.next += 1;
+        Name::new(format!("{:x}", self.next)).expect("digits are a name")
+    }
+
+    /// Makes a small file of these bytes; returns the digest that this side computed over what it wrote.
+    pub(crate) fn file(
+        &mut self,
+        wanted: &Entry,
+        layout: &Layout,
+        data: &[u8],
+    ) -> Result<(Made, Digest), TreeError> {
+        let name = self.name();
+        let (size, length) = (wanted.size(), usize::try_from(wanted.size()).unwrap_or(usize::MAX));
+        let file = self.dir.create_file(&name, 0o600)?;
+        let mut end = 0;
+        for (offset, piece) in pack::pieces(layout, length, data) {
+            file.write_at(piece, offset)?;
+            end = offset + piece.len() as u64;
+        }
+        if end < size {
+            file.set_len(size)?;
+        }
+        let digest = Digest::from(pack::content_digest(layout, length, data));
+        Ok((finish_file(&self.dir, file, wanted)?, digest))
+    }
+
+    /// Makes anything that has no content: a directory, a link, a fifo, a socket's name, a device.
+    pub(crate) fn place(&mut self, wanted: &Entry) -> Result<Made, TreeError> {
+        let name = self.name();
+        let mut wanted = wanted.clone();
+        match &wanted.kind {
+            Kind::Directory => {
+                // It gets its metadata at the end of the pass; until then nobody else may enter.
+                let dir = self.dir.create_dir(&name, 0o700)?;
+                wanted.mode = 0o700;
+                let stat = dir.stat_self()?;
+                (wanted.dev, wanted.ino, wanted.uid, wanted.gid) = (stat.dev, stat.ino, stat.uid, stat.gid);
+                wanted.xattrs.clear();
+                return Ok(Made { dir: self.dir.clone(), name, entry: wanted, problems: Vec::new() });
+            }
+            Kind::Symlink { target } => self.dir.create_symlink(&name, target)?,
+            Kind::Fifo => self.dir.create_fifo(&name, 0o600)?,
+            Kind::Socket => self.dir.create_socket(&name, 0o600)?,
+            Kind::CharacterDevice { major, minor } => {
+                let number = tree::device_number(*major, *minor);
+                self.dir.create_device(&name, tree::DeviceKind::Character, number, 0o600)?;
+            }
+            Kind::BlockDevice { major, minor } => {
+                let number = tree::device_number(*major, *minor);
+                self.dir.create_device(&name, tree::DeviceKind::Block, number, 0o600)?;
+            }
+            Kind::File { .. } => {
+                let file = self.dir.create_file(&name, 0o600)?;
+                return finish_file(&self.dir, file, &wanted);
+            }
+        }
+        let pinned = self.dir.pin(&name)?;
+        let applied = match metadata(&wanted) {
+            Ok(metadata) => pinned.apply(&metadata, None)?.problems,
+            Err(_impossible) => Vec::new(),
+        };
+        let stat = pinned.stat()?;
+        (wanted.dev, wanted.ino, wanted.ctime) = (stat.dev, stat.ino, time(stat.ctime));
+        (wanted.uid, wanted.gid) = (stat.uid, stat.gid);
+        Ok(Made { dir: self.dir.clone(), name, entry: wanted, problems: applied })
+    }
+}
+
+/// Gives a file that is complete its metadata and looks at it.
+pub(crate) fn finish_file(dir: &Dir, file: NewFile, wanted: &Entry) -> Result<Made, TreeError> {
+    let problems = match metadata(wanted) {
+        Ok(metadata) => {
+            let Applied { problems, .. } = file.set_metadata(&metadata)?;
+            problems
+        }
+        Err(_impossible) => Vec::new(),
+    };
+    let stat = file.stat()?;
+    let mut entry = wanted.clone();
+    (entry.dev, entry.ino, entry.ctime) = (stat.dev, stat.ino, time(stat.ctime));
+    // What could not be set is a finding; the record says what is there.
+    (entry.mode, entry.uid, entry.gid) = (stat.mode, stat.uid, stat.gid);
+    Ok(Made { dir: dir.clone(), name: file.name().clone(), entry, problems })
+}

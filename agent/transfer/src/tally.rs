@@ -1,0 +1,73 @@
+//! What a pass has counted so far, for progress and for the output.
+
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering::Relaxed};
+
+use common::progress::Progress;
+use common::step::file::FileOutput;
+
+/// Counted by several threads.
+#[derive(Debug, Default)]
+pub(crate) struct Counters {
+    pub(crate) files_total: AtomicU64,
+    pub(crate) directories_total: AtomicU64,
+    pub(crate) bytes_total: AtomicU64,
+    pub(crate) is_scan_complete: AtomicBool,
+    pub(crate) files_done: AtomicU64,
+    pub(crate) bytes_done: AtomicU64,
+    /// Files whose content was sent and committed, in this attempt.
+    pub(crate) files_sent: AtomicU64,
+    pub(crate) bytes_sent: AtomicU64,
+    pub(crate) files_unchanged: AtomicU64,
+    pub(crate) metadata_changed: AtomicU64,
+    pub(crate) deleted: AtomicU64,
+    /// Entries at the destination, for the guard of deletes.
+    pub(crate) destination_entries: AtomicU64,
+    /// Whether something could not be brought as asked.
+    pub(crate) is_partial: AtomicBool,
+}
+
+/// Adds to a counter.
+pub(crate) fn add(counter: &AtomicU64, amount: u64) {
+    counter.fetch_add(amount, Relaxed);
+}
+
+impl Counters {
+    /// Notes that something could not be brought as asked.
+    pub(crate) fn set_partial(&self) {
+        self.is_partial.store(true, Relaxed);
+    }
+
+    /// Counts a file that needs nothing more.
+    pub(crate) fn done(&self, bytes: u64) {
+        add(&self.files_done, 1);
+        add(&self.bytes_done, bytes);
+    }
+
+    /// Returns the progress, never below an earlier one.
+    pub(crate) fn progress(&self, bytes_on_wire: u64, earlier: &Progress) -> Progress {
+        let files_total = self.files_total.load(Relaxed);
+        let bytes_total = self.bytes_total.load(Relaxed);
+        Progress {
+            files_done: self.files_done.load(Relaxed).min(files_total),
+            files_total,
+            bytes_done: self.bytes_done.load(Relaxed).min(bytes_total),
+            bytes_total,
+            is_scan_complete: self.is_scan_complete.load(Relaxed),
+            bytes_on_wire: bytes_on_wire.max(earlier.bytes_on_wire),
+            bytes_per_s: earlier.bytes_per_s,
+        }
+    }
+
+    /// Writes what this attempt counted into an output.
+    pub(crate) fn fill(&self, output: &mut FileOutput) {
+        output.files_total = self.files_total.load(Relaxed);
+        output.directories_total = self.directories_total.load(Relaxed);
+        output.bytes_total = self.bytes_total.load(Relaxed);
+        output.files_sent = self.files_sent.load(Relaxed);
+        output.bytes_sent = self.bytes_sent.load(Relaxed);
+        output.files_unchanged = self.files_unchanged.load(Relaxed);
+        output.metadata_changed = self.metadata_changed.load(Relaxed);
+        output.deleted = self.deleted.load(Relaxed);
+        output.is_partial = self.is_partial.load(Relaxed);
+    }
+}

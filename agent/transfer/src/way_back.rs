@@ -1,0 +1,141 @@
+//! The way back of a migration, as the daemon calls it: undo it, look at what that would do, or end it.
+
+use std::fs::File;
+use std::path::Path;
+
+use common::failure::{Failure, FailureKind};
+use common::rel_path::is_component;
+use common::step::file::{FileParams, ListQuestion, SettleQuestion, UndoPreview, UndoQuestion};
+use tree::{Name, Root};
+
+use crate::commit::Committer;
+use crate::context::StepContext;
+use crate::fence::Fence;
+use crate::kill_point::KillPoint;
+use crate::ledger::{Histories, LEDGER, read_settled};
+use crate::memory::Memory;
+use crate::stage::{Stage, clear, restore_times};
+use crate::trouble::of_stage;
+use crate::undo::{preview, undo_all};
+
+/// Gives the destination back as it was before the migration, all but change times.
+///
+/// What somebody changed or added since is moved to the stage's `after/` and told as findings; then the stage stays
+/// until the migration is settled. Run twice, or after a copy that was stopped anywhere, it ends the same.
+///
+/// # Errors
+/// When the lease or the fence is lost, or something that was kept is gone (`Stuck`).
+pub async fn undo(ctx: StepContext, params: FileParams) -> Result<UndoPreview, Failure> {
+    ctx.lease.check()?;
+    run_blocking(move || undo_blocking(&ctx, &params)).await
+}
+
+fn undo_blocking(ctx: &StepContext, params: &FileParams) -> Result<UndoPreview, Failure> {
+    let memory = Memory::open(&ctx.state_dir, &ctx.migration)?;
+    let Some(root) = open_root(&params.destination_root)? else {
+        memory.forget()?;
+        return Ok(UndoPreview::default());
+    };
+    let Some(stage) = Stage::find(&root, &ctx.migration, &memory)? else { return Ok(UndoPreview::default()) };
+    let kill = KillPoint::default();
+    let mut committer = Committer::open(stage.clone(), ctx.token, ctx.lease.clone(), kill.clone())?;
+    let undone = undo_all(&mut committer, &ctx.findings, &kill)?;
+    drop(committer.enter()?);
+    drop(committer);
+    close(stage, &memory)?;
+    Ok(undone)
+}
+
+/// Ends a stage whose ledger was undone: all of it, unless something is kept aside in it.
+fn close(stage: Stage, memory: &Memory) -> Result<(), Failure> {
+    let has_kept = stage.after.list().map_err(|error| of_stage(&error))?.next().is_some();
+    if has_kept {
+        // Without its ledger there is nothing more to undo, whatever happens to the tree from now on.
+        let ledger = Name::new(LEDGER).expect("a constant without slash");
+        match stage.dir.unlink(&ledger) {
+            Err(error) if !error.is_not_found() => return Err(of_stage(&error)),
+            _ => {}
+        }
+        stage.dir.sync_dir().map_err(|error| of_stage(&error))?;
+        for part in [&stage.undo, &stage.new, &stage.anchors, &stage.large, &stage.spill] {
+            clear(part)?;
+        }
+        return Ok(());
+    }
+    let (root, created, before) = (stage.root.clone(), stage.marker.created(), stage.marker.root.clone());
+    stage.remove(memory)?;
+    restore_times(&root, &before)?;
+    drop(root);
+    Root::remove_created(&created).map_err(|error| of_stage(&error))?;
+    Ok(())
+}
+
+/// Counts what an undo would do. Changes nothing; blocking.
+///
+/// # Errors
+/// When the root or its stage cannot be read.
+pub fn undo_preview(state_dir: &Path, question: &UndoQuestion) -> Result<UndoPreview, Failure> {
+    let memory = Memory::open(state_dir, &question.migration)?;
+    let Some(root) = open_root(&question.params.destination_root)? else {
+        return Ok(UndoPreview::default());
+    };
+    let Some(stage) = Stage::find(&root, &question.migration, &memory)? else {
+        return Ok(UndoPreview::default());
+    };
+    let mut histories = Histories::sort(read_settled(&stage.dir)?, &stage.spill, "preview")?;
+    preview(&stage, &mut histories)
+}
+
+/// Ends the way back: removes the stage with everything that is kept in it. The migrated tree stays; blocking.
+///
+/// # Errors
+/// When a newer attempt works on the root (`Fenced`), or something cannot be removed; then it may be asked again.
+pub fn settle(state_dir: &Path, question: &SettleQuestion) -> Result<(), Failure> {
+    let memory = Memory::open(state_dir, &question.migration)?;
+    let Some(root) = open_root(&question.destination_root)? else { return memory.forget() };
+    let stage = match Stage::find(&root, &question.migration, &memory) {
+        Ok(Some(stage)) => stage,
+        Ok(None) => return memory.forget(),
+        // It was moved away: nothing here is left to end.
+        Err(failure) if failure.kind == FailureKind::Conflict => return memory.forget(),
+        Err(failure) => return Err(failure),
+    };
+    let (_fence, inside) = Fence::claim(&stage.dir, question.token)?;
+    stage.remove(&memory)?;
+    drop(inside);
+    Ok(())
+}
+
+/// Opens a list of a migration: its findings, or what a dry run would do; lines of JSON; blocking.
+///
+/// # Errors
+/// `NotFound` when there is no such list.
+pub fn open_list(state_dir: &Path, question: &ListQuestion) -> Result<File, Failure> {
+    let missing = |why: &str| {
+        Failure::new(FailureKind::NotFound, format!("no list `{}`: {why}", question.list_file))
+            .hint("Lists are kept by the destination's agent until it is set up anew.")
+    };
+    if !is_component(question.list_file.as_bytes()) {
+        return Err(missing("it is not the name of a list"));
+    }
+    let memory = Memory::open(state_dir, &question.migration)?;
+    File::open(memory.list(&question.list_file)).map_err(|error| missing(&error.to_string()))
+}
+
+/// Opens a destination's root; nothing if it does not exist.
+pub(crate) fn open_root(path: &str) -> Result<Option<Root>, Failure> {
+    match Root::open(Path::new(path)) {
+        Ok(root) => Ok(Some(root)),
+        Err(error) if error.is_not_found() => Ok(None),
+        Err(error) => Err(of_stage(&error)),
+    }
+}
+
+/// Runs blocking work beside the async code.
+pub(crate) async fn run_blocking<T: Send + 'static>(
+    work: impl FnOnce() -> Result<T, Failure> + Send + 'static,
+) -> Result<T, Failure> {
+    tokio::task::spawn_blocking(work)
+        .await
+        .unwrap_or_else(|error| Err(Failure::new(FailureKind::Bug, format!("a thread panicked: {error}"))))
+}
