@@ -154,7 +154,9 @@ fn steps(steps: &[StepView], width: Option<usize>) -> Text {
             (Meaning::Plain, human::duration(Duration::from_millis(step.duration_ms))),
         ]);
     }
-    table.render(width)
+    let mut text = Text::new();
+    text.end_line().append(table.render(width));
+    text
 }
 
 fn step_status(status: StepStatus) -> (Meaning, String) {

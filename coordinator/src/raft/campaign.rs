@@ -236,8 +236,8 @@ impl Campaign {
         let quorum = seen.voters.len() / 2 + 1;
         let question = PreVote { candidate: self.id, last_log: seen.last_log };
         let mut asking = JoinSet::new();
-        for (_, peer) in seen.voters.iter().filter(|(id, _)| *id != self.id).cloned() {
-            let (wire, question) = (Arc::clone(&self.wire), question.clone());
+        for (_, peer) in seen.voters.iter().filter(|(id, _)| *id != self.id) {
+            let (wire, peer, question) = (Arc::clone(&self.wire), peer.clone(), question.clone());
             asking.spawn(async move {
                 let asked = wire::ask(wire.as_ref(), &peer, Method::PreVote, &question);
                 tokio::time::timeout(PRE_VOTE_LIMIT, asked).await.ok()?.ok()

@@ -8,6 +8,8 @@
 //! sled may panic when its files are damaged: opening catches that and says so. Such a node must join again with an
 //! empty directory and a new number, because a node that has forgotten a vote must not vote again.
 
+#![expect(clippy::result_large_err, reason = "the traits of openraft fix the type of the error")]
+
 use std::fmt::Debug;
 use std::ops::{Bound, RangeBounds};
 use std::panic::{AssertUnwindSafe, catch_unwind};

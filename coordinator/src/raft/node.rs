@@ -43,10 +43,10 @@ pub enum RaftError {
     Snapshots(#[from] SnapshotError),
     /// The settings.
     #[error("the raft settings do not fit")]
-    Config(#[from] openraft::ConfigError),
+    Config(#[source] Box<openraft::ConfigError>),
     /// openraft did not start.
     #[error("starting raft")]
-    Start(#[source] openraft::error::Fatal<u64>),
+    Start(#[source] Box<openraft::error::Fatal<u64>>),
 }
 
 /// What a node needs to know of itself.
@@ -93,7 +93,7 @@ impl RaftNode {
         let network = Network::new(Arc::clone(&wire));
         let raft = Raft::new(node_id, Arc::new(config()?), network, log_store, state_machine)
             .await
-            .map_err(RaftError::Start)?;
+            .map_err(|error| RaftError::Start(Box::new(error)))?;
         let (leadership, leadership_seen) = watch::channel(Leadership::default());
         shutdown.spawn(watch_leadership(raft.clone(), leadership, shutdown.clone()));
         let proposer = Proposer::new(raft.clone(), published, leadership_seen);
@@ -124,8 +124,8 @@ impl RaftNode {
     pub async fn failed(&self) -> Failure {
         let mut metrics = self.raft.metrics();
         let stopped = metrics.wait_for(|seen| seen.running_state.is_err()).await;
-        match stopped.as_deref().map(|seen| seen.running_state.clone()) {
-            Ok(Err(error)) => Failure::of(FailureKind::Bug, &error),
+        match stopped.as_deref().map(|seen| &seen.running_state) {
+            Ok(Err(error)) => Failure::of(FailureKind::Bug, error),
             Ok(Ok(())) | Err(_) => Failure::new(FailureKind::Bug, "raft has stopped"),
         }
     }
@@ -232,7 +232,7 @@ impl RaftNode {
     }
 }
 
-fn config() -> Result<Config, openraft::ConfigError> {
+fn config() -> Result<Config, RaftError> {
     let ms = |duration: Duration| u64::try_from(duration.as_millis()).unwrap_or(u64::MAX);
     let config = Config {
         cluster_name: "drover".to_owned(),
@@ -248,7 +248,7 @@ fn config() -> Result<Config, openraft::ConfigError> {
         snapshot_max_chunk_size: u64::try_from(SNAPSHOT_PIECE_BYTES).unwrap_or(u64::MAX),
         ..Config::default()
     };
-    config.validate()
+    config.validate().map_err(|error| RaftError::Config(Box::new(error)))
 }
 
 /// Tells who leads: this node only once it has applied all that was there when it began to lead.

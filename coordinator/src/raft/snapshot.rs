@@ -159,8 +159,8 @@ impl Snapshots {
         let part = self.part();
         let mut to = BufWriter::new(File::create(&part)?);
         let encoded = postcard::to_stdvec(meta)?;
-        let length = u32::try_from(encoded.len())
-            .map_err(|_| SnapshotError::Damaged("its description is too large"))?;
+        let length =
+            u32::try_from(encoded.len()).or(Err(SnapshotError::Damaged("its description is too large")))?;
         to.write_all(&[FILE_VERSION])?;
         to.write_all(&length.to_le_bytes())?;
         to.write_all(&encoded)?;

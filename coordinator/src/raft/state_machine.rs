@@ -102,7 +102,7 @@ impl StateMachine {
                 let stamp = Stamp { index, epoch, wall, principal };
                 let state = &mut self.replica.state;
                 let result = catch_unwind(AssertUnwindSafe(|| state.apply(stamp, command)))
-                    .map_err(|_| ApplyError::Panicked(index))?;
+                    .or(Err(ApplyError::Panicked(index)))?;
                 match result {
                     Ok(applied) => {
                         let effects = applied.effects.clone();

@@ -63,10 +63,10 @@ impl Migration {
     pub(super) fn advance(&mut self, stamp: &Stamp) -> Result<Vec<Effect>, Refusal> {
         let mut effects = Vec::new();
         let dag = self.dag()?;
-        if self.status == MigrationStatus::Running {
-            if let Some(place) = self.steps.iter().position(|step| step.status == StepStatus::Failed) {
-                effects.extend(self.stop_after_failure(stamp, place)?);
-            }
+        if self.status == MigrationStatus::Running
+            && let Some(place) = self.steps.iter().position(|step| step.status == StepStatus::Failed)
+        {
+            effects.extend(self.stop_after_failure(stamp, place)?);
         }
         if self.status == MigrationStatus::Running {
             for place in saga::unblocked(&dag, &self.statuses()) {

@@ -23,6 +23,8 @@ mod life_test;
 pub mod migration;
 pub mod outbox;
 pub mod piece;
+#[cfg(test)]
+mod property_test;
 pub mod query;
 pub mod refusal;
 pub mod roots;

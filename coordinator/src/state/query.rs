@@ -250,7 +250,7 @@ impl Migration {
         if self.status == MigrationStatus::Completed {
             return 1_000;
         }
-        let part = if total == 0 { 0 } else { done * 1_000 / total };
+        let part = (done * 1_000).checked_div(total).unwrap_or(0);
         u32::try_from(part).unwrap_or(0).min(999)
     }
 

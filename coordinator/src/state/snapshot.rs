@@ -159,8 +159,7 @@ impl FrameWriter<'_> {
 
     fn frame(&mut self, tag: Tag, record: &impl Serialize) -> Result<(), SnapshotError> {
         let bytes = postcard::to_stdvec(record)?;
-        let length =
-            u32::try_from(bytes.len()).map_err(|_| SnapshotError::Damaged("a record is too large"))?;
+        let length = u32::try_from(bytes.len()).or(Err(SnapshotError::Damaged("a record is too large")))?;
         self.raw(&[tag as u8])?;
         self.raw(&length.to_le_bytes())?;
         self.raw(&bytes)?;

@@ -103,8 +103,9 @@ impl Text {
                 },
             }
         }
-        // A column padded for what follows it leaves blanks where nothing does.
-        let lines: Vec<&str> = shown.split('\n').map(str::trim_end).collect();
+        // A column padded for what follows it leaves blanks where nothing does; a question ends in one on purpose.
+        let Some((ended, open)) = shown.rsplit_once('\n') else { return shown };
+        let lines: Vec<&str> = ended.split('\n').map(str::trim_end).chain([open]).collect();
         lines.join("\n")
     }
 }
@@ -119,6 +120,16 @@ mod tests {
         text.push(Meaning::Bad, "a\x1b]0;owned\x07b\n").end_line();
         assert_eq!(text.render(false), "a\\u{1b}]0;owned\\u{7}b\\n\n");
         assert_eq!(text.render(true), "\x1b[1;31ma\\u{1b}]0;owned\\u{7}b\\n\x1b[0m\n");
+    }
+
+    #[test]
+    fn blanks_end_no_line_but_a_question() {
+        let mut text = Text::new();
+        text.plain("a  ").end_line().end_line().plain("why? ");
+        assert_eq!(text.render(false), "a\n\nwhy? ");
+        assert_eq!(Text::new().plain("why? ").render(false), "why? ");
+        assert_eq!(Text::line("a ").render(false), "a\n");
+        assert_eq!(Text::new().render(false), "");
     }
 
     #[test]

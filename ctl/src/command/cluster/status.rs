@@ -48,7 +48,7 @@ fn text(cluster: &ClusterView, width: Option<usize>) -> Text {
             (Meaning::Plain, member.matched_index.map_or_else(|| "?".to_owned(), |index| index.to_string())),
         ]);
     }
-    text.append(table.render(width));
+    text.end_line().append(table.render(width));
     text
 }
 

@@ -83,6 +83,6 @@ fn facts_text(facts: &HostFacts, width: Option<usize>) -> Text {
             (Meaning::Plain, if disk.is_read_only { "read-only" } else { "read-write" }.to_owned()),
         ]);
     }
-    text.append(table.render(width));
+    text.end_line().append(table.render(width));
     text
 }

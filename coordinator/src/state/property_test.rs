@@ -1,0 +1,304 @@
+//! Laws that hold for any sequence of commands.
+
+use std::sync::Arc;
+
+use common::clock::WallMs;
+use common::failure::{Failure, FailureKind, Retry};
+use common::fence::FencingToken;
+use common::finding::{Finding, Rule, Severity};
+use common::id::MigrationId;
+use common::view::MigrationStatus;
+use proptest::prelude::*;
+
+use super::audit::Note;
+use super::host;
+use super::lease;
+use super::migration::{self, Act, Migration, WayBack};
+use super::sample::{self, Log};
+use super::snapshot;
+use super::step::Event;
+use super::{Command, State, invariant};
+
+/// What somebody does; small numbers, so that they meet.
+#[derive(Clone, Debug)]
+enum Deed {
+    Create { migration: u8, root: u8, window: bool, rollback: bool, confirmed: bool },
+    Act { migration: u8, act: u8 },
+    Grant { migration: u8, step: u8, undo: bool, right: bool },
+    Expire { migration: u8, step: u8 },
+    Report { migration: u8, step: u8, event: u8, right: bool },
+    Host { host: u8, change: u8 },
+    Wait { ms: u16 },
+    Note,
+}
+
+fn deed() -> impl Strategy<Value = Deed> {
+    let (migration, step) = (0..4_u8, 0..2_u8);
+    prop_oneof![
+        2 => (0..4_u8, 0..3_u8, any::<bool>(), any::<bool>(), any::<bool>()).prop_map(
+            |(migration, root, window, rollback, confirmed)| Deed::Create {
+                migration, root, window, rollback, confirmed
+            }
+        ),
+        4 => (migration.clone(), 0..8_u8).prop_map(|(migration, act)| Deed::Act { migration, act }),
+        8 => (migration.clone(), step.clone(), any::<bool>(), prop::bool::weighted(0.9))
+            .prop_map(|(migration, step, undo, right)| Deed::Grant { migration, step, undo, right }),
+        1 => (migration.clone(), step.clone()).prop_map(|(migration, step)| Deed::Expire { migration, step }),
+        8 => (migration, step, 0..6_u8, prop::bool::weighted(0.9))
+            .prop_map(|(migration, step, event, right)| Deed::Report { migration, step, event, right }),
+        1 => (0..2_u8, 0..5_u8).prop_map(|(host, change)| Deed::Host { host, change }),
+        2 => any::<u16>().prop_map(|ms| Deed::Wait { ms }),
+        1 => Just(Deed::Note),
+    ]
+}
+
+/// Turns a deed into a command that may or may not fit the state.
+fn command(log: &mut Log, deed: &Deed) -> Option<Command> {
+    let tenant = sample::tenant();
+    let command = match *deed {
+        Deed::Wait { ms } => {
+            log.now += u64::from(ms);
+            return None;
+        }
+        Deed::Note => Command::Audit(Note {
+            tenant,
+            principal: "1.2.3.4".to_owned(),
+            action: "host.enroll".to_owned(),
+            object: "web9".to_owned(),
+            refused: Some("wrong token".to_owned()),
+            count: 3,
+        }),
+        Deed::Create { .. } => create(log, deed)?,
+        Deed::Act { migration, act } => asked(log, migration, act),
+        Deed::Grant { migration, step, undo, right } => {
+            let record = known(log, migration)?;
+            let place = usize::from(step).min(record.plan.steps.len() - 1);
+            let host = record.plan.steps[place].host.clone();
+            let incarnation = log.state.hosts().get(&tenant, &host)?.incarnation + u64::from(!right);
+            Command::Lease(lease::Command::Grant {
+                tenant,
+                migration: id(migration),
+                generation: record.plan.generation,
+                step: record.plan.steps[place].id.clone(),
+                host,
+                incarnation,
+                is_undo: undo,
+            })
+        }
+        Deed::Expire { migration, step } => {
+            let record = known(log, migration)?;
+            let place = usize::from(step).min(record.plan.steps.len() - 1);
+            let token = record.steps[place].lease.as_ref()?.token;
+            let step = record.plan.steps[place].id.clone();
+            let reason = "expired".to_owned();
+            Command::Lease(lease::Command::End { tenant, migration: id(migration), step, token, reason })
+        }
+        Deed::Report { migration, step, event, right } => {
+            let record = known(log, migration)?;
+            let place = usize::from(step).min(record.plan.steps.len() - 1);
+            let held = record.steps[place].lease.as_ref().map(|lease| lease.token);
+            let token = held.filter(|_| right).unwrap_or(FencingToken { epoch: 1, index: 1 });
+            let host = record.plan.steps[place].host.clone();
+            let number = log.state.outboxes().acknowledged(&tenant, &host) + u64::from(right);
+            Command::Migration(migration::Command::Event {
+                tenant,
+                host,
+                number,
+                migration: id(migration),
+                step: record.plan.steps[place].id.clone(),
+                token,
+                event: reported(event),
+            })
+        }
+        Deed::Host { host, change } => {
+            let name = format!("web{}", host + 1).parse().unwrap();
+            let incarnation = log.state.hosts().get(&tenant, &name)?.incarnation;
+            let change = match change {
+                0 => host::Change::Drain(true),
+                1 => host::Change::Drain(false),
+                2 => host::Change::Seen { generation: 2 },
+                3 => host::Change::Renew { generation: 1, public_key: vec![7] },
+                _ => host::Change::Started { incarnation: incarnation + 1 },
+            };
+            Command::Host(host::Command { tenant, host: name, change })
+        }
+    };
+    Some(command)
+}
+
+fn id(number: u8) -> MigrationId {
+    format!("m{number}").parse().unwrap()
+}
+
+fn known(log: &Log, number: u8) -> Option<Arc<Migration>> {
+    log.state.migrations().get(&sample::tenant(), &id(number)).cloned()
+}
+
+/// A new migration, which may find its root taken.
+fn create(log: &Log, deed: &Deed) -> Option<Command> {
+    let Deed::Create { migration, root, window, rollback, confirmed } = *deed else { return None };
+    let tenant = sample::tenant();
+    let mut spec = sample::spec();
+    spec.options.rollback_window_ms = window.then_some(20_000);
+    spec.options.rollback_on_failure = rollback;
+    spec.options.timeout_ms = Some(200_000);
+    let roots = sample::roots(u64::from(root));
+    let mut plan = sample::plan(&id(migration));
+    plan.settles = log.state.migrations().settled_by(&tenant, &roots).unwrap_or_default();
+    Some(Command::Migration(migration::Command::Create(Box::new(migration::Create {
+        tenant,
+        migration: id(migration),
+        request_id: format!("request-{migration}"),
+        spec: spec.into(),
+        roots,
+        plan: plan.into(),
+        is_confirmed: confirmed,
+    }))))
+}
+
+/// What somebody asks of a migration.
+fn asked(log: &Log, migration: u8, act: u8) -> Command {
+    let tenant = sample::tenant();
+    let record = known(log, migration);
+    let token = match record.as_ref().map(|record| record.way_back) {
+        Some(WayBack::Settling(token)) => token,
+        Some(WayBack::Open(_) | WayBack::Ended) | None => FencingToken { epoch: 1, index: 1 },
+    };
+    let act = match act {
+        0 => Act::Cancel,
+        1 => Act::Retry,
+        2 => Act::Rollback,
+        3 => Act::Settle,
+        4 => Act::Settled { token },
+        5 => Act::SettleFailed { token, failure: Failure::new(FailureKind::Unreachable, "away") },
+        6 => {
+            let mut step = sample::plan(&id(migration)).steps.remove(1);
+            let count = record.map_or(0, |record| record.plan.steps.len());
+            step.id = format!("file.verify-{}", count + 1).parse().unwrap();
+            step.after = Vec::new();
+            Act::Verify { step }
+        }
+        _ => Act::TimeOut,
+    };
+    Command::Migration(migration::Command::Act { tenant, migration: id(migration), act })
+}
+
+fn reported(event: u8) -> Event {
+    let failure = |kind, retry| Event::Failed(Failure { retry, ..Failure::new(kind, "it did not work") });
+    match event {
+        0 | 1 => Event::Succeeded("{\"version\":1,\"is_verified\":true,\"files_total\":2}".to_owned()),
+        2 => failure(FailureKind::Unreachable, Retry::Later),
+        3 => failure(FailureKind::Exhausted, Retry::AfterOperator),
+        4 => Event::CaughtUp(10),
+        _ => Event::Findings(vec![Finding {
+            rule: Rule::KeptAside,
+            severity: Severity::Notice,
+            object: "x".to_owned(),
+            message: String::new(),
+            hint: String::new(),
+        }]),
+    }
+}
+
+/// What must hold from one state to the next.
+fn check_step(before: &State, after: &State, now: u64) {
+    for (tenant, id, migration) in after.migrations().table().all() {
+        let view = migration.view(WallMs(now), &|_| None, true);
+        assert_eq!(view.exit_code.is_some(), migration.status.is_end());
+        let Some(earlier) = before.migrations().get(tenant, id) else { continue };
+        let earlier_view = earlier.view(WallMs(now), &|_| None, false);
+        assert!(view.progress >= earlier_view.progress, "progress fell");
+        assert!(migration.plan.generation >= earlier.plan.generation);
+        for (planned, step) in migration.planned() {
+            let Some(lease) = &step.lease else { continue };
+            let earlier_place = earlier.place(&planned.id);
+            let earlier_lease = earlier_place.and_then(|place| earlier.steps[place].lease.as_ref());
+            assert!(earlier_lease.is_none_or(|earlier| earlier.token <= lease.token), "a token fell");
+        }
+        if matches!(earlier.status, MigrationStatus::RolledBack | MigrationStatus::Cancelled) {
+            assert_eq!(migration.status, earlier.status, "what was unwound comes back");
+        }
+    }
+    assert!(after.audit().count() >= before.audit().count());
+}
+
+fn written(state: &State) -> Vec<u8> {
+    let mut bytes = Vec::new();
+    snapshot::write(state, &mut bytes).unwrap();
+    bytes
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig { cases: 256, ..ProptestConfig::default() })]
+
+    /// Replicas that apply one log are equal, whether by the log alone, by its bytes, or by a snapshot in between; no
+    /// command breaks an invariant; and a refused one changes nothing.
+    #[test]
+    fn any_log_gives_one_state(deeds in prop::collection::vec(deed(), 1..120), cut in 0..120_usize) {
+        let mut log = Log::new();
+        let mut replica = log.clone();
+        for (number, deed) in deeds.iter().enumerate() {
+            let Some(command) = command(&mut log, deed) else {
+                replica.now = log.now;
+                continue;
+            };
+            let bytes = snapshot::encode_command(&command).unwrap();
+            let principal = if number % 3 == 0 { sample::operator() } else { sample::node() };
+            let before = log.state.clone();
+            let applied = log.apply(principal.clone(), command);
+            if applied.is_err() {
+                prop_assert_eq!(&log.state, &before);
+            }
+            prop_assert_eq!(invariant::check(&log.state), Ok(()));
+            check_step(&before, &log.state, log.now);
+            let again = replica.apply(principal, snapshot::decode_command(&bytes).unwrap());
+            prop_assert_eq!(applied, again);
+            if number == cut {
+                replica.state = snapshot::read(&mut written(&replica.state).as_slice()).unwrap();
+            }
+        }
+        prop_assert_eq!(&log.state, &replica.state);
+        prop_assert_eq!(written(&log.state), written(&replica.state));
+    }
+
+    /// A snapshot that is cut or altered anywhere is refused.
+    #[test]
+    fn a_damaged_snapshot_is_refused(place in any::<prop::sample::Index>(), bit in 0..8_u8, cut in any::<bool>()) {
+        let mut log = Log::new();
+        log.create("m1", 1, |_| {}).unwrap();
+        let mut bytes = written(&log.state);
+        let place = place.index(bytes.len());
+        if cut {
+            bytes.truncate(place);
+        } else {
+            bytes[place] ^= 1 << bit;
+        }
+        prop_assert!(snapshot::read(&mut bytes.as_slice()).is_err());
+    }
+}
+
+/// Prints what a copy of a large state costs; the figure belongs into DESIGN.md, not into an assertion.
+#[test]
+fn a_copy_of_a_large_state_is_cheap() {
+    const MIGRATIONS: u64 = 2_000;
+    let mut log = Log::new();
+    for number in 0..MIGRATIONS {
+        log.create(&format!("m{number}"), number, |_| {}).unwrap();
+        log.act(&format!("m{number}"), Act::Cancel).unwrap();
+    }
+    let begun = common::clock::boot();
+    let copy = log.state.clone();
+    let copied = common::clock::boot().since(begun);
+    let begun = common::clock::boot();
+    log.create("one-more", MIGRATIONS, |_| {}).unwrap();
+    let changed = common::clock::boot().since(begun);
+    let begun = common::clock::boot();
+    let bytes = written(&copy);
+    let encoded = common::clock::boot().since(begun);
+    println!(
+        "{MIGRATIONS} migrations: copy {copied:?}, next change {changed:?}, {} bytes in {encoded:?}",
+        bytes.len()
+    );
+    assert_eq!(snapshot::read(&mut bytes.as_slice()).unwrap(), copy);
+    assert_ne!(copy, log.state);
+}
