@@ -7,7 +7,7 @@ use common::clock::{self, WallMs};
 use common::failure::{Failure, FailureKind};
 use common::host::{DiskFacts, HostStatus};
 use common::human;
-use common::tls::Peer;
+use common::principal::Principal;
 use common::view::{ClusterView, HostView};
 use serde::Serialize;
 
@@ -139,26 +139,25 @@ fn context_check(context: &CommandContext) -> Result<(Check, Client), CommandErr
 /// Looks at the operator's own certificate.
 fn certificate(client: &Client, now: WallMs) -> Check {
     match client.own_peer() {
-        Ok(peer) => certificate_of(&peer, now),
+        Ok(peer) => certificate_of(&peer.principal, [peer.not_before, peer.not_after], now),
         Err(failure) => Check::error("certificate", &failure),
     }
 }
 
-fn certificate_of(peer: &Peer, now: WallMs) -> Check {
+fn certificate_of(principal: &Principal, [not_before, not_after]: [WallMs; 2], now: WallMs) -> Check {
     let anew = "get a new context: `drover-coordinator init --context-out FILE` writes one on a coordinator";
-    let until = human::moment(peer.not_after);
-    if now >= peer.not_after {
-        let expired =
-            Failure::new(FailureKind::Unauthenticated, format!("{} expired at {until}", peer.principal));
+    let until = human::moment(not_after);
+    if now >= not_after {
+        let expired = Failure::new(FailureKind::Unauthenticated, format!("{} expired at {until}", principal));
         return Check::error("certificate", &expired.hint(anew));
     }
-    if now < peer.not_before {
-        let message = format!("{} is not valid before {}", peer.principal, human::moment(peer.not_before));
+    if now < not_before {
+        let message = format!("{} is not valid before {}", principal, human::moment(not_before));
         let early = Failure::new(FailureKind::Unauthenticated, message);
         return Check::error("certificate", &early.hint("set this machine's clock"));
     }
-    let message = format!("{}, valid until {until}", peer.principal);
-    if peer.not_after.since(now) < CERTIFICATE_MS_LEFT {
+    let message = format!("{}, valid until {until}", principal);
+    if not_after.since(now) < CERTIFICATE_MS_LEFT {
         Check::warning("certificate", message, anew)
     } else {
         Check::ok("certificate", message)
@@ -366,18 +365,9 @@ mod tests {
     #[test]
     fn a_certificate_is_named_before_it_ends() {
         let day = 24 * 3_600_000;
-        let peer = Peer {
-            cluster: "c1".to_owned(),
-            principal: common::principal::Principal::Operator {
-                tenant: "default".parse().unwrap(),
-                name: "admin".to_owned(),
-            },
-            generation: None,
-            not_before: WallMs(100 * day),
-            not_after: WallMs(190 * day),
-            is_expired: false,
-        };
-        let level = |days| certificate_of(&peer, WallMs(days * day)).level;
+        let principal = Principal::Operator { tenant: "default".parse().unwrap(), name: "admin".to_owned() };
+        let valid = [WallMs(100 * day), WallMs(190 * day)];
+        let level = |days| certificate_of(&principal, valid, WallMs(days * day)).level;
         assert_eq!([99, 101, 184, 190].map(level), [Level::Error, Level::Ok, Level::Warning, Level::Error]);
     }
 }
