@@ -148,15 +148,15 @@ fn certificate_of(principal: &Principal, [not_before, not_after]: [WallMs; 2], n
     let anew = "get a new context: `drover-coordinator init --context-out FILE` writes one on a coordinator";
     let until = human::moment(not_after);
     if now >= not_after {
-        let expired = Failure::new(FailureKind::Unauthenticated, format!("{} expired at {until}", principal));
+        let expired = Failure::new(FailureKind::Unauthenticated, format!("{principal} expired at {until}"));
         return Check::error("certificate", &expired.hint(anew));
     }
     if now < not_before {
-        let message = format!("{} is not valid before {}", principal, human::moment(not_before));
+        let message = format!("{principal} is not valid before {}", human::moment(not_before));
         let early = Failure::new(FailureKind::Unauthenticated, message);
         return Check::error("certificate", &early.hint("set this machine's clock"));
     }
-    let message = format!("{}, valid until {until}", principal);
+    let message = format!("{principal}, valid until {until}");
     if not_after.since(now) < CERTIFICATE_MS_LEFT {
         Check::warning("certificate", message, anew)
     } else {
