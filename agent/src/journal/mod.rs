@@ -1,0 +1,338 @@
+//! The agent's local store: how often it started, what it was doing, and what it still has to tell.
+//!
+//! It holds three small things: the counter of starts, the steps that are running, and the outbox. There is no record
+//! per file: how far a file step is, its stage says. Everything that others may rely on is flushed before they hear of
+//! it. A journal that cannot be opened is moved aside and a new one begins: what is lost then are events that the
+//! coordinator gets again, because a higher incarnation ends the leases that they belong to.
+//!
+//! Numbers of a new journal begin at the wall clock's milliseconds, so that they are above those of any journal that
+//! this host had before.
+
+mod tables;
+
+use std::fmt;
+use std::panic::{AssertUnwindSafe, catch_unwind};
+use std::path::Path;
+
+use common::clock;
+use common::failure::{Failure, FailureKind};
+use common::limit::RECORD_BYTES_MAX;
+use serde::Serialize;
+use serde::de::DeserializeOwned;
+
+pub use tables::{OutboxEvent, OutboxRecord, RunningStep};
+
+use common::fence::FencingToken;
+
+/// The directory below the state directory.
+const DIRECTORY: &str = "journal";
+/// Cache of the store; the whole journal is a few KiB, and an idle agent shall stay small.
+const CACHE_BYTES: u64 = 2 * 1024 * 1024;
+/// The version of every record; it stands in front of each.
+const RECORD_VERSION: u8 = 1;
+
+const INCARNATION: &[u8] = b"incarnation";
+const ACKNOWLEDGED: &[u8] = b"acknowledged";
+
+/// The open journal. Cheap to clone; every clone is the same journal.
+#[derive(Clone)]
+pub struct Journal {
+    db: sled::Db,
+    meta: sled::Tree,
+    running: sled::Tree,
+    outbox: sled::Tree,
+    incarnation: u64,
+}
+
+/// Why the journal could not be used.
+#[derive(Debug, thiserror::Error)]
+pub enum JournalError {
+    /// The store refuses.
+    #[error("using the journal")]
+    Store(#[from] sled::Error),
+    /// The store gave up, which it does by a panic.
+    #[error("the journal's store panicked")]
+    Panicked,
+    /// The damaged journal cannot be moved aside.
+    #[error("moving the damaged journal aside")]
+    MoveAside(#[source] std::io::Error),
+    /// A record is of a version that this program does not know, or damaged.
+    #[error("a record of the journal cannot be read")]
+    Record,
+    /// A record is larger than the store bears.
+    #[error("a record of {0} bytes does not fit into the journal")]
+    TooLarge(usize),
+}
+
+impl From<JournalError> for Failure {
+    fn from(error: JournalError) -> Self {
+        match &error {
+            JournalError::TooLarge(_) | JournalError::Record | JournalError::Panicked => {
+                Self::of(FailureKind::Bug, &error)
+            }
+            JournalError::Store(_) | JournalError::MoveAside(_) => Self::of(FailureKind::Exhausted, &error)
+                .hint("look at the free space and the health of the disk that holds the state directory"),
+        }
+    }
+}
+
+impl Journal {
+    /// Opens the journal below the state directory and counts this start, durably.
+    ///
+    /// # Errors
+    /// When the disk refuses, or a damaged journal cannot be moved aside.
+    pub fn open(state_dir: &Path) -> Result<Self, JournalError> {
+        let path = state_dir.join(DIRECTORY);
+        match Self::open_at(&path) {
+            Err(JournalError::Store(sled::Error::Io(error))) => {
+                Err(JournalError::Store(sled::Error::Io(error)))
+            }
+            Err(error) => {
+                let aside = state_dir.join(format!("{DIRECTORY}.damaged-{}", clock::wall().0));
+                tracing::error!(error = %common::failure::chain(&error), kept = %aside.display(),
+                    "the journal cannot be read; a new one begins");
+                std::fs::rename(&path, aside).map_err(JournalError::MoveAside)?;
+                Self::open_at(&path)
+            }
+            Ok(journal) => Ok(journal),
+        }
+    }
+
+    fn open_at(path: &Path) -> Result<Self, JournalError> {
+        let config = sled::Config::new()
+            .path(path)
+            .cache_capacity(CACHE_BYTES)
+            .mode(sled::Mode::LowSpace)
+            .flush_every_ms(None);
+        let db = catch_unwind(AssertUnwindSafe(|| config.open()));
+        let db = db.map_err(|_panic| JournalError::Panicked)??;
+        let (meta, running, outbox) =
+            (db.open_tree("meta")?, db.open_tree("running")?, db.open_tree("outbox")?);
+        let before = read_number(&meta, INCARNATION)?;
+        let incarnation = before.map_or(clock::wall().0, |before| before + 1);
+        meta.insert(INCARNATION, &incarnation.to_be_bytes())?;
+        db.flush()?;
+        Ok(Self { db, meta, running, outbox, incarnation })
+    }
+
+    /// Returns the number of this start; higher than that of every earlier one.
+    pub fn incarnation(&self) -> u64 {
+        self.incarnation
+    }
+
+    /// Notes that a step begins, durably.
+    ///
+    /// # Errors
+    /// When the store refuses.
+    pub async fn begin(&self, token: FencingToken, step: &RunningStep) -> Result<(), JournalError> {
+        self.running.insert(token_key(token), encode(step)?)?;
+        self.db.flush_async().await?;
+        Ok(())
+    }
+
+    /// Notes that a step is not running any more. Not flushed: after a crash nothing runs anyway.
+    ///
+    /// # Errors
+    /// When the store refuses.
+    pub fn end(&self, token: FencingToken) -> Result<(), JournalError> {
+        self.running.remove(token_key(token))?;
+        Ok(())
+    }
+
+    /// Returns what was running when the process before this one ended, and forgets it.
+    ///
+    /// # Errors
+    /// When the store refuses or a record is damaged.
+    pub fn take_interrupted(&self) -> Result<Vec<RunningStep>, JournalError> {
+        let mut interrupted = Vec::new();
+        for entry in &self.running {
+            interrupted.push(decode(&entry?.1)?);
+        }
+        self.running.clear()?;
+        Ok(interrupted)
+    }
+
+    /// Puts an event at this number. Not flushed: [`Self::flush`] comes before anybody hears of it.
+    ///
+    /// # Errors
+    /// When the record is too large or the store refuses.
+    pub fn put_event(&self, number: u64, record: &OutboxRecord) -> Result<(), JournalError> {
+        self.outbox.insert(number.to_be_bytes(), encode(record)?)?;
+        Ok(())
+    }
+
+    /// Returns at most `limit` events with numbers above `number`, in order.
+    ///
+    /// # Errors
+    /// When the store refuses or a record is damaged.
+    pub fn events_after(&self, number: u64, limit: usize) -> Result<Vec<(u64, OutboxRecord)>, JournalError> {
+        let from = number.saturating_add(1).to_be_bytes();
+        let entries = self.outbox.range(from..).take(limit);
+        entries
+            .map(|entry| {
+                let (key, value) = entry?;
+                Ok((number_of(&key)?, decode(&value)?))
+            })
+            .collect()
+    }
+
+    /// Forgets all events up to this number. Not flushed: one that comes back is sent again under its number.
+    ///
+    /// # Errors
+    /// When the store refuses.
+    pub fn acknowledge(&self, number: u64) -> Result<(), JournalError> {
+        for entry in self.outbox.range(..=number.to_be_bytes()) {
+            self.outbox.remove(entry?.0)?;
+        }
+        self.meta.insert(ACKNOWLEDGED, &number.to_be_bytes())?;
+        Ok(())
+    }
+
+    /// Returns the highest acknowledged number and the highest number ever given.
+    ///
+    /// # Errors
+    /// When the store refuses or a record is damaged.
+    pub fn outbox_numbers(&self) -> Result<(u64, u64), JournalError> {
+        let last = self.outbox.last()?.map(|(key, _)| number_of(&key)).transpose()?;
+        let acknowledged = match read_number(&self.meta, ACKNOWLEDGED)? {
+            Some(acknowledged) => acknowledged,
+            None => {
+                let first = clock::wall().0;
+                self.meta.insert(ACKNOWLEDGED, &first.to_be_bytes())?;
+                first
+            }
+        };
+        Ok((acknowledged, last.unwrap_or(0).max(acknowledged)))
+    }
+
+    /// Makes everything so far durable.
+    ///
+    /// # Errors
+    /// When the disk refuses.
+    pub async fn flush(&self) -> Result<(), JournalError> {
+        self.db.flush_async().await?;
+        Ok(())
+    }
+}
+
+impl fmt::Debug for Journal {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Journal").field("incarnation", &self.incarnation).finish_non_exhaustive()
+    }
+}
+
+fn token_key(token: FencingToken) -> [u8; 16] {
+    let mut key = [0; 16];
+    key[..8].copy_from_slice(&token.epoch.to_be_bytes());
+    key[8..].copy_from_slice(&token.index.to_be_bytes());
+    key
+}
+
+fn number_of(bytes: &[u8]) -> Result<u64, JournalError> {
+    bytes.try_into().map(u64::from_be_bytes).map_err(|_wrong_length| JournalError::Record)
+}
+
+fn read_number(tree: &sled::Tree, key: &[u8]) -> Result<Option<u64>, JournalError> {
+    tree.get(key)?.map(|value| number_of(&value)).transpose()
+}
+
+fn encode<T: Serialize>(record: &T) -> Result<Vec<u8>, JournalError> {
+    let encoded = postcard::to_extend(record, vec![RECORD_VERSION]).map_err(|_error| JournalError::Record)?;
+    if encoded.len() > RECORD_BYTES_MAX {
+        return Err(JournalError::TooLarge(encoded.len()));
+    }
+    Ok(encoded)
+}
+
+fn decode<T: DeserializeOwned>(bytes: &[u8]) -> Result<T, JournalError> {
+    match bytes.split_first() {
+        Some((&RECORD_VERSION, rest)) => postcard::from_bytes(rest).map_err(|_error| JournalError::Record),
+        Some(_) | None => Err(JournalError::Record),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn token(index: u64) -> FencingToken {
+        FencingToken { epoch: 1, index }
+    }
+
+    fn record(text: &str) -> OutboxRecord {
+        OutboxRecord {
+            migration: "m1".parse().unwrap(),
+            step: "file.copy-1".parse().unwrap(),
+            token: token(1),
+            event: OutboxEvent::Succeeded(text.to_owned()),
+        }
+    }
+
+    fn running() -> RunningStep {
+        RunningStep {
+            migration: "m1".parse().unwrap(),
+            step: "file.copy-1".parse().unwrap(),
+            token: token(1),
+            kind: "file.copy@1".to_owned(),
+            attempt: 1,
+            is_undo: false,
+        }
+    }
+
+    #[tokio::test]
+    async fn starts_are_counted_and_what_ran_is_told_once() {
+        let directory = tempfile::tempdir().unwrap();
+        let journal = Journal::open(directory.path()).unwrap();
+        let first = journal.incarnation();
+        journal.begin(token(1), &running()).await.unwrap();
+        journal.begin(token(2), &running()).await.unwrap();
+        journal.end(token(2)).unwrap();
+        drop(journal);
+        let journal = Journal::open(directory.path()).unwrap();
+        assert_eq!(journal.incarnation(), first + 1);
+        assert_eq!(journal.take_interrupted().unwrap(), [running()]);
+        assert_eq!(journal.take_interrupted().unwrap(), []);
+    }
+
+    #[tokio::test]
+    async fn events_stay_until_they_are_acknowledged() {
+        let directory = tempfile::tempdir().unwrap();
+        let journal = Journal::open(directory.path()).unwrap();
+        let (acknowledged, last) = journal.outbox_numbers().unwrap();
+        assert_eq!(acknowledged, last);
+        for (offset, text) in [(1, "a"), (2, "b"), (3, "c")] {
+            journal.put_event(last + offset, &record(text)).unwrap();
+        }
+        journal.flush().await.unwrap();
+        drop(journal);
+        let journal = Journal::open(directory.path()).unwrap();
+        let events = journal.events_after(last + 1, 10).unwrap();
+        assert_eq!(events, [(last + 2, record("b")), (last + 3, record("c"))]);
+        journal.acknowledge(last + 2).unwrap();
+        assert_eq!(journal.events_after(0, 10).unwrap().len(), 1);
+        journal.acknowledge(last + 3).unwrap();
+        assert_eq!(journal.outbox_numbers().unwrap(), (last + 3, last + 3));
+    }
+
+    #[test]
+    fn what_the_store_does_not_bear_is_refused() {
+        let directory = tempfile::tempdir().unwrap();
+        let journal = Journal::open(directory.path()).unwrap();
+        let large = record(&"x".repeat(RECORD_BYTES_MAX));
+        assert!(matches!(journal.put_event(1, &large), Err(JournalError::TooLarge(_))));
+    }
+
+    #[test]
+    fn a_damaged_journal_is_kept_aside_and_numbers_still_rise() {
+        let directory = tempfile::tempdir().unwrap();
+        let journal = Journal::open(directory.path()).unwrap();
+        let first = journal.incarnation();
+        journal.meta.insert(INCARNATION, b"torn").unwrap();
+        journal.db.flush().unwrap();
+        drop(journal);
+        let journal = Journal::open(directory.path()).unwrap();
+        assert!(journal.incarnation() > first);
+        let names = std::fs::read_dir(directory.path()).unwrap().map(|entry| entry.unwrap().file_name());
+        assert!(names.into_iter().any(|name| name.to_string_lossy().starts_with("journal.damaged-")));
+    }
+}

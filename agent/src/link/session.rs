@@ -1,0 +1,453 @@
+//! The session: one stream to the leader, made again whenever it breaks.
+//!
+//! ```text
+//!   leader ──grants, revocations, questions──▶ session ──orders──▶ executor
+//!   leader ◀──hello, heartbeats, events────── session ◀──reports── executor
+//!                                                └── reads ── outbox
+//! ```
+//!
+//! Everything that is sent may be sent again. After a cut the agent says hello with the leases that it holds and sends
+//! what was not acknowledged; what the leader wanted meanwhile it sends itself. Agents with something to tell come back
+//! at once, idle ones spread over a time that the leader names, so that a new leader is not flooded.
+//! The session takes nothing away from a running step: leases run out by themselves.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use common::backoff::Backoff;
+use common::clock::{self, WallMs};
+use common::failure::{Failure, FailureKind};
+use common::host::HostFacts;
+use common::shutdown::Shutdown;
+use proto::channel::{Coordinators, agent_client};
+use proto::status::to_failure;
+use proto::v1;
+use proto::v1::coordinator_message::Message;
+use tokio::sync::{mpsc, watch};
+use tokio::time::{MissedTickBehavior, timeout};
+use tokio_stream::wrappers::ReceiverStream;
+use tonic::{Status, Streaming};
+
+use super::heartbeat::{HEARTBEAT_INTERVAL, Heartbeats, ahead_ms};
+use super::lease::HeldLease;
+use super::outbox::{Outbox, end_of};
+use super::wire;
+use crate::journal::OutboxRecord;
+use crate::step::order::{Order, Report};
+
+/// Messages that wait for the network; a leader that does not read them within [`SEND_DEADLINE`] is gone.
+const OUTGOING_MAX: usize = 64;
+/// How long one message may wait for room.
+const SEND_DEADLINE: Duration = Duration::from_secs(5);
+/// How long coordinators are tried before the failure is told and the agent pauses.
+const CONNECT_DEADLINE: Duration = Duration::from_secs(5);
+/// How long the leader may take to answer the hello.
+const WELCOME_DEADLINE: Duration = Duration::from_secs(10);
+/// How long the last events may take to be acknowledged when the agent ends.
+const DRAIN_DEADLINE: Duration = Duration::from_secs(2);
+/// First and longest pause between attempts of an agent that has something to tell.
+const URGENT_PAUSE: (Duration, Duration) = (Duration::from_millis(100), Duration::from_secs(2));
+/// First and longest pause between attempts of an idle agent.
+const IDLE_PAUSE: (Duration, Duration) = (Duration::from_millis(500), Duration::from_secs(15));
+/// The longest spread that a leader may ask for.
+const SPREAD_MAX: Duration = Duration::from_secs(30);
+
+/// The agent's session with the leader.
+#[derive(Debug)]
+pub struct Session {
+    /// The way to the coordinators.
+    pub coordinators: Arc<Coordinators>,
+    /// The number of this start of the agent.
+    pub incarnation: u64,
+    /// What has to arrive.
+    pub outbox: Outbox,
+    /// What is told of the host.
+    pub facts: watch::Receiver<HostFacts>,
+    /// Where grants and questions go.
+    pub orders: mpsc::Sender<Order>,
+    /// What the executor has to say; droppable.
+    pub reports: mpsc::Receiver<Report>,
+    /// The leases that the executor works under.
+    pub held: watch::Receiver<Vec<HeldLease>>,
+    /// When the certificate ends; an expired one is shown to nobody.
+    pub certificate_end: watch::Receiver<WallMs>,
+    /// Where the addresses that the leader names go.
+    pub addresses: watch::Sender<Vec<String>>,
+    /// How many milliseconds the leader's clock is ahead.
+    pub clock_ahead_ms: watch::Sender<i64>,
+    /// Ends the session.
+    pub shutdown: Shutdown,
+}
+
+/// Why a conversation ended.
+#[derive(Debug)]
+enum Ended {
+    /// The agent ends.
+    Shutdown,
+    /// It broke; with what the leader or the network said.
+    Broken(Failure),
+}
+
+/// What wakes the session.
+enum Event {
+    Shutdown,
+    Message(Result<Option<v1::CoordinatorMessage>, Status>),
+    Report(Report),
+    Outbox,
+    Held,
+    Facts,
+    Beat,
+}
+
+impl Session {
+    /// Keeps a session until the shutdown, through every failure.
+    pub async fn run(mut self) {
+        let (mut urgent, mut idle) = (backoff(URGENT_PAUSE), backoff(IDLE_PAUSE));
+        let mut told: Option<String> = None;
+        for number in 1.. {
+            let pause = match self.converse(number).await {
+                (_, Ended::Shutdown) => return,
+                (Some(spread), Ended::Broken(failure)) => {
+                    tracing::info!(%failure, "session ended");
+                    (urgent, idle, told) = (backoff(URGENT_PAUSE), backoff(IDLE_PAUSE), None);
+                    if self.is_urgent() { Duration::ZERO } else { spread.mul_f64(fraction()) }
+                }
+                (None, Ended::Broken(failure)) => {
+                    // The same refusal every few seconds is told once.
+                    if told.as_ref() != Some(&failure.message) {
+                        let hint = failure.hint.as_deref().unwrap_or_default();
+                        tracing::warn!(%failure, hint, "no session with a coordinator");
+                        told = Some(failure.message);
+                    }
+                    let pauses = if self.is_urgent() { &mut urgent } else { &mut idle };
+                    pauses.next_delay(jitter())
+                }
+            };
+            if !self.rest(pause).await {
+                return;
+            }
+        }
+    }
+
+    /// Whether a step or an event waits for the leader.
+    fn is_urgent(&self) -> bool {
+        !self.held.borrow().is_empty() || !self.outbox.is_empty()
+    }
+
+    /// Pauses; false when the agent ends. What the executor reports meanwhile has nobody to hear it.
+    async fn rest(&mut self, pause: Duration) -> bool {
+        let end = tokio::time::sleep(pause);
+        tokio::pin!(end);
+        loop {
+            tokio::select! {
+                biased;
+                () = self.shutdown.cancelled() => return false,
+                () = &mut end => break,
+                Some(_unheard) = self.reports.recv() => {}
+            }
+        }
+        // An expired certificate opens no session; renewing it is under way elsewhere.
+        let is_valid = |end: &WallMs| clock::wall() < *end;
+        if !is_valid(&self.certificate_end.borrow_and_update()) {
+            tokio::select! {
+                () = self.shutdown.cancelled() => return false,
+                _renewed = self.certificate_end.wait_for(is_valid) => {}
+            }
+        }
+        true
+    }
+
+    /// Opens a conversation and holds it; returns also over what time idle agents come back, if there was one.
+    async fn converse(&mut self, number: u64) -> (Option<Duration>, Ended) {
+        let stop = self.shutdown.clone();
+        let opened = tokio::select! {
+            biased;
+            () = stop.cancelled() => return (None, Ended::Shutdown),
+            opened = open(self) => opened,
+        };
+        match opened {
+            Ok((conversation, welcome)) => {
+                let spread = Duration::from_millis(welcome.reconnect_spread_ms).min(SPREAD_MAX);
+                (Some(spread), conversation.hold(self, number, welcome).await)
+            }
+            Err(failure) => (None, Ended::Broken(failure)),
+        }
+    }
+}
+
+/// Dials the leader, says hello and waits for its welcome.
+async fn open(session: &mut Session) -> Result<(Conversation, v1::Welcome), Failure> {
+    let outbox_failure = |error| Failure::from(error);
+    let ends = session.outbox.ends().map_err(outbox_failure)?;
+    let (outgoing, mut incoming) = {
+        let facts = session.facts.borrow_and_update().clone();
+        let (held, incarnation) = (session.held.clone(), session.incarnation);
+        let call = session.coordinators.call(CONNECT_DEADLINE, |channel| {
+            let hello = wire::hello(incarnation, &facts, &held.borrow(), &ends);
+            async move {
+                let (outgoing, stream) = mpsc::channel(OUTGOING_MAX);
+                // The channel is empty and its other end is in our hands, so there is room.
+                outgoing.try_send(hello).ok();
+                let answer = agent_client(channel).session(ReceiverStream::new(stream)).await?;
+                Ok(answer.map(|incoming| (outgoing, incoming)))
+            }
+        });
+        call.await?
+    };
+    let first = timeout(WELCOME_DEADLINE, incoming.message()).await;
+    let first = first
+        .map_err(|_elapsed| Failure::new(FailureKind::Timeout, "the leader did not answer the hello"))?;
+    match first.map_err(|status| to_failure(&status))?.and_then(|first| first.message) {
+        Some(Message::Welcome(welcome)) => {
+            let conversation =
+                Conversation { outgoing, incoming, heartbeats: Heartbeats::default(), sent_to: 0, number: 0 };
+            Ok((conversation, welcome))
+        }
+        Some(_) => Err(Failure::new(FailureKind::Invalid, "the leader's first message is not a welcome")),
+        None => Err(Failure::new(FailureKind::Unreachable, "the leader closed the session at once")),
+    }
+}
+
+/// One stream, while it lasts.
+struct Conversation {
+    outgoing: mpsc::Sender<v1::AgentMessage>,
+    incoming: Streaming<v1::CoordinatorMessage>,
+    heartbeats: Heartbeats,
+    /// The last event that was sent in this conversation, or was acknowledged before it.
+    sent_to: u64,
+    /// Counts the sessions of this process, so that an answer never goes to another one than its question came from.
+    number: u64,
+}
+
+impl Conversation {
+    async fn hold(mut self, session: &mut Session, number: u64, welcome: v1::Welcome) -> Ended {
+        self.number = number;
+        match self.exchange(session, welcome).await {
+            Ok(()) => {
+                self.drain(session).await;
+                Ended::Shutdown
+            }
+            Err(failure) => Ended::Broken(failure),
+        }
+    }
+
+    /// Exchanges messages until the shutdown, or until it breaks.
+    async fn exchange(&mut self, session: &mut Session, welcome: v1::Welcome) -> Result<(), Failure> {
+        self.welcomed(session, welcome)?;
+        let mut durable = session.outbox.durable();
+        let mut beat = tokio::time::interval(HEARTBEAT_INTERVAL);
+        beat.set_missed_tick_behavior(MissedTickBehavior::Delay);
+        self.send_events(session).await?;
+        loop {
+            let event = tokio::select! {
+                biased;
+                () = session.shutdown.cancelled() => Event::Shutdown,
+                message = self.incoming.message() => Event::Message(message),
+                Ok(()) = session.held.changed() => Event::Held,
+                _ = beat.tick() => Event::Beat,
+                Ok(()) = durable.changed() => Event::Outbox,
+                Some(report) = session.reports.recv() => Event::Report(report),
+                Ok(()) = session.facts.changed() => Event::Facts,
+            };
+            match event {
+                Event::Shutdown => return Ok(()),
+                Event::Message(message) => self.take(session, message).await?,
+                Event::Held => self.beat(session, false).await?,
+                Event::Beat => self.beat(session, true).await?,
+                Event::Outbox => self.send_events(session).await?,
+                Event::Report(report) => self.report(report).await?,
+                Event::Facts => {
+                    let facts = wire::facts(&session.facts.borrow_and_update());
+                    self.send(facts).await?;
+                }
+            }
+        }
+    }
+
+    fn welcomed(&mut self, session: &Session, welcome: v1::Welcome) -> Result<(), Failure> {
+        let v1::Welcome { protocol: _, wall_ms, coordinators, acknowledged, reconnect_spread_ms: _ } =
+            welcome;
+        session.clock_ahead_ms.send_replace(ahead_ms(WallMs(wall_ms), clock::wall()));
+        session.coordinators.learn(coordinators.clone());
+        session.addresses.send_if_modified(|known| {
+            let is_new = !coordinators.is_empty() && *known != coordinators;
+            if is_new {
+                *known = coordinators;
+            }
+            is_new
+        });
+        session.outbox.acknowledge(acknowledged)?;
+        self.sent_to = session.outbox.acknowledged();
+        let leader = session.coordinators.leader().unwrap_or_default();
+        tracing::info!(leader, leases = session.held.borrow().len(), "session opened");
+        Ok(())
+    }
+
+    async fn take(
+        &mut self,
+        session: &Session,
+        message: Result<Option<v1::CoordinatorMessage>, Status>,
+    ) -> Result<(), Failure> {
+        let message = message.map_err(|status| to_failure(&status))?;
+        let Some(message) = message else {
+            return Err(Failure::new(FailureKind::Unreachable, "the leader closed the session"));
+        };
+        match message.message {
+            Some(Message::Grant(grant)) => granted(session, grant).await,
+            Some(Message::Renewed(renewed)) => {
+                self.renewed(session, renewed);
+                Ok(())
+            }
+            Some(Message::Revoke(revoke)) => revoked(session, revoke).await,
+            Some(Message::Acknowledge(acknowledge)) => Ok(session.outbox.acknowledge(acknowledge.number)?),
+            Some(Message::Question(question)) => self.asked(session, question).await,
+            // A second welcome changes nothing, and a newer leader may say what this agent does not know.
+            Some(Message::Welcome(_)) | None => Ok(()),
+        }
+    }
+
+    fn renewed(&mut self, session: &Session, renewed: v1::Renewed) {
+        let v1::Renewed { number, leases } = renewed;
+        let Some(sent) = self.heartbeats.answered(number) else { return };
+        let held = session.held.borrow();
+        for v1::RenewedLease { token, ticket, bandwidth_limit } in leases {
+            let Ok(token) = wire::from_token(token) else { continue };
+            if let Some(lease) = held.iter().find(|lease| lease.token() == token) {
+                lease.renewed(sent, ticket, (bandwidth_limit > 0).then_some(bandwidth_limit));
+            }
+        }
+    }
+
+    async fn asked(&self, session: &Session, question: v1::Question) -> Result<(), Failure> {
+        match wire::question(question) {
+            Ok((number, question)) => {
+                order(session, Order::Question { session: self.number, number, question }).await
+            }
+            Err(error) => {
+                tracing::warn!(error = %common::failure::chain(&error), "a question was not understood");
+                Ok(())
+            }
+        }
+    }
+
+    /// Says that the agent is there and asks to renew what is due. Between the regular ones, only for new leases.
+    async fn beat(&mut self, session: &mut Session, is_regular: bool) -> Result<(), Failure> {
+        let now = clock::boot();
+        if self.heartbeats.is_silent(now) {
+            return Err(Failure::new(FailureKind::Timeout, "the leader does not answer renewals"));
+        }
+        let renew: Vec<_> = Heartbeats::due(&session.held.borrow_and_update(), now).map(wire::held).collect();
+        if !is_regular && renew.is_empty() {
+            return Ok(());
+        }
+        let number = self.heartbeats.sent(!renew.is_empty(), now);
+        self.send(wire::heartbeat(number, renew)).await
+    }
+
+    async fn send_events(&mut self, session: &Session) -> Result<(), Failure> {
+        loop {
+            let events = session.outbox.after(self.sent_to)?;
+            if events.is_empty() {
+                return Ok(());
+            }
+            for (number, record) in events {
+                self.send(wire::event(number, record)).await?;
+                self.sent_to = number;
+            }
+        }
+    }
+
+    async fn report(&self, report: Report) -> Result<(), Failure> {
+        match report {
+            Report::Progress { lease, progress } => {
+                // The newest of the next half second does as well.
+                self.outgoing.try_send(wire::progress(&lease, &progress)).ok();
+                Ok(())
+            }
+            Report::Answer { session, number, answer } if session == self.number => {
+                self.send(wire::answer(number, answer)).await
+            }
+            Report::Answer { .. } => Ok(()),
+        }
+    }
+
+    async fn send(&self, message: v1::AgentMessage) -> Result<(), Failure> {
+        match timeout(SEND_DEADLINE, self.outgoing.send(message)).await {
+            Ok(Ok(())) => Ok(()),
+            Ok(Err(_closed)) => Err(Failure::new(FailureKind::Unreachable, "the leader closed the session")),
+            Err(_elapsed) => Err(Failure::new(FailureKind::Timeout, "the leader takes no messages")),
+        }
+    }
+
+    /// Sends what the last steps had to say, and waits a little for the acknowledgement.
+    async fn drain(&mut self, session: &mut Session) {
+        let drained = timeout(DRAIN_DEADLINE, async {
+            self.send_events(session).await?;
+            while !session.outbox.is_empty() {
+                let message = self.incoming.message().await;
+                self.take(session, message).await?;
+            }
+            Ok::<_, Failure>(())
+        });
+        match drained.await {
+            Ok(Ok(())) => {}
+            Ok(Err(_)) | Err(_) => tracing::info!("some events wait in the outbox for the next start"),
+        }
+    }
+}
+
+async fn granted(session: &Session, grant: v1::Grant) -> Result<(), Failure> {
+    let granted = match wire::granted(grant) {
+        Ok(granted) => granted,
+        Err(error) => {
+            tracing::warn!(error = %common::failure::chain(&error), "a grant was not understood");
+            return Ok(());
+        }
+    };
+    let wire::Granted { migration, step, token, is_finish, grant } = granted;
+    if is_finish {
+        return order(session, Order::Finish { token }).await;
+    }
+    // A grant that comes again after its step has ended is answered by the event that is on its way.
+    if session.outbox.holds_end_of(token)? {
+        return Ok(());
+    }
+    match grant {
+        Ok(grant) => order(session, Order::Grant(Box::new(grant))).await,
+        Err(failure) => {
+            let event = end_of(&Err(failure));
+            session.outbox.append(OutboxRecord { migration, step, token, event }).await?;
+            Ok(())
+        }
+    }
+}
+
+async fn revoked(session: &Session, revoke: v1::Revoke) -> Result<(), Failure> {
+    let v1::Revoke { migration: _, step: _, token, reason } = revoke;
+    match wire::from_token(token) {
+        Ok(token) => order(session, Order::Revoke { token, reason }).await,
+        Err(error) => {
+            tracing::warn!(%error, "a revocation was not understood");
+            Ok(())
+        }
+    }
+}
+
+/// Hands an order to the executor, which takes them as fast as they come.
+async fn order(session: &Session, order: Order) -> Result<(), Failure> {
+    let ended = |_closed| Failure::new(FailureKind::Cancelled, "the agent takes no orders any more");
+    session.orders.send(order).await.map_err(ended)
+}
+
+fn backoff((first, max): (Duration, Duration)) -> Backoff {
+    Backoff::new(first, max)
+}
+
+/// Draws a number for a delay. A machine without randomness gets none, and no spread.
+fn jitter() -> u32 {
+    getrandom::u32().unwrap_or(0)
+}
+
+fn fraction() -> f64 {
+    f64::from(jitter()) / f64::from(u32::MAX)
+}

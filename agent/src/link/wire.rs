@@ -1,0 +1,223 @@
+//! Messages of the session to and from the agent's own types. Every field is named, so that a new one breaks the build.
+
+use std::net::SocketAddr;
+
+use common::failure::{Failure, FailureKind};
+use common::fence::FencingToken;
+use common::host::HostFacts;
+use common::id::{HostName, MigrationId, StepId, TenantId};
+use common::progress::Progress;
+use proto::v1;
+use proto::v1::agent_message::Message;
+use proto::v1::answer::Answer as AnswerForm;
+use proto::v1::step_event::Event;
+use serde::Serialize;
+
+use super::lease::HeldLease;
+use crate::journal::{OutboxEvent, OutboxRecord};
+use crate::step::order::{Answer, AskedFor, Grant, Peer, Question};
+
+/// Why a message of the leader cannot be understood.
+#[derive(Debug, thiserror::Error)]
+pub(super) enum WireError {
+    /// A field that must be there is absent.
+    #[error("the field `{0}` is missing")]
+    Missing(&'static str),
+    /// A name or id is not one.
+    #[error("the field `{0}` is not valid")]
+    Id(&'static str, #[source] common::id::InvalidId),
+}
+
+/// A grant as it came: its identity, and the rest if that is sound.
+pub(super) struct Granted {
+    pub(super) migration: MigrationId,
+    pub(super) step: StepId,
+    pub(super) token: FencingToken,
+    /// Stop at the next safe point instead.
+    pub(super) is_finish: bool,
+    /// What to do, or why it cannot be understood.
+    pub(super) grant: Result<Grant, Failure>,
+}
+
+pub(super) fn granted(grant: v1::Grant) -> Result<Granted, WireError> {
+    let v1::Grant {
+        migration,
+        step,
+        token,
+        kind,
+        attempt,
+        undo,
+        params,
+        inputs,
+        ticket,
+        peer,
+        peer_addresses,
+        ttl_ms: _,
+        tenant,
+        finish,
+    } = grant;
+    let token = from_token(token)?;
+    let migration: MigrationId =
+        migration.parse().map_err(|error| WireError::Id("grant.migration", error))?;
+    let step: StepId = step.parse().map_err(|error| WireError::Id("grant.step", error))?;
+    let lease = HeldLease::new(migration.clone(), step.clone(), token, ticket);
+    let grant = from_peer(&peer, &peer_addresses, &tenant).map(|peer| Grant {
+        lease,
+        kind,
+        attempt,
+        is_undo: undo,
+        params,
+        inputs: inputs.into_iter().collect(),
+        peer,
+    });
+    Ok(Granted { migration, step, token, is_finish: finish, grant })
+}
+
+fn from_peer(name: &str, addresses: &[String], tenant: &str) -> Result<Option<Peer>, Failure> {
+    if name.is_empty() {
+        return Ok(None);
+    }
+    let invalid = |error: &dyn std::error::Error| Failure::of(FailureKind::Invalid, error);
+    let host: HostName = name.parse().map_err(|error| invalid(&error))?;
+    let tenant: TenantId = tenant.parse().map_err(|error| invalid(&error))?;
+    let addresses: Result<Vec<SocketAddr>, _> = addresses.iter().map(|address| address.parse()).collect();
+    let addresses = addresses.map_err(|error| {
+        invalid(&error)
+            .hint("look at `advertise_data` in the configuration of the peer's agent")
+            .context("peer", name)
+    })?;
+    Ok(Some(Peer { tenant, host, addresses }))
+}
+
+pub(super) fn from_token(token: Option<v1::Token>) -> Result<FencingToken, WireError> {
+    let v1::Token { epoch, index } = token.ok_or(WireError::Missing("token"))?;
+    Ok(FencingToken { epoch, index })
+}
+
+fn to_token(token: FencingToken) -> Option<v1::Token> {
+    let FencingToken { epoch, index } = token;
+    Some(v1::Token { epoch, index })
+}
+
+pub(super) fn question(question: v1::Question) -> Result<(u64, Question), WireError> {
+    use v1::question::Question as Form;
+    let v1::Question { number, question } = question;
+    let (asked_for, document) = match question.ok_or(WireError::Missing("question.question"))? {
+        Form::Root(document) => (AskedFor::Root, document),
+        Form::ListOfMigration(document) => (AskedFor::List, document),
+        Form::UndoPreview(document) => (AskedFor::UndoPreview, document),
+        Form::Settle(document) => (AskedFor::Settle, document),
+    };
+    Ok((number, Question { asked_for, document }))
+}
+
+pub(super) fn hello(
+    incarnation: u64,
+    facts: &HostFacts,
+    leases: &[HeldLease],
+    ends: &[OutboxRecord],
+) -> v1::AgentMessage {
+    let running = leases.iter().filter(|lease| lease.ended().is_none()).map(held);
+    let ending = ends.iter().map(|record| v1::HeldLease {
+        migration: record.migration.to_string(),
+        step: record.step.to_string(),
+        token: to_token(record.token),
+    });
+    message(Message::Hello(v1::Hello {
+        protocol: proto::PROTOCOL,
+        incarnation,
+        facts: document(facts),
+        held: running.chain(ending).collect(),
+    }))
+}
+
+pub(super) fn held(lease: &HeldLease) -> v1::HeldLease {
+    v1::HeldLease {
+        migration: lease.migration().to_string(),
+        step: lease.step().to_string(),
+        token: to_token(lease.token()),
+    }
+}
+
+pub(super) fn heartbeat(number: u64, renew: Vec<v1::HeldLease>) -> v1::AgentMessage {
+    message(Message::Heartbeat(v1::Heartbeat { number, renew }))
+}
+
+pub(super) fn facts(facts: &HostFacts) -> v1::AgentMessage {
+    message(Message::Facts(v1::Facts { facts: document(facts) }))
+}
+
+pub(super) fn progress(lease: &HeldLease, progress: &Progress) -> v1::AgentMessage {
+    message(Message::Progress(v1::StepProgress {
+        migration: lease.migration().to_string(),
+        step: lease.step().to_string(),
+        token: to_token(lease.token()),
+        progress: document(progress),
+    }))
+}
+
+pub(super) fn event(number: u64, record: OutboxRecord) -> v1::AgentMessage {
+    let OutboxRecord { migration, step, token, event } = record;
+    let event = match event {
+        OutboxEvent::Succeeded(output) => Event::Succeeded(output),
+        OutboxEvent::Failed(document) => Event::Failed(v1::Failure { document }),
+        OutboxEvent::CaughtUp { lag_ms } => Event::CaughtUpLagMs(lag_ms),
+        OutboxEvent::Findings(findings) => Event::Findings(findings),
+    };
+    message(Message::Event(v1::StepEvent {
+        number,
+        migration: migration.to_string(),
+        step: step.to_string(),
+        token: to_token(token),
+        event: Some(event),
+    }))
+}
+
+pub(super) fn answer(number: u64, answer: Answer) -> v1::AgentMessage {
+    let answer = match answer {
+        Answer::Document(document) => AnswerForm::Document(document),
+        Answer::Piece(piece) => AnswerForm::Piece(piece),
+        Answer::Failure(failure) => AnswerForm::Failure(v1::Failure { document: document(&failure) }),
+    };
+    message(Message::Answer(v1::Answer { number, answer: Some(answer) }))
+}
+
+fn message(message: Message) -> v1::AgentMessage {
+    v1::AgentMessage { message: Some(message) }
+}
+
+fn document<T: Serialize>(value: &T) -> String {
+    serde_json::to_string(value).expect("the vocabulary has no map whose keys are not strings")
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn grant() -> v1::Grant {
+        v1::Grant {
+            migration: "m1".to_owned(),
+            step: "file.copy-1".to_owned(),
+            token: Some(v1::Token { epoch: 1, index: 9 }),
+            kind: "file.copy@1".to_owned(),
+            attempt: 2,
+            tenant: "default".to_owned(),
+            peer: "web1".to_owned(),
+            peer_addresses: vec!["192.0.2.7:7443".to_owned()],
+            ..v1::Grant::default()
+        }
+    }
+
+    #[test]
+    fn a_grant_is_understood_or_its_identity_is() {
+        let understood = granted(grant()).unwrap();
+        assert_eq!(understood.token, FencingToken { epoch: 1, index: 9 });
+        let peer = understood.grant.unwrap().peer.unwrap();
+        assert_eq!(peer.addresses, ["192.0.2.7:7443".parse().unwrap()]);
+
+        let odd = granted(v1::Grant { peer_addresses: vec!["web1".to_owned()], ..grant() }).unwrap();
+        assert_eq!(odd.grant.err().unwrap().kind, FailureKind::Invalid);
+        assert!(matches!(granted(v1::Grant { token: None, ..grant() }), Err(WireError::Missing("token"))));
+        assert!(granted(v1::Grant { step: "../x".to_owned(), ..grant() }).is_err());
+    }
+}

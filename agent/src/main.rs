@@ -1,0 +1,7 @@
+//! The agent's binary.
+
+use std::process::ExitCode;
+
+fn main() -> ExitCode {
+    agent::main()
+}
