@@ -33,6 +33,11 @@ impl BootTime {
         self.0.saturating_sub(earlier.0)
     }
 
+    /// Returns the time that is `duration` earlier, or that of the boot.
+    pub fn before(self, duration: Duration) -> Self {
+        Self(self.0.saturating_sub(duration))
+    }
+
     /// Returns the time that is `duration` later.
     pub fn after(self, duration: Duration) -> Self {
         Self(self.0.saturating_add(duration))
@@ -66,5 +71,6 @@ mod tests {
         assert!(later >= earlier);
         assert_eq!(earlier.after(Duration::from_secs(1)).since(earlier), Duration::from_secs(1));
         assert_eq!(earlier.since(earlier.after(Duration::from_secs(1))), Duration::ZERO);
+        assert_eq!(earlier.after(Duration::from_secs(1)).before(Duration::from_secs(1)), earlier);
     }
 }

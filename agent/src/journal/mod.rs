@@ -126,8 +126,7 @@ impl Journal {
     /// When the store refuses.
     pub async fn begin(&self, token: FencingToken, step: &RunningStep) -> Result<(), JournalError> {
         self.running.insert(token_key(token), encode(step)?)?;
-        self.db.flush_async().await?;
-        Ok(())
+        self.flush().await
     }
 
     /// Notes that a step is not running any more. Not flushed: after a crash nothing runs anyway.
@@ -210,7 +209,10 @@ impl Journal {
     /// # Errors
     /// When the disk refuses.
     pub async fn flush(&self) -> Result<(), JournalError> {
-        self.db.flush_async().await?;
+        // Not on the store's own threads: there are seven, and flushes that fill them wait for a write behind them.
+        let db = self.db.clone();
+        let flushed = tokio::task::spawn_blocking(move || db.flush()).await;
+        flushed.map_err(|_panic| JournalError::Panicked)??;
         Ok(())
     }
 }

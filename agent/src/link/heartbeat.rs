@@ -95,8 +95,9 @@ mod tests {
     #[test]
     fn a_lease_is_due_at_once_and_then_every_ten_seconds() {
         let token = FencingToken { epoch: 1, index: 7 };
-        let lease = HeldLease::new("m1".parse().unwrap(), "s1".parse().unwrap(), token, Vec::new());
-        let (leases, now) = ([lease.clone()], clock::boot());
+        let now = clock::boot();
+        let lease = HeldLease::new("m1".parse().unwrap(), "s1".parse().unwrap(), token, Vec::new(), now);
+        let leases = [lease.clone()];
         let is_due = |now| Heartbeats::due(&leases, now).count() == 1;
         assert!(is_due(now));
         lease.renewed(now, Vec::new(), None);

@@ -49,9 +49,15 @@ pub enum LeaseEnd {
 }
 
 impl HeldLease {
-    /// Takes up a lease that was just granted.
-    pub fn new(migration: MigrationId, step: StepId, token: FencingToken, ticket: Vec<u8>) -> Self {
-        let (keeper, guard) = hold_lease(token, clock::boot(), &CancellationToken::new());
+    /// Takes up a lease that was granted `now`.
+    pub fn new(
+        migration: MigrationId,
+        step: StepId,
+        token: FencingToken,
+        ticket: Vec<u8>,
+        now: BootTime,
+    ) -> Self {
+        let (keeper, guard) = hold_lease(token, now, &CancellationToken::new());
         Self {
             held: Arc::new(Held {
                 migration,
@@ -165,10 +171,16 @@ impl HeldLease {
 mod tests {
     use super::*;
     use common::failure::FailureKind;
+    use common::limit::LEASE_EFFECTS;
 
     fn lease() -> HeldLease {
+        lease_of(clock::boot())
+    }
+
+    fn lease_of(granted: BootTime) -> HeldLease {
         let token = FencingToken { epoch: 1, index: 7 };
-        HeldLease::new("m1".parse().unwrap(), "file.copy-1".parse().unwrap(), token, b"first".to_vec())
+        let (migration, step) = ("m1".parse().unwrap(), "file.copy-1".parse().unwrap());
+        HeldLease::new(migration, step, token, b"first".to_vec(), granted)
     }
 
     #[tokio::test]
@@ -195,6 +207,17 @@ mod tests {
         assert!(!lease.came_to_life().await);
         assert_eq!(guard.check().unwrap_err().kind, FailureKind::Fenced);
         guard.stop().cancelled().await;
+    }
+
+    #[tokio::test]
+    async fn time_takes_a_lease_away_and_stops_the_step() {
+        let lease = lease_of(clock::boot().before(LEASE_EFFECTS));
+        let guard = lease.guard();
+        assert_eq!(guard.check().unwrap_err().kind, FailureKind::Fenced);
+        assert_eq!(lease.over().await, LeaseEnd::Lost);
+        assert!(guard.stop().is_cancelled());
+        lease.renewed(clock::boot(), Vec::new(), None);
+        assert_eq!(guard.check().unwrap_err().kind, FailureKind::Fenced);
     }
 
     #[test]

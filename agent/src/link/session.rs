@@ -397,7 +397,7 @@ impl Conversation {
 }
 
 async fn granted(session: &Session, grant: v1::Grant) -> Result<(), Failure> {
-    let granted = match wire::granted(grant) {
+    let granted = match wire::granted(grant, clock::boot()) {
         Ok(granted) => granted,
         Err(error) => {
             tracing::warn!(error = %common::failure::chain(&error), "a grant was not understood");
@@ -450,4 +450,230 @@ fn jitter() -> u32 {
 
 fn fraction() -> f64 {
     f64::from(jitter()) / f64::from(u32::MAX)
+}
+
+#[cfg(test)]
+mod tests {
+    use common::failure::FailureKind;
+    use common::fence::FencingToken;
+    use proto::v1::agent_message::Message as Said;
+    use tokio::task::JoinHandle;
+
+    use super::*;
+    use crate::journal::{Journal, OutboxEvent};
+    use crate::link::fixture::{Authority, FakeCoordinator, Joined, SessionSeen, joined};
+    use crate::step::order::{Answer, AskedFor};
+
+    const TOKEN: FencingToken = FencingToken { epoch: 1, index: 7 };
+
+    /// A session that runs against a coordinator, with the test in the executor's place.
+    struct Bench {
+        coordinator: FakeCoordinator,
+        host: Joined,
+        outbox: Outbox,
+        held: watch::Sender<Vec<HeldLease>>,
+        orders: mpsc::Receiver<Order>,
+        reports: mpsc::Sender<Report>,
+        clock_ahead_ms: watch::Receiver<i64>,
+        addresses: watch::Receiver<Vec<String>>,
+        shutdown: Shutdown,
+        running: JoinHandle<()>,
+    }
+
+    async fn bench() -> Bench {
+        let authority = Authority::new();
+        let coordinator = FakeCoordinator::start(&authority).await;
+        let host = joined(&authority, &coordinator);
+        let outbox = Outbox::open(Journal::open(host.directory.path()).unwrap()).unwrap();
+        let (orders_to, orders) = mpsc::channel(8);
+        let (reports, reports_from) = mpsc::channel(8);
+        let (held, held_seen) = watch::channel(Vec::new());
+        let (clock_to, clock_ahead_ms) = watch::channel(0);
+        let (addresses_to, addresses) = watch::channel(Vec::new());
+        let shutdown = Shutdown::new();
+        let session = Session {
+            coordinators: Arc::clone(&host.coordinators),
+            incarnation: 5,
+            outbox: outbox.clone(),
+            facts: watch::channel(HostFacts { cpus: 3, ..HostFacts::default() }).1,
+            orders: orders_to,
+            reports: reports_from,
+            held: held_seen,
+            certificate_end: watch::channel(WallMs(u64::MAX)).1,
+            addresses: addresses_to,
+            clock_ahead_ms: clock_to,
+            shutdown: shutdown.clone(),
+        };
+        let running = shutdown.spawn(session.run());
+        Bench {
+            coordinator,
+            host,
+            outbox,
+            held,
+            orders,
+            reports,
+            clock_ahead_ms,
+            addresses,
+            shutdown,
+            running,
+        }
+    }
+
+    impl Bench {
+        async fn welcome(&self) -> SessionSeen {
+            let seen = self.coordinator.session().await;
+            let welcome = v1::Welcome {
+                protocol: 1,
+                wall_ms: clock::wall().0 + 60_000,
+                coordinators: vec![self.coordinator.address.to_string()],
+                acknowledged: 0,
+                reconnect_spread_ms: 0,
+            };
+            seen.say(Message::Welcome(welcome)).await;
+            seen
+        }
+
+        fn lease(&self) -> HeldLease {
+            let (migration, step) = ("m1".parse().unwrap(), "file.copy-1".parse().unwrap());
+            HeldLease::new(migration, step, TOKEN, Vec::new(), clock::boot())
+        }
+
+        async fn succeed(&self) -> u64 {
+            let record = OutboxRecord {
+                migration: "m1".parse().unwrap(),
+                step: "file.copy-1".parse().unwrap(),
+                token: TOKEN,
+                event: OutboxEvent::Succeeded("{}".to_owned()),
+            };
+            self.outbox.append(record).await.unwrap()
+        }
+    }
+
+    fn grant() -> v1::Grant {
+        v1::Grant {
+            migration: "m1".to_owned(),
+            step: "file.copy-1".to_owned(),
+            token: Some(v1::Token { epoch: 1, index: 7 }),
+            kind: "file.copy@1".to_owned(),
+            tenant: "default".to_owned(),
+            ..v1::Grant::default()
+        }
+    }
+
+    fn event(said: Said) -> Option<v1::StepEvent> {
+        match said {
+            Said::Event(event) => Some(event),
+            _ => None,
+        }
+    }
+
+    #[tokio::test]
+    async fn what_was_not_acknowledged_is_sent_again_in_the_next_session() {
+        let bench = bench().await;
+        let mut first = bench.welcome().await;
+        assert_eq!((first.hello.incarnation, first.hello.held.len()), (5, 0));
+        assert!(first.hello.facts.contains("\"cpus\":3"));
+        let number = bench.succeed().await;
+        assert_eq!(first.hear_until(event).await.number, number);
+        drop(first);
+
+        // The lease of the event that is on its way is still held.
+        let mut second = bench.welcome().await;
+        assert_eq!(second.hello.held.len(), 1);
+        let again = second.hear_until(event).await;
+        assert_eq!((again.number, again.token), (number, Some(v1::Token { epoch: 1, index: 7 })));
+        second.say(Message::Acknowledge(v1::Acknowledge { number })).await;
+        drop(second);
+        assert_eq!(bench.welcome().await.hello.held.len(), 0);
+        assert!(bench.outbox.is_empty());
+    }
+
+    #[tokio::test]
+    async fn a_grant_comes_to_life_by_a_renewal_and_survives_a_cut() {
+        let mut bench = bench().await;
+        let mut seen = bench.welcome().await;
+        seen.say(Message::Grant(grant())).await;
+        let Some(Order::Grant(granted)) = bench.orders.recv().await else { panic!("no grant arrived") };
+        bench.held.send_replace(vec![granted.lease.clone()]);
+        let renewing = seen.hear_until(|said| match said {
+            Said::Heartbeat(heartbeat) if !heartbeat.renew.is_empty() => Some(heartbeat),
+            _ => None,
+        });
+        let renewing = renewing.await;
+        let lease =
+            v1::RenewedLease { token: renewing.renew[0].token, ticket: b"t".to_vec(), bandwidth_limit: 9 };
+        seen.say(Message::Renewed(v1::Renewed { number: renewing.number, leases: vec![lease] })).await;
+        assert!(granted.lease.came_to_life().await);
+        assert_eq!(*granted.lease.bandwidth().borrow(), Some(9));
+        drop(seen);
+        let again = bench.welcome().await;
+        assert_eq!(again.hello.held.len(), 1);
+        assert_eq!(granted.lease.ended(), None);
+    }
+
+    #[tokio::test]
+    async fn orders_reach_the_executor_and_answers_their_own_session() {
+        let mut bench = bench().await;
+        let mut seen = bench.welcome().await;
+        let token = Some(v1::Token { epoch: 1, index: 7 });
+        seen.say(Message::Grant(v1::Grant { finish: true, ..grant() })).await;
+        assert!(matches!(bench.orders.recv().await, Some(Order::Finish { token: TOKEN })));
+        let revoke = v1::Revoke { token, reason: "expired".to_owned(), ..v1::Revoke::default() };
+        seen.say(Message::Revoke(revoke)).await;
+        assert!(matches!(bench.orders.recv().await, Some(Order::Revoke { token: TOKEN, .. })));
+        let asked = v1::Question { number: 3, question: Some(v1::question::Question::Root("{}".to_owned())) };
+        seen.say(Message::Question(asked)).await;
+        let Some(Order::Question { session, number, question }) = bench.orders.recv().await else {
+            panic!("no question arrived")
+        };
+        assert_eq!(question.asked_for, AskedFor::Root);
+        let stale =
+            Report::Answer { session: session + 1, number, answer: Answer::Document("stale".to_owned()) };
+        bench.reports.send(stale).await.unwrap();
+        let fresh = Report::Answer { session, number, answer: Answer::Document("fresh".to_owned()) };
+        bench.reports.send(fresh).await.unwrap();
+        let answer = seen.hear_until(|said| match said {
+            Said::Answer(answer) => Some(answer),
+            _ => None,
+        });
+        let answer = answer.await;
+        assert_eq!(answer.answer, Some(v1::answer::Answer::Document("fresh".to_owned())));
+    }
+
+    #[tokio::test]
+    async fn a_grant_that_cannot_be_understood_fails_its_step() {
+        let bench = bench().await;
+        let mut seen = bench.welcome().await;
+        let odd =
+            v1::Grant { peer: "web2".to_owned(), peer_addresses: vec!["nowhere".to_owned()], ..grant() };
+        seen.say(Message::Grant(odd)).await;
+        let event = seen.hear_until(event).await.event;
+        let Some(v1::step_event::Event::Failed(failure)) = event else { panic!("{event:?} is no failure") };
+        let failure: Failure = serde_json::from_str(&failure.document).unwrap();
+        assert_eq!(failure.kind, FailureKind::Invalid);
+    }
+
+    #[tokio::test]
+    async fn what_the_leader_tells_is_learnt() {
+        let mut bench = bench().await;
+        let _seen = bench.welcome().await;
+        let ahead = *bench.clock_ahead_ms.wait_for(|ahead| *ahead != 0).await.unwrap();
+        assert!((50_000..=60_000).contains(&ahead), "{ahead}");
+        let expected = [bench.coordinator.address.to_string()];
+        bench.addresses.wait_for(|addresses| *addresses == expected).await.unwrap();
+    }
+
+    #[tokio::test]
+    async fn the_last_events_go_out_before_the_end() {
+        let bench = bench().await;
+        let mut seen = bench.welcome().await;
+        let first = bench.succeed().await;
+        assert_eq!(seen.hear_until(event).await.number, first);
+        bench.held.send_replace(vec![bench.lease()]);
+        bench.shutdown.cancel();
+        seen.say(Message::Acknowledge(v1::Acknowledge { number: first })).await;
+        bench.running.await.unwrap();
+        assert!(bench.outbox.is_empty());
+        drop(bench.host);
+    }
 }

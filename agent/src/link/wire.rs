@@ -2,6 +2,7 @@
 
 use std::net::SocketAddr;
 
+use common::clock::BootTime;
 use common::failure::{Failure, FailureKind};
 use common::fence::FencingToken;
 use common::host::HostFacts;
@@ -39,7 +40,7 @@ pub(super) struct Granted {
     pub(super) grant: Result<Grant, Failure>,
 }
 
-pub(super) fn granted(grant: v1::Grant) -> Result<Granted, WireError> {
+pub(super) fn granted(grant: v1::Grant, now: BootTime) -> Result<Granted, WireError> {
     let v1::Grant {
         migration,
         step,
@@ -60,7 +61,7 @@ pub(super) fn granted(grant: v1::Grant) -> Result<Granted, WireError> {
     let migration: MigrationId =
         migration.parse().map_err(|error| WireError::Id("grant.migration", error))?;
     let step: StepId = step.parse().map_err(|error| WireError::Id("grant.step", error))?;
-    let lease = HeldLease::new(migration.clone(), step.clone(), token, ticket);
+    let lease = HeldLease::new(migration.clone(), step.clone(), token, ticket, now);
     let grant = from_peer(&peer, &peer_addresses, &tenant).map(|peer| Grant {
         lease,
         kind,
@@ -193,6 +194,7 @@ fn document<T: Serialize>(value: &T) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use common::clock::boot;
 
     fn grant() -> v1::Grant {
         v1::Grant {
@@ -210,14 +212,17 @@ mod tests {
 
     #[test]
     fn a_grant_is_understood_or_its_identity_is() {
-        let understood = granted(grant()).unwrap();
+        let understood = granted(grant(), boot()).unwrap();
         assert_eq!(understood.token, FencingToken { epoch: 1, index: 9 });
         let peer = understood.grant.unwrap().peer.unwrap();
         assert_eq!(peer.addresses, ["192.0.2.7:7443".parse().unwrap()]);
 
-        let odd = granted(v1::Grant { peer_addresses: vec!["web1".to_owned()], ..grant() }).unwrap();
+        let odd = granted(v1::Grant { peer_addresses: vec!["web1".to_owned()], ..grant() }, boot()).unwrap();
         assert_eq!(odd.grant.err().unwrap().kind, FailureKind::Invalid);
-        assert!(matches!(granted(v1::Grant { token: None, ..grant() }), Err(WireError::Missing("token"))));
-        assert!(granted(v1::Grant { step: "../x".to_owned(), ..grant() }).is_err());
+        assert!(matches!(
+            granted(v1::Grant { token: None, ..grant() }, boot()),
+            Err(WireError::Missing("token"))
+        ));
+        assert!(granted(v1::Grant { step: "../x".to_owned(), ..grant() }, boot()).is_err());
     }
 }

@@ -94,6 +94,7 @@ impl Executor {
         for attempt in self.attempts.values_mut() {
             wait_over(&mut attempt.over).await;
         }
+        self.attempts.clear();
         self.publish();
     }
 
@@ -214,4 +215,242 @@ impl Executor {
 /// Waits until the sender of this channel is gone.
 async fn wait_over(over: &mut watch::Receiver<()>) {
     while over.changed().await.is_ok() {}
+}
+
+#[cfg(test)]
+mod tests {
+    use std::sync::{Arc, Mutex};
+
+    use common::clock;
+    use common::step::StepDescriptor;
+    use common::step::file;
+    use transfer::{Endpoint, EndpointSettings, StepContext};
+
+    use super::*;
+    use crate::journal::{Journal, OutboxEvent};
+    use crate::link::fixture::{Authority, FakeCoordinator, Joined, joined};
+    use crate::link::outbox::Outbox;
+    use crate::step::StepFuture;
+
+    /// A step that does what its parameters say, and writes down when it began and ended.
+    #[derive(Default)]
+    struct Obedient {
+        log: Arc<Mutex<Vec<String>>>,
+    }
+
+    impl Step for Obedient {
+        fn descriptor(&self) -> &'static StepDescriptor {
+            &file::COPY
+        }
+
+        fn subject(&self, params: &str) -> Result<String, Failure> {
+            Ok(params.split(' ').nth(1).unwrap_or_default().to_owned())
+        }
+
+        fn run(&self, context: StepContext, _endpoint: Endpoint, params: String) -> StepFuture {
+            let log = Arc::clone(&self.log);
+            let write = move |what: &str| log.lock().unwrap().push(format!("{what} {}", context.token.index));
+            Box::pin(async move {
+                write("began");
+                match params.split(' ').next() {
+                    Some("panic") => panic!("as asked"),
+                    Some("wait") => context.lease.stop().cancelled().await,
+                    Some(_) | None => {}
+                }
+                write("ended");
+                context.lease.check().map(|()| "\"done\"".to_owned())
+            })
+        }
+
+        fn undo(&self, _context: StepContext, _params: String) -> StepFuture {
+            Box::pin(async { Ok("\"undone\"".to_owned()) })
+        }
+    }
+
+    struct Bench {
+        orders: mpsc::Sender<Order>,
+        held: watch::Receiver<Vec<HeldLease>>,
+        outbox: Outbox,
+        journal: Journal,
+        step: &'static Obedient,
+        shutdown: Shutdown,
+        before: u64,
+        _host: Joined,
+    }
+
+    async fn bench() -> Bench {
+        let authority = Authority::new();
+        let host = joined(&authority, &FakeCoordinator::start(&authority).await);
+        let journal = Journal::open(host.directory.path()).unwrap();
+        let outbox = Outbox::open(journal.clone()).unwrap();
+        let shutdown = Shutdown::new();
+        let settings = EndpointSettings {
+            listen: "127.0.0.1:0".parse().unwrap(),
+            identity: Arc::clone(&host.identity),
+            authority: authority.certificate(),
+            state_dir: host.directory.path().to_owned(),
+            clock_ahead_ms: watch::channel(0).1,
+            segmentation_offload: true,
+        };
+        let workplace = Workplace {
+            journal: journal.clone(),
+            outbox: outbox.clone(),
+            reports: mpsc::channel(8).0,
+            endpoint: Endpoint::open(settings, &shutdown).unwrap(),
+            state_dir: host.directory.path().to_owned(),
+        };
+        let step: &'static Obedient = Box::leak(Box::default());
+        let steps: &'static [&'static dyn Step] = Box::leak(Box::new([step as &dyn Step]));
+        let (orders, orders_taken) = mpsc::channel(8);
+        let (executor, held) = Executor::new(steps, workplace, orders_taken, shutdown.clone());
+        shutdown.spawn(executor.run());
+        let before = outbox.acknowledged();
+        Bench { orders, held, outbox, journal, step, shutdown, before, _host: host }
+    }
+
+    impl Bench {
+        /// Gives a grant whose lease is alive, and returns the lease.
+        async fn grant(&self, index: u64, params: &str) -> HeldLease {
+            let grant = grant(index, params);
+            let lease = grant.lease.clone();
+            self.give(grant).await;
+            lease
+        }
+
+        async fn give(&self, grant: Grant) {
+            grant.lease.renewed(clock::boot(), Vec::new(), None);
+            self.orders.send(Order::Grant(Box::new(grant))).await.unwrap();
+        }
+
+        /// Waits for the event of this number, counted from one, and returns it.
+        async fn event(&self, number: u64) -> OutboxRecord {
+            let wanted = self.before + number;
+            self.outbox.durable().wait_for(|durable| *durable >= wanted).await.unwrap();
+            self.outbox.after(wanted - 1).unwrap().remove(0).1
+        }
+
+        /// Waits until no lease is held.
+        async fn idle(&mut self) {
+            self.held.wait_for(Vec::is_empty).await.unwrap();
+        }
+
+        fn log(&self) -> Vec<String> {
+            self.step.log.lock().unwrap().clone()
+        }
+
+        async fn logged(&self, line: &str) {
+            while !self.log().iter().any(|logged| logged == line) {
+                tokio::task::yield_now().await;
+            }
+        }
+    }
+
+    fn grant(index: u64, params: &str) -> Grant {
+        let token = FencingToken { epoch: 1, index };
+        let (migration, step) = ("m1".parse().unwrap(), "file.copy-1".parse().unwrap());
+        Grant {
+            lease: HeldLease::new(migration, step, token, Vec::new(), clock::boot()),
+            kind: "file.copy@1".to_owned(),
+            attempt: 1,
+            is_undo: false,
+            params: params.to_owned(),
+            inputs: BTreeMap::new(),
+            peer: None,
+        }
+    }
+
+    fn failure(record: &OutboxRecord) -> Failure {
+        match &record.event {
+            OutboxEvent::Failed(document) => serde_json::from_str(document).unwrap(),
+            other => panic!("{other:?} is no failure"),
+        }
+    }
+
+    #[tokio::test]
+    async fn a_grant_runs_once_and_its_output_is_told() {
+        let mut bench = bench().await;
+        let first = grant(7, "go /a");
+        bench.give(first.clone()).await;
+        bench.give(first).await;
+        assert_eq!(bench.event(1).await.event, OutboxEvent::Succeeded("\"done\"".to_owned()));
+        bench.idle().await;
+        assert_eq!(bench.log(), ["began 7", "ended 7"]);
+        assert_eq!(bench.journal.take_interrupted().unwrap(), []);
+        bench.give(Grant { is_undo: true, ..grant(8, "go /a") }).await;
+        assert_eq!(bench.event(2).await.event, OutboxEvent::Succeeded("\"undone\"".to_owned()));
+        bench.shutdown.finish().await;
+    }
+
+    #[tokio::test]
+    async fn a_panic_fails_the_step_and_nothing_else() {
+        let bench = bench().await;
+        bench.grant(7, "panic /a").await;
+        let failed = failure(&bench.event(1).await);
+        assert_eq!(failed.kind, FailureKind::Bug);
+        assert!(failed.message.contains("as asked"), "{}", failed.message);
+        bench.grant(8, "go /a").await;
+        assert!(bench.event(2).await.event.is_end());
+        bench.shutdown.finish().await;
+    }
+
+    #[tokio::test]
+    async fn a_later_attempt_begins_when_the_one_before_has_ended() {
+        let bench = bench().await;
+        bench.grant(7, "wait /a").await;
+        bench.logged("began 7").await;
+        bench.grant(6, "go /a").await;
+        bench.grant(9, "go /a").await;
+        let told = bench.event(1).await;
+        assert_eq!(told.token.index, 9);
+        assert_eq!(bench.log(), ["began 7", "ended 7", "began 9", "ended 9"]);
+        bench.shutdown.finish().await;
+    }
+
+    #[tokio::test]
+    async fn different_subjects_run_side_by_side() {
+        let bench = bench().await;
+        bench.grant(7, "wait /a").await;
+        bench.grant(8, "go /b").await;
+        assert_eq!(bench.event(1).await.token.index, 8);
+        bench.shutdown.finish().await;
+    }
+
+    #[tokio::test]
+    async fn a_revoked_step_stops_without_a_word_and_a_cancelled_one_says_so() {
+        let mut bench = bench().await;
+        let lease = bench.grant(7, "wait /a").await;
+        bench.logged("began 7").await;
+        bench
+            .orders
+            .send(Order::Revoke { token: lease.token(), reason: "expired".to_owned() })
+            .await
+            .unwrap();
+        bench.logged("ended 7").await;
+        bench.idle().await;
+        let lease = bench.grant(8, "wait /a").await;
+        bench.logged("began 8").await;
+        bench.orders.send(Order::Finish { token: lease.token() }).await.unwrap();
+        let told = bench.event(1).await;
+        assert_eq!((told.token.index, failure(&told).kind), (8, FailureKind::Cancelled));
+        bench.shutdown.finish().await;
+    }
+
+    #[tokio::test]
+    async fn an_unknown_kind_is_refused() {
+        let bench = bench().await;
+        bench.give(Grant { kind: "file.copy@9".to_owned(), ..grant(7, "go /a") }).await;
+        assert_eq!(failure(&bench.event(1).await).kind, FailureKind::Unsupported);
+        bench.shutdown.finish().await;
+    }
+
+    #[tokio::test]
+    async fn the_shutdown_stops_steps_and_leaves_them_for_the_next_start() {
+        let mut bench = bench().await;
+        bench.grant(7, "wait /a").await;
+        bench.logged("began 7").await;
+        bench.shutdown.finish().await;
+        assert!(bench.held.borrow_and_update().is_empty());
+        assert_eq!(bench.log(), ["began 7", "ended 7"]);
+        assert!(bench.outbox.is_empty());
+    }
 }
