@@ -286,3 +286,6 @@ fn now() -> Time {
     let nanos = u32::try_from(now % 1000).unwrap_or(0) * 1_000_000;
     Time { seconds: i64::try_from(now / 1000).unwrap_or(i64::MAX), nanos }
 }
+
+#[cfg(test)]
+mod tests;
