@@ -55,7 +55,7 @@ fn odd_tree() -> tempfile::TempDir {
     sparse.write_all_at(b"island", 2 * RANGE_BYTES + 4096).unwrap();
     let hole = std::fs::File::create(path.join("hole")).unwrap();
     hole.set_len(100_000).unwrap();
-    for number in 0..3_000 {
+    for number in 0..1_100 {
         write(path, &format!("many/{number}"), format!("{number}").as_bytes());
     }
     for number in 0..40 {
