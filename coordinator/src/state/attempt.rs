@@ -6,7 +6,7 @@ use common::clock::WallMs;
 use common::failure::FailureKind;
 use common::fence::FencingToken;
 use common::host::HostStatus;
-use common::id::{HostName, StepId, TenantId};
+use common::id::{HostName, MigrationId, StepId, TenantId};
 use common::view::{MigrationStatus, StepStatus};
 
 use super::effect::Effect;
@@ -15,7 +15,7 @@ use super::lease::{self, Lease};
 use super::migration::{Checkpoint, Migration, Migrations};
 use super::refusal::Refusal;
 use super::stamp::Stamp;
-use super::step::{Event, OUTPUT_BYTES_MAX, named};
+use super::step::{Event, OUTPUT_BYTES_MAX, bounded, named};
 use super::{Applied, Outcome};
 use crate::saga::status::Change;
 use crate::saga::{self, unwind::Unwind};
@@ -27,6 +27,19 @@ pub struct Startable {
     pub place: usize,
     /// Whether its undo is to run.
     pub is_undo: bool,
+}
+
+/// Where an event comes from.
+#[derive(Clone, Debug)]
+pub(super) struct Source {
+    /// The agent.
+    pub(super) host: HostName,
+    /// The migration.
+    pub(super) migration: MigrationId,
+    /// The step.
+    pub(super) step: StepId,
+    /// The lease under which it happened.
+    pub(super) token: FencingToken,
 }
 
 impl Migration {
@@ -101,6 +114,7 @@ impl Migration {
         };
         step.lease = Some(lease.clone());
         self.started = self.started.or(Some(stamp.wall));
+        self.clock_began = self.clock_began.or(Some(stamp.wall));
         Ok(lease)
     }
 
@@ -152,7 +166,7 @@ impl Migration {
             Event::Failed(failure) => {
                 let step = &mut self.steps[place];
                 step.end_lease(stamp.wall);
-                step.fail(kind, failure, is_undo, stamp.wall)?;
+                step.fail(kind, bounded(failure), is_undo, stamp.wall)?;
             }
         }
         self.advance(stamp)
@@ -229,23 +243,25 @@ impl Migrations {
         Ok(effects)
     }
 
-    /// Takes an agent's event; one under a lease that is over is acknowledged and changes nothing.
+    /// Takes an agent's event; none for one that changes nothing, because its lease is over or was never the agent's.
     pub(super) fn apply_event(
         &mut self,
         stamp: &Stamp,
         tenant: &TenantId,
-        migration: &common::id::MigrationId,
-        step: &StepId,
-        token: FencingToken,
+        source: &Source,
         event: Event,
-    ) -> Result<(bool, Vec<Effect>), Refusal> {
-        let Some(migration) = self.get(tenant, migration) else { return Ok((false, Vec::new())) };
-        let Some(place) = migration.held(step, token) else { return Ok((false, Vec::new())) };
+    ) -> Option<Vec<Effect>> {
+        let migration = self.get(tenant, &source.migration)?;
+        let place = migration.held(&source.step, source.token)?;
+        let is_holder = migration.steps[place].lease.as_ref().is_some_and(|lease| lease.host == source.host);
+        if !is_holder {
+            return None;
+        }
         let mut migration = migration.as_ref().clone();
-        let mut effects = migration.report(stamp, place, event)?;
+        // An event that the saga cannot take is acknowledged too, or the agent would send it for ever.
+        let effects = migration.report(stamp, place, event).ok()?;
         self.put(migration);
-        effects.extend(self.start_waiting(stamp));
-        Ok((true, effects))
+        Some(effects)
     }
 
     /// Stores checkpoints of progress; those under a lease that is over are passed by.

@@ -133,10 +133,7 @@ fn link(head: Digest, line: &Line) -> Digest {
 }
 
 fn cut(mut text: String) -> String {
-    if text.len() > TEXT_BYTES_MAX {
-        let end = (0..=TEXT_BYTES_MAX).rev().find(|end| text.is_char_boundary(*end)).unwrap_or(0);
-        text.truncate(end);
-    }
+    super::step::cut(&mut text, TEXT_BYTES_MAX);
     text
 }
 

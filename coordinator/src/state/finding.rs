@@ -7,6 +7,8 @@ use common::id::StepId;
 use common::limit::FINDINGS_PER_RULE_MAX;
 use serde::{Deserialize, Serialize};
 
+use super::step::{TEXT_BYTES_MAX, cut};
+
 /// The findings of a migration's latest attempts.
 ///
 /// A repeated report of the same rule and object counts once, and what an earlier attempt of a step found goes when the
@@ -32,7 +34,10 @@ struct Reported {
 impl Findings {
     /// Adds what a step reported.
     pub(super) fn add(&mut self, step: &StepId, findings: Vec<Finding>) {
-        for finding in findings {
+        for mut finding in findings {
+            for text in [&mut finding.object, &mut finding.message, &mut finding.hint] {
+                cut(text, TEXT_BYTES_MAX);
+            }
             let of_rule = self.rules.entry(finding.rule).or_default();
             let is_known = of_rule.first.contains_key(&finding.object);
             if !is_known {

@@ -234,6 +234,7 @@ fn alter(
         }
         Change::Facts(facts) => {
             enrolled(name, &host)?;
+            check_size(&facts)?;
             host.facts = Some(facts);
             host.facts_changed = Some(stamp.wall);
         }
@@ -265,6 +266,15 @@ fn enrolled(name: &HostName, host: &Host) -> Result<(), Refusal> {
             format!("let it join again with `ctl host enroll {name}`"),
         )),
     }
+}
+
+fn check_size(facts: &HostFacts) -> Result<(), Refusal> {
+    let bytes = serde_json::to_vec(facts).map_or(usize::MAX, |document| document.len());
+    if bytes <= FACTS_BYTES_MAX {
+        return Ok(());
+    }
+    let message = format!("the facts have {bytes} bytes, and {FACTS_BYTES_MAX} are allowed");
+    Err(Refusal::new(FailureKind::Invalid, message, "the agent reports fewer disks"))
 }
 
 /// Generation n stays valid for this call until n+1 has been seen in a handshake, so a lost answer can be asked for

@@ -332,6 +332,7 @@ impl Migration {
         if to == MigrationStatus::Running {
             self.failures.clear();
         }
+        self.clock_began = None;
         self.status = to;
         self.ended = None;
         Ok(Vec::new())
@@ -457,7 +458,7 @@ impl Migration {
 
     fn time_out(&mut self, stamp: &Stamp) -> Result<Vec<Effect>, Refusal> {
         let limit = self.spec.options.timeout_ms.unwrap_or(u64::MAX);
-        let is_over = self.started.is_some_and(|started| stamp.wall.since(started) >= limit);
+        let is_over = self.clock_began.is_some_and(|began| stamp.wall.since(began) >= limit);
         if !is_over || self.status != MigrationStatus::Running || self.completed.is_some() {
             return Err(self.refused("its time is not over", "nothing needs doing"));
         }

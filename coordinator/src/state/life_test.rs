@@ -518,3 +518,50 @@ fn a_renewal_is_idempotent_and_a_copy_of_the_key_shows() {
     let copied = log.host("web1", renew(1, b"thief")).unwrap_err();
     assert_eq!(copied.failure().kind, FailureKind::Denied);
 }
+
+#[test]
+fn only_the_holder_of_a_lease_reports_under_it() {
+    let mut log = Log::new();
+    log.create("m1", 1, |_| {}).unwrap();
+    let lease = log.grant("m1");
+    let command = migration::Command::Event {
+        tenant: sample::tenant(),
+        host: "web1".parse().unwrap(),
+        number: 1,
+        migration: "m1".parse().unwrap(),
+        step: "file.copy-1".parse().unwrap(),
+        token: lease.token,
+        event: Event::Succeeded("{}".to_owned()),
+    };
+    let applied = log.apply(sample::node(), Command::Migration(command)).unwrap();
+    assert_eq!(applied.outcome, Outcome::Acknowledged { number: 1, is_effective: false });
+    assert_eq!(log.steps("m1")[0], StepStatus::Leased);
+}
+
+#[test]
+fn what_an_agent_says_is_bounded() {
+    let mut log = Log::new();
+    log.create("m1", 1, |_| {}).unwrap();
+    log.grant("m1");
+    let endless = "ä".repeat(100_000);
+    log.report("m1", Event::Findings(vec![finding(Rule::Changed, &endless)]));
+    let failure = Failure::new(FailureKind::Bug, endless.clone()).hint(endless.clone());
+    log.report(
+        "m1",
+        Event::Failed((0..100).fold(failure, |failure, _| failure.context("path", endless.clone()))),
+    );
+    let migration = log.migration("m1");
+    let failure = &migration.failures[0];
+    assert!(failure.message.len() <= 4096 && failure.context.len() <= 16);
+    assert!(migration.findings.iter().all(|finding| finding.object.len() <= 4096));
+    let disk = common::host::DiskFacts {
+        mount_point: "x".repeat(100_000),
+        fs_type: String::new(),
+        size_bytes: 0,
+        free_bytes: 0,
+        free_inodes: 0,
+        is_read_only: false,
+    };
+    let facts = HostFacts { disks: vec![disk], ..HostFacts::default() };
+    assert!(log.host("web1", host::Change::Facts(facts)).is_err());
+}

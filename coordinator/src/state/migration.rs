@@ -69,6 +69,8 @@ pub struct Migration {
     pub findings: Arc<Findings>,
     /// When its first step was granted.
     pub started: Option<WallMs>,
+    /// When the time for the whole began to count: with the first grant, and again after an operator's retry.
+    pub clock_began: Option<WallMs>,
     /// When it first completed.
     pub completed: Option<WallMs>,
     /// When it ended last.
@@ -408,6 +410,7 @@ impl Migration {
             warnings: Vec::new(),
             findings: Arc::default(),
             started: None,
+            clock_began: None,
             completed: None,
             ended: None,
             way_back,

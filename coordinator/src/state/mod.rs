@@ -43,6 +43,7 @@ use common::id::{MigrationId, TenantId};
 use common::principal::Principal;
 use serde::{Deserialize, Serialize};
 
+use attempt::Source;
 use audit::{Audit, Note};
 use cluster::Cluster;
 use effect::Effect;
@@ -255,13 +256,12 @@ impl State {
             }
             migration::Command::Event { tenant, host, number, migration, step, token, event } => {
                 let is_new = self.outboxes.take(&tenant, &host, number);
-                let (is_effective, effects) = if is_new {
-                    self.migrations.apply_event(stamp, &tenant, &migration, &step, token, event)?
-                } else {
-                    (false, Vec::new())
-                };
                 let number = self.outboxes.acknowledged(&tenant, &host);
-                Ok(Applied::new(Outcome::Acknowledged { number, is_effective }).effects(effects))
+                let source = Source { host, migration, step, token };
+                let effects =
+                    if is_new { self.migrations.apply_event(stamp, &tenant, &source, event) } else { None };
+                let outcome = Outcome::Acknowledged { number, is_effective: effects.is_some() };
+                Ok(Applied::new(outcome).effects(effects.unwrap_or_default()))
             }
             migration::Command::Progress { tenant, checkpoints } => {
                 if checkpoints.len() > migration::CHECKPOINTS_MAX {

@@ -162,7 +162,7 @@ impl Migration {
             },
             errors: self.failures.clone(),
             warnings: self.warnings.clone(),
-            verified: summary.is_verified,
+            verified: summary.is_verified && self.stands(),
             partial: summary.is_partial,
             files_total: pick(summary.moved.files_total, progress.files_total),
             files_sent: summary.moved.files_sent,
@@ -189,6 +189,12 @@ impl Migration {
             destination_digest: summary.proof.destination_digest.or(summary.moved.destination_digest),
             exit_code: self.exit_code(),
         }
+    }
+
+    /// Whether what was proven is still there.
+    fn stands(&self) -> bool {
+        self.unwinding.is_none()
+            && matches!(self.status, MigrationStatus::Running | MigrationStatus::Completed)
     }
 
     /// Returns the exit code that `ctl` ends with, once the migration has ended.

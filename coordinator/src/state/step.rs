@@ -17,6 +17,13 @@ use crate::saga::status::{self, Change, IllegalTransition};
 /// The largest output that a step may report.
 pub const OUTPUT_BYTES_MAX: usize = 32 * 1024;
 
+/// The longest text of a failure or a finding: a path of the kernel's limit fits.
+pub(super) const TEXT_BYTES_MAX: usize = 4 * 1024;
+/// The longest name of a field.
+const NAME_BYTES_MAX: usize = 64;
+/// Nouns that a failure may carry.
+const CONTEXT_MAX: usize = 16;
+
 /// One step of a migration.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Step {
@@ -134,6 +141,25 @@ pub enum Event {
     CaughtUp(u64),
     /// Some findings.
     Findings(#[serde(with = "super::document")] Vec<common::finding::Finding>),
+}
+
+/// Cuts what an agent says to what a record may hold.
+pub(super) fn bounded(mut failure: Failure) -> Failure {
+    cut(&mut failure.message, TEXT_BYTES_MAX);
+    failure.context.truncate(CONTEXT_MAX);
+    for (field, value) in &mut failure.context {
+        cut(field, NAME_BYTES_MAX);
+        cut(value, TEXT_BYTES_MAX);
+    }
+    if let Some(hint) = &mut failure.hint {
+        cut(hint, TEXT_BYTES_MAX);
+    }
+    failure
+}
+
+/// Cuts a text at a boundary of characters.
+pub(super) fn cut(text: &mut String, bytes_max: usize) {
+    text.truncate(text.floor_char_boundary(bytes_max));
 }
 
 /// Identifies a step in refusals and warnings.
