@@ -174,3 +174,71 @@ pub(crate) fn peer_of(ctx: &StepContext) -> Result<&Peer, Failure> {
 pub(crate) fn stopped(ctx: &StepContext) -> Failure {
     ctx.lease.check().err().unwrap_or_else(|| Failure::new(FailureKind::Cancelled, "the step was stopped"))
 }
+
+#[cfg(test)]
+mod tests {
+    use std::os::unix::fs::{PermissionsExt, symlink};
+    use std::path::Path;
+
+    use crate::pair::{Pair, assert_same, snapshot};
+
+    fn set_mtime(path: &Path, seconds: i64, nanos: i64) {
+        use rustix::fs::{AtFlags, CWD, Timespec, Timestamps, utimensat};
+        let time = Timespec { tv_sec: seconds, tv_nsec: nanos };
+        let times = Timestamps { last_access: time, last_modification: time };
+        utimensat(CWD, path, &times, AtFlags::SYMLINK_NOFOLLOW).unwrap();
+    }
+
+    /// A plain tree: files of several sizes, nested directories, links, odd names and modes.
+    fn plain_tree(root: &Path, count: u32) {
+        std::fs::create_dir_all(root.join("a/b/c")).unwrap();
+        std::fs::create_dir_all(root.join("empty")).unwrap();
+        for number in 0..count {
+            let directory = ["", "a", "a/b", "a/b/c"][number as usize % 4];
+            let content = vec![u8::try_from(number % 251).unwrap(); (number as usize * 37) % 9000];
+            let path = root.join(directory).join(format!("file-{number}"));
+            std::fs::write(&path, content).unwrap();
+            let mode = [0o644, 0o600, 0o755, 0o4755][number as usize % 4];
+            std::fs::set_permissions(&path, PermissionsExt::from_mode(mode)).unwrap();
+            set_mtime(&path, 1_000_000_000 + i64::from(number), 123_456_789);
+        }
+        symlink("a/b", root.join("link")).unwrap();
+        symlink("/nowhere", root.join("dangling")).unwrap();
+        set_mtime(&root.join("link"), 77, 5);
+        rustix::fs::mknodat(
+            rustix::fs::CWD,
+            root.join("fifo"),
+            rustix::fs::FileType::Fifo,
+            rustix::fs::Mode::from_raw_mode(0o640),
+            0,
+        )
+        .unwrap();
+        for directory in ["a/b/c", "a/b", "a", "empty", ""] {
+            set_mtime(&root.join(directory), 900_000_000, 987_654_321);
+        }
+        std::fs::set_permissions(root.join("a/b"), PermissionsExt::from_mode(0o2711)).unwrap();
+    }
+
+    #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+    async fn a_plain_tree_arrives_whole_and_again_costs_nothing() {
+        let mut pair = Pair::new();
+        plain_tree(&pair.source_root, 700);
+        let (output, findings) = pair.copy().await;
+        assert_eq!(findings, []);
+        let output = output.unwrap();
+        assert_same(&snapshot(&pair.destination_root), &snapshot(&pair.source_root), "copied");
+        assert_eq!((output.files_total, output.files_sent, output.files_unchanged), (703, 703, 0));
+        assert!(!output.is_partial && output.bytes_on_wire > 0);
+        assert_eq!(pair.progress.borrow().permille(), 1000);
+
+        let (output, findings) = pair.copy().await;
+        assert_eq!(findings, []);
+        let output = output.unwrap();
+        assert_eq!((output.files_sent, output.files_unchanged), (0, 703));
+        assert_same(&snapshot(&pair.destination_root), &snapshot(&pair.source_root), "copied again");
+
+        assert_eq!(pair.undo().await.0, Ok(0));
+        assert!(!pair.destination_root.exists());
+        pair.close().await;
+    }
+}

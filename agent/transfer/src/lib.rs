@@ -21,6 +21,8 @@ mod link;
 mod marker;
 mod memory;
 mod owner;
+#[cfg(test)]
+mod pair;
 mod peer;
 mod pull;
 mod root;
