@@ -81,7 +81,7 @@ impl Client {
     pub(crate) fn new(context: &Context) -> Result<Self, CommandError> {
         let unusable = |error: &tls::TlsError| {
             Failure::of(FailureKind::Invalid, error).hint(
-                "the context is damaged; write it anew with `drover-coordinator init --context-out FILE`",
+                "the context is damaged; copy the file again from where `drover-coordinator init` wrote it",
             )
         };
         let identity =

@@ -55,7 +55,7 @@ impl From<ContextError> for CommandError {
                 "name the file with --context-file or CTL_CONTEXT_FILE; `drover-coordinator init` and `ctl dev up` write one",
             ),
             ContextError::Form { .. } => {
-                (FailureKind::Invalid, "write it anew with `drover-coordinator init --context-out FILE`")
+                (FailureKind::Invalid, "copy it again from where `drover-coordinator init` wrote it")
             }
             ContextError::Absent { .. } => {
                 (FailureKind::NotFound, "name one that is in the file with --context")

@@ -145,7 +145,8 @@ fn certificate(client: &Client, now: WallMs) -> Check {
 }
 
 fn certificate_of(principal: &Principal, [not_before, not_after]: [WallMs; 2], now: WallMs) -> Check {
-    let anew = "get a new context: `drover-coordinator init --context-out FILE` writes one on a coordinator";
+    let anew =
+        "this version has no command that renews an operator's certificate; ask whoever supports the cluster";
     let until = human::moment(not_after);
     if now >= not_after {
         let expired = Failure::new(FailureKind::Unauthenticated, format!("{principal} expired at {until}"));
