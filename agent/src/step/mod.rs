@@ -5,6 +5,9 @@
 
 pub mod attempt;
 pub mod executor;
+pub mod file_catch_up;
+pub mod file_copy;
+pub mod file_finish;
 pub mod order;
 pub mod question;
 pub mod registry;

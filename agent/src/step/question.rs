@@ -1,15 +1,16 @@
 //! Answers to the leader's questions, each within its deadline.
 
-use std::io::Read;
-use std::path::{Path, PathBuf};
+use std::fs::File;
+use std::io::{BufRead, BufReader};
+use std::path::Path;
 use std::time::Duration;
 
 use common::failure::{Failure, FailureKind};
-use common::step::file::ListQuestion;
+use common::step::file::{ListQuestion, RootQuestion, SettleQuestion, UndoQuestion};
 use tokio::sync::mpsc;
 
 use super::order::{Answer, AskedFor, Question, Report};
-use super::read;
+use super::{read, write};
 
 /// Looking at a root reads a few directories.
 const ROOT_DEADLINE: Duration = Duration::from_secs(10);
@@ -19,7 +20,7 @@ const PREVIEW_DEADLINE: Duration = Duration::from_secs(120);
 const SETTLE_DEADLINE: Duration = Duration::from_secs(600);
 /// A list is as long as the leader is slow.
 const LIST_DEADLINE: Duration = Duration::from_secs(600);
-/// One piece of a list; far below the limit of a message.
+/// One piece of a list, but for the rest of its last line; far below the limit of a message.
 const PIECE_BYTES: usize = 256 * 1024;
 
 /// Answers one question. The answer may be lost with its session; then it is asked again.
@@ -37,14 +38,24 @@ pub async fn answer(
         AskedFor::List => LIST_DEADLINE,
     };
     let say = |answer| reports.send(Report::Answer { session, number, answer });
+    let place = state_dir.to_owned();
     let work = async {
         match question.asked_for {
-            AskedFor::Root | AskedFor::UndoPreview | AskedFor::Settle => {
-                Err(Failure::new(FailureKind::Unsupported, "this agent cannot answer that question"))
+            AskedFor::Root => {
+                let question: RootQuestion = read(&question.document)?;
+                write(&transfer::look_at_root(question).await?)
+            }
+            AskedFor::UndoPreview => {
+                let question: UndoQuestion = read(&question.document)?;
+                write(&blocking(move || transfer::undo_preview(&place, &question)).await?)
+            }
+            AskedFor::Settle => {
+                let question: SettleQuestion = read(&question.document)?;
+                write(&blocking(move || transfer::settle(&place, &question)).await?)
             }
             AskedFor::List => {
                 let list: ListQuestion = read(&question.document)?;
-                stream(list_path(state_dir, &list)?, session, number, &reports).await?;
+                stream(transfer::open_list(state_dir, &list)?, session, number, &reports).await?;
                 return Ok(None);
             }
         }
@@ -63,36 +74,30 @@ pub async fn answer(
     say(last).await.ok();
 }
 
-/// Returns where a list stands. Its name comes from the coordinator, so it may be nothing but a name.
-fn list_path(state_dir: &Path, question: &ListQuestion) -> Result<PathBuf, Failure> {
-    let ListQuestion { migration, list_file } = question;
-    if !common::rel_path::is_component(list_file.as_bytes()) {
-        return Err(Failure::new(FailureKind::Invalid, "the name of a list is not a plain name"));
-    }
-    Ok(state_dir.join("transfer").join(migration.as_str()).join(list_file))
+/// Runs what blocks on a thread of its own. It goes on after the deadline; what it changes is fenced.
+async fn blocking<T: Send + 'static>(
+    work: impl FnOnce() -> Result<T, Failure> + Send + 'static,
+) -> Result<T, Failure> {
+    let worked = tokio::task::spawn_blocking(work).await;
+    worked.unwrap_or_else(|error| Err(Failure::of(FailureKind::Bug, &error)))
 }
 
-/// Sends a list file piece by piece, without its end.
+/// Sends a list file in pieces of whole lines, without the empty piece at its end.
 async fn stream(
-    path: PathBuf,
+    list: File,
     session: u64,
     number: u64,
     reports: &mpsc::Sender<Report>,
 ) -> Result<(), Failure> {
     let unreadable = |error: std::io::Error| {
-        let kind = match error.kind() {
-            std::io::ErrorKind::NotFound => FailureKind::NotFound,
-            _ => FailureKind::Exhausted,
-        };
-        Failure::new(kind, format!("the list cannot be read: {error}"))
+        Failure::new(FailureKind::Exhausted, format!("the list cannot be read: {error}"))
+            .hint("look at the disk that holds the agent's state directory")
     };
-    let reports = reports.clone();
+    let (reports, mut list) = (reports.clone(), BufReader::new(list));
     let read = move || {
-        let mut file = std::fs::File::open(path).map_err(unreadable)?;
         loop {
-            let mut piece = Vec::with_capacity(PIECE_BYTES);
-            let limit = u64::try_from(PIECE_BYTES).unwrap_or(u64::MAX);
-            file.by_ref().take(limit).read_to_end(&mut piece).map_err(unreadable)?;
+            let mut piece = Vec::new();
+            while piece.len() < PIECE_BYTES && list.read_until(b'\n', &mut piece).map_err(unreadable)? > 0 {}
             if piece.is_empty() {
                 return Ok(());
             }
@@ -102,5 +107,5 @@ async fn stream(
             }
         }
     };
-    tokio::task::spawn_blocking(read).await.map_err(|error| Failure::of(FailureKind::Bug, &error))?
+    blocking(read).await
 }

@@ -4,9 +4,12 @@ use common::failure::{Failure, FailureKind};
 use common::step::StepVersion;
 
 use super::Step;
+use super::file_catch_up::FileCatchUp;
+use super::file_copy::FileCopy;
+use super::file_finish::FileFinish;
 
 /// Every kind that this agent can run, in the order of their names.
-pub static STEPS: &[&dyn Step] = &[];
+pub static STEPS: &[&dyn Step] = &[&FileCatchUp, &FileCopy, &FileFinish];
 
 /// Returns the kinds and versions, for the host's facts.
 pub fn versions(steps: &[&dyn Step]) -> Vec<StepVersion> {
