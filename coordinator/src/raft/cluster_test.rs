@@ -131,7 +131,18 @@ impl Cluster {
         let way = Arc::new(Way { net: self.net.clone(), from: name(id) });
         let settings = RaftSettings { node_id: id, directory: self.path(id) };
         let shutdown = Shutdown::new();
-        let node = RaftNode::open(settings, way, &shutdown).await.unwrap();
+        // The threads of sled let go of the lock of the node before a moment after its end.
+        let opened = async {
+            loop {
+                let way: Arc<dyn Wire> = way.clone();
+                match RaftNode::open(settings.clone(), way, &shutdown).await {
+                    Ok(node) => return node,
+                    Err(error) => println!("not open yet: {error}"),
+                }
+                tokio::time::sleep(Duration::from_millis(5)).await;
+            }
+        };
+        let node = tokio::time::timeout(Duration::from_secs(20), opened).await.expect("it does not open");
         self.net.servers.lock().unwrap().insert(name(id), node.server().clone());
         self.running.insert(id, Running { node, shutdown });
     }
