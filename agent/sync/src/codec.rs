@@ -79,3 +79,120 @@ impl Extend<u8> for Tail<'_> {
         self.out.extend(bytes);
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use common::rel_path::RelPath;
+    use proptest::prelude::*;
+
+    use super::{Message, decode, encode, take};
+    use crate::frame::{FrameError, FrameKind, HEADER_BYTES, Header};
+    use crate::stamp::{Stamp, Time};
+    use crate::wire::content::{Extent, Fetch, Layout, Reply, Request, What};
+    use crate::wire::control::{Counters, ToDestination, ToSource};
+    use crate::wire::hello::Hello;
+    use crate::wire::manifest::{End, Item};
+
+    fn round_trip<M: Message + PartialEq + std::fmt::Debug>(message: &M) {
+        let mut bytes = b"before".to_vec();
+        encode(message, &mut bytes).unwrap();
+        let mut rest = &bytes[6..];
+        assert_eq!(take::<M>(&mut rest).unwrap().as_ref(), Some(message));
+        assert_eq!(take::<M>(&mut rest), Ok(None));
+        assert_eq!(take::<M>(&mut &bytes[6..bytes.len() - 1]), Err(FrameError::Cut));
+    }
+
+    fn request(path: Vec<u8>, what: What, size: u64) -> Request {
+        let stamp = Stamp { ino: 1, size, mtime: Time::default(), ctime: Time::default() };
+        Request { fetches: vec![Fetch { id: 7, path: RelPath::try_from(path).unwrap(), stamp, what }] }
+    }
+
+    #[test]
+    fn messages_come_back() {
+        round_trip(&Hello::Content);
+        round_trip(&ToSource::Limit { bytes_per_s: Some(9) });
+        round_trip(&ToDestination::Counters(Counters { wire_bytes: u64::MAX, ..Counters::default() }));
+        round_trip(&Item::End(End { entries: 3, directories: 1 }));
+        round_trip(&request(b"a/b".to_vec(), What::Whole, 5));
+        round_trip(&Reply::Digests(Vec::new()));
+    }
+
+    /// The bytes of released versions: another encoding needs another format number.
+    #[test]
+    fn bytes_stay_what_they_are() {
+        let mut bytes = Vec::new();
+        encode(&request(b"a/b".to_vec(), What::Range { index: 1 }, 1024 * 1024 + 1), &mut bytes).unwrap();
+        let body = [1, 7, 3, b'a', b'/', b'b', 1, 0x81, 0x80, 0x40, 0, 0, 0, 0, 1, 1];
+        assert_eq!(bytes, [&[6, 1, 16, 0, 0, 0][..], &body].concat());
+    }
+
+    #[test]
+    fn values_out_of_bounds_are_refused_on_both_sides() {
+        let too_large = request(b"a".to_vec(), What::Whole, 1024 * 1024 + 1);
+        assert_eq!(encode(&too_large, &mut Vec::new()), Err(FrameError::Bounds(FrameKind::Request)));
+        assert_eq!(
+            encode(&request(b"a".to_vec(), What::Range { index: 2 }, 1024 * 1024 + 1), &mut Vec::new()),
+            Err(FrameError::Bounds(FrameKind::Request))
+        );
+        // `a/../b`, by hand.
+        let body = [1, 7, 6, b'a', b'/', b'.', b'.', b'/', b'b', 1, 0, 0, 0, 0, 0, 0];
+        let header = Header { kind: FrameKind::Request, body_bytes: body.len() };
+        assert_eq!(decode::<Request>(header, &body), Err(FrameError::Body(FrameKind::Request)));
+        assert_eq!(
+            decode::<Reply>(header, &body),
+            Err(FrameError::Misplaced { wanted: FrameKind::Reply, found: FrameKind::Request })
+        );
+        assert_eq!(
+            Header::parse([1, 1, 0, 0, 0, 0xff]).unwrap_err(),
+            FrameError::TooLong { kind: FrameKind::Hello, bytes: 0xff00_0000 }
+        );
+        assert_eq!(Header::parse([1, 2, 0, 0, 0, 0]).unwrap_err(), FrameError::Format(2));
+        assert_eq!(Header::parse([99, 1, 0, 0, 0, 0]).unwrap_err(), FrameError::Kind(99));
+    }
+
+    #[test]
+    fn impossible_layouts_are_refused() {
+        let sparse = |extents: &[(u32, u32)]| {
+            Layout::Sparse(
+                extents.iter().map(|(offset, length)| Extent { offset: *offset, length: *length }).collect(),
+            )
+        };
+        assert_eq!(sparse(&[(0, 4), (4, 4)]).data_bytes(8), Some(8));
+        assert_eq!(sparse(&[(0, 4), (3, 4)]).data_bytes(8), None);
+        assert_eq!(sparse(&[(4, 5)]).data_bytes(8), None);
+        assert_eq!(sparse(&[(4, 0)]).data_bytes(8), None);
+        assert_eq!(sparse(&[(u32::MAX, u32::MAX)]).data_bytes(8), None);
+        assert_eq!(Layout::Dense.data_bytes(u64::MAX), None);
+    }
+
+    fn decodes_without_panic<M: Message>(kind: FrameKind, body: &[u8]) {
+        let outcome = decode::<M>(Header { kind, body_bytes: body.len() }, body);
+        if let Ok(message) = outcome {
+            assert!(message.is_within_bounds());
+        }
+    }
+
+    proptest! {
+        #[test]
+        fn any_bytes_are_an_error_or_a_message(body in proptest::collection::vec(any::<u8>(), 0..400), small in proptest::collection::vec(0_u8..4, 0..200)) {
+            for body in [&body, &small] {
+                decodes_without_panic::<Hello>(FrameKind::Hello, body);
+                decodes_without_panic::<ToSource>(FrameKind::ToSource, body);
+                decodes_without_panic::<ToDestination>(FrameKind::ToDestination, body);
+                decodes_without_panic::<Item>(FrameKind::ManifestItem, body);
+                decodes_without_panic::<Request>(FrameKind::Request, body);
+                decodes_without_panic::<Reply>(FrameKind::Reply, body);
+                let mut rest = body.as_slice();
+                while let Ok(Some(_)) = take::<Reply>(&mut rest) {}
+            }
+        }
+
+        #[test]
+        fn any_header_is_an_error_or_within_its_bound(bytes in any::<[u8; HEADER_BYTES]>()) {
+            if let Ok(header) = Header::parse(bytes) {
+                prop_assert!(header.body_bytes <= header.kind.bytes_max());
+                prop_assert_eq!(header.to_bytes().unwrap(), bytes);
+            }
+        }
+    }
+}

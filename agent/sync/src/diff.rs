@@ -16,6 +16,10 @@ use crate::entry::{Entry, Kind};
 use crate::listing::{Listing, ListingEnd, Problem};
 
 /// One step of the comparison of two trees.
+#[expect(
+    clippy::large_enum_variant,
+    reason = "nearly all are entries, and a box for each would cost an allocation"
+)]
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Decision {
     /// A directory begins; its entries follow, then its `Ended`.
@@ -371,5 +375,260 @@ impl Difference {
     /// Whether anything but kind, size, text and time differs.
     pub fn is_metadata(&self) -> bool {
         self.mode || self.uid || self.gid || self.xattrs
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::collections::{BTreeMap, BTreeSet};
+    use std::convert::Infallible;
+
+    use common::rel_path::RelPath;
+    use proptest::prelude::*;
+
+    use super::{Decision, Difference, Found, Join};
+    use crate::byte_string::ByteString;
+    use crate::entry::{Entry, Kind};
+    use crate::listing::{Listing, ListingEnd, ListingOrder, Problem};
+    use crate::stamp::Time;
+
+    /// A tree: what stands at each path, the root left out.
+    type Tree = BTreeMap<RelPath, Entry>;
+
+    fn entry(name: &[u8], kind: Kind, seed: u8) -> Entry {
+        // Links have no mode of their own.
+        let mode = if matches!(kind, Kind::Symlink { .. }) { 0o777 } else { u32::from(seed % 4) * 0o111 };
+        Entry {
+            name: name.to_vec(),
+            kind,
+            mode,
+            uid: u32::from(seed % 3),
+            gid: 0,
+            mtime: Time { seconds: i64::from(seed / 64), nanos: 0 },
+            ctime: Time::default(),
+            dev: 1,
+            ino: 1,
+            nlink: 1,
+            xattrs: if seed.is_multiple_of(5) {
+                vec![(ByteString(b"user.a".to_vec()), ByteString(vec![seed]))]
+            } else {
+                Vec::new()
+            },
+        }
+    }
+
+    /// Trees of up to three levels over few names, so that two of them have much in common.
+    fn trees() -> impl Strategy<Value = Tree> {
+        let object = (proptest::collection::vec(0_usize..4, 1..4), 0_u8..4, any::<u8>());
+        proptest::collection::vec(object, 0..25).prop_map(|objects| {
+            const NAMES: [&[u8]; 4] = [b"a", b"a.b", b"b", b"\xff"];
+            let mut tree = Tree::new();
+            for (names, kind, seed) in objects {
+                let mut path = RelPath::root();
+                for (depth, name) in names.iter().enumerate() {
+                    if let Some(parent) = tree.get(&path)
+                        && parent.kind != Kind::Directory
+                    {
+                        break;
+                    }
+                    path = path.join(NAMES[*name]).unwrap();
+                    let kind = match kind {
+                        _ if depth + 1 < names.len() => Kind::Directory,
+                        0 => Kind::Directory,
+                        1 => Kind::Symlink { target: vec![b'a' + seed % 3] },
+                        _ => Kind::File { size: u64::from(seed % 7), allocated_bytes: 0 },
+                    };
+                    tree.entry(path.clone()).or_insert_with(|| entry(NAMES[*name], kind, seed));
+                }
+            }
+            tree
+        })
+    }
+
+    fn directories(tree: &Tree) -> Vec<RelPath> {
+        let below =
+            tree.iter().filter(|(_, entry)| entry.kind == Kind::Directory).map(|(path, _)| path.clone());
+        std::iter::once(RelPath::root()).chain(below).collect()
+    }
+
+    /// The tree as a scan tells it, in parts of this many entries; directories in `unread` could not be read.
+    fn listings(tree: &Tree, part_entries: usize, unread: &BTreeSet<RelPath>) -> Vec<Listing> {
+        let mut listings = Vec::new();
+        for path in directories(tree) {
+            if unread.iter().any(|above| path != *above && path.is_within(above)) {
+                continue;
+            }
+            let is_unread = unread.contains(&path);
+            let is_child =
+                |(at, _): &(&RelPath, &Entry)| at.split().is_some_and(|(parent, _)| parent == path);
+            let entries: Vec<Entry> = tree.iter().filter(is_child).map(|(_, entry)| entry.clone()).collect();
+            let entries = if is_unread { Vec::new() } else { entries };
+            let mut parts: Vec<Vec<Entry>> = entries.chunks(part_entries).map(<[Entry]>::to_vec).collect();
+            if parts.is_empty() {
+                parts.push(Vec::new());
+            }
+            let count = parts.len();
+            for (part, entries) in parts.into_iter().enumerate() {
+                let end = match part + 1 == count {
+                    false => ListingEnd::More,
+                    true if is_unread => ListingEnd::Unreadable { why: "test".to_owned() },
+                    true => ListingEnd::Complete,
+                };
+                let part = u32::try_from(part).unwrap();
+                listings.push(Listing {
+                    path: path.clone(),
+                    part,
+                    entries,
+                    problems: Vec::new(),
+                    stages: Vec::new(),
+                    end,
+                });
+            }
+        }
+        listings
+    }
+
+    fn join(source: Vec<Listing>, destination: Vec<Listing>) -> Vec<Decision> {
+        let source = source.into_iter().map(Ok::<_, Infallible>);
+        Join::new(source, destination.into_iter().map(Ok)).map(|decision| decision.unwrap()).collect()
+    }
+
+    /// Does what decisions ask for, as a destination with `--delete` would.
+    fn act(tree: &Tree, decisions: Vec<Decision>) -> Tree {
+        let mut result = tree.clone();
+        let mut at = RelPath::root();
+        let mut extra = Vec::new();
+        for decision in decisions {
+            match decision {
+                Decision::Began { path, .. } => at = path,
+                Decision::Entry(Found::Missing { source }) => {
+                    result.insert(at.join(&source.name).unwrap(), source);
+                }
+                Decision::Entry(Found::Both { source, destination }) => {
+                    if !Difference::between(&source, &destination).is_none() {
+                        result.insert(at.join(&source.name).unwrap(), source);
+                    }
+                }
+                Decision::Entry(Found::Extra { destination }) => {
+                    extra.push(at.join(&destination.name).unwrap());
+                }
+                Decision::Entry(Found::Unknown { .. } | Found::Problem { .. }) | Decision::Stage { .. } => {}
+                Decision::Ended { path, source, .. } => {
+                    if source.is_some_and(|end| end != ListingEnd::Complete) {
+                        extra.retain(|at: &RelPath| at.split().is_some_and(|(parent, _)| parent != path));
+                    }
+                }
+            }
+        }
+        for path in extra {
+            result.remove(&path);
+        }
+        result
+    }
+
+    fn is_ordered(listings: &[Listing]) -> bool {
+        let mut order = ListingOrder::new();
+        listings.iter().all(|listing| order.accept(listing).is_ok()) && order.finish().is_ok()
+    }
+
+    proptest! {
+        #[test]
+        fn diff_then_act_is_equal(source in trees(), destination in trees(), parts in 1_usize..4) {
+            let nothing = BTreeSet::new();
+            let (from, to) = (listings(&source, parts, &nothing), listings(&destination, 2, &nothing));
+            prop_assert!(is_ordered(&from) && is_ordered(&to));
+            prop_assert_eq!(&act(&destination, join(from.clone(), to)), &source);
+            let again = join(from, listings(&source, 1, &nothing));
+            let is_same = |decision: &Decision| match decision {
+                Decision::Entry(Found::Both { source, destination }) => Difference::between(source, destination).is_none(),
+                Decision::Entry(_) | Decision::Stage { .. } => false,
+                Decision::Began { is_at_source, is_at_destination, .. } => *is_at_source && *is_at_destination,
+                Decision::Ended { .. } => true,
+            };
+            prop_assert!(again.iter().all(is_same));
+        }
+
+        #[test]
+        fn nothing_is_removed_below_what_could_not_be_read(source in trees(), destination in trees(), which in 0_usize..9) {
+            let all = directories(&source);
+            let unread = BTreeSet::from([all[which % all.len()].clone()]);
+            let decisions = join(listings(&source, 2, &unread), listings(&destination, 2, &BTreeSet::new()));
+            let result = act(&destination, decisions);
+            for path in destination.keys().filter(|path| unread.iter().any(|above| *path != above && path.is_within(above))) {
+                // The unreadable directory may itself stand where the destination has none.
+                prop_assert!(result.contains_key(path), "{} is gone", path);
+            }
+        }
+
+        #[test]
+        fn any_other_sequence_is_refused(tree in trees(), from in 0_usize..20, to in 0_usize..20) {
+            let mut mixed = listings(&tree, 2, &BTreeSet::new());
+            prop_assume!(mixed.len() > 1);
+            let (from, to) = (from % mixed.len(), to % mixed.len());
+            prop_assume!(from != to);
+            let moved = mixed.remove(from);
+            prop_assert!(!is_ordered(&mixed));
+            mixed.insert(to, moved);
+            prop_assert!(!is_ordered(&mixed));
+        }
+    }
+
+    #[test]
+    fn problems_keep_what_stands_there() {
+        let file = |name: &[u8]| entry(name, Kind::File { size: 1, allocated_bytes: 0 }, 1);
+        let listing = |entries, problems| Listing {
+            path: RelPath::root(),
+            part: 0,
+            entries,
+            problems,
+            stages: vec![ByteString(b".drover-x-1".to_vec())],
+            end: ListingEnd::Complete,
+        };
+        let problem = |name: &[u8]| Problem { name: name.to_vec(), why: "test".to_owned() };
+        let decisions = join(
+            vec![listing(vec![file(b"a"), file(b"c")], vec![problem(b"b")])],
+            vec![listing(vec![file(b"a"), file(b"b")], vec![problem(b"c")])],
+        );
+        let found: Vec<&Found> = decisions
+            .iter()
+            .filter_map(|decision| if let Decision::Entry(found) = decision { Some(found) } else { None })
+            .collect();
+        assert_eq!(found[0], &Found::Both { source: file(b"a"), destination: file(b"a") });
+        assert_eq!(
+            found[1],
+            &Found::Problem {
+                source: Some(problem(b"b")),
+                destination: None,
+                source_entry: None,
+                destination_entry: Some(file(b"b"))
+            }
+        );
+        assert_eq!(
+            found[2],
+            &Found::Problem {
+                source: None,
+                destination: Some(problem(b"c")),
+                source_entry: Some(file(b"c")),
+                destination_entry: None
+            }
+        );
+        assert_eq!(decisions.iter().filter(|decision| matches!(decision, Decision::Stage { .. })).count(), 2);
+    }
+
+    #[test]
+    fn what_differs_is_named() {
+        let file = entry(b"f", Kind::File { size: 1, allocated_bytes: 9 }, 1);
+        let mut other = file.clone();
+        other.ino = 7;
+        other.ctime = Time { seconds: 8, nanos: 8 };
+        other.kind = Kind::File { size: 1, allocated_bytes: 0 };
+        assert!(Difference::between(&file, &other).is_none());
+        other.mtime.nanos = 1;
+        assert!(Difference::between(&file, &other).needs_content());
+        let link = entry(b"f", Kind::Symlink { target: b"x".to_vec() }, 1);
+        let mut other = link.clone();
+        other.mode = 0o777;
+        assert!(Difference::between(&link, &other).is_none());
+        assert!(Difference::between(&link, &file).kind);
     }
 }

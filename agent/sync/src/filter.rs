@@ -193,7 +193,8 @@ fn set(text: &mut &[u8]) -> Option<Token> {
 fn matches(tokens: &[Token], text: &[u8]) -> bool {
     let (mut token, mut at) = (0, 0);
     // Where to go on when a star takes one byte more: its successor, and how far it reaches.
-    let (mut some, mut any): (Option<(usize, usize)>, Option<(usize, usize)>) = (None, None);
+    let mut some: Option<(usize, usize)> = None;
+    let mut any: Option<(usize, usize)> = None;
     loop {
         match tokens.get(token) {
             Some(Token::Some) => {

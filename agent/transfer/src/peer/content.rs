@@ -108,7 +108,7 @@ impl FetchSender {
         while !fetches.is_empty() {
             let rest = fetches.split_off(fetches.len().min(BATCH_MAX));
             let (lane, frame) = self.prepare(std::mem::replace(&mut fetches, rest))?;
-            lane.batches.blocking_send(frame).or_else(|_closed| Err(self.ended.failure()))?;
+            lane.batches.blocking_send(frame).map_err(|_closed| self.ended.failure())?;
         }
         Ok(())
     }
@@ -121,7 +121,7 @@ impl FetchSender {
         while !fetches.is_empty() {
             let rest = fetches.split_off(fetches.len().min(BATCH_MAX));
             let (lane, frame) = self.prepare(std::mem::replace(&mut fetches, rest))?;
-            lane.batches.send(frame).await.or_else(|_closed| Err(self.ended.failure()))?;
+            lane.batches.send(frame).await.map_err(|_closed| self.ended.failure())?;
         }
         Ok(())
     }

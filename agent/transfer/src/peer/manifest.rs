@@ -78,10 +78,8 @@ impl ManifestReceiver {
                 return Ok(None);
             }
             let block = self.blocks.blocking_recv().ok_or_else(|| self.ended.failure())??;
-            self.unpack(&block).map_err(|failure| {
-                self.ended.end(ErrorCode::Protocol, failure.clone());
-                failure
-            })?;
+            self.unpack(&block)
+                .inspect_err(|failure| self.ended.end(ErrorCode::Protocol, failure.clone()))?;
         }
     }
 

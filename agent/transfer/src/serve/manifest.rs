@@ -179,6 +179,6 @@ impl Blocks {
         frame.extend_from_slice(&raw_bytes.to_le_bytes());
         self.raw.clear();
         let unit = Outgoing { frame: frame.into(), raw: Bytes::from(compressed) };
-        self.units.blocking_send(unit).or_else(|_closed| Err(gone()))
+        self.units.blocking_send(unit).map_err(|_closed| gone())
     }
 }
