@@ -18,6 +18,8 @@ use crate::state::migration::{Act, Command as MigrationCommand, Migration, WayBa
 
 /// How long an agent may take to remove a stage.
 const SETTLE_DEADLINE: Duration = Duration::from_secs(120);
+/// The pause before an agent that is away is asked again.
+const AWAY_PAUSE: Duration = Duration::from_millis(500);
 /// Stages that are removed beside each other; each is one question to one agent.
 const SETTLING_MAX: usize = 32;
 
@@ -62,9 +64,21 @@ async fn settle(hub: &Hub, migration: &Migration, token: FencingToken) -> Result
         token,
     };
     let question = serde_json::to_string(&question).map_err(|error| Failure::of(FailureKind::Bug, &error))?;
-    let asked =
-        hub.sessions.ask(&migration.tenant, &planned.host, Question::Settle(question), SETTLE_DEADLINE);
-    match asked.await {
+    let deadline = clock::boot().after(SETTLE_DEADLINE);
+    let asked = loop {
+        let question = Question::Settle(question.clone());
+        let asked = hub.sessions.ask(&migration.tenant, &planned.host, question, SETTLE_DEADLINE).await;
+        // An agent that is away for a moment comes back, and who waits for the end wants a clean tree.
+        let is_away = asked.as_ref().is_err_and(|failure| failure.kind == FailureKind::Unreachable);
+        if !is_away || migration.status.is_end() || !hub.is_leader() || clock::boot() >= deadline {
+            break asked;
+        }
+        tokio::select! {
+            () = hub.shutdown.cancelled() => return Ok(()),
+            () = tokio::time::sleep(AWAY_PAUSE) => {}
+        }
+    };
+    match asked {
         Ok(_) => act(hub, migration, Act::Settled { token }).await,
         // Nobody waits for it any more; it is asked for again with the next look.
         Err(failure) if migration.status.is_end() => Err(failure),

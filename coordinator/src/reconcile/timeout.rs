@@ -19,7 +19,7 @@ pub async fn reconcile(hub: &Hub) -> Result<(), Failure> {
         let limit = migration.spec.options.timeout_ms;
         let is_running = migration.status == MigrationStatus::Running && migration.completed.is_none();
         is_running
-            && limit.is_some_and(|limit| migration.started.is_some_and(|started| now.since(started) >= limit))
+            && limit.is_some_and(|limit| migration.clock_began.is_some_and(|began| now.since(began) >= limit))
     };
     let late: Vec<_> = state.migrations().active().filter(|migration| is_late(migration)).cloned().collect();
     for migration in late {

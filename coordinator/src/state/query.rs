@@ -140,7 +140,9 @@ impl Migration {
         let steps_completed = self.steps.iter().filter(|step| step.status == StepStatus::Succeeded).count();
         let has_totals = summary.moved.version != 0;
         let pick = |output: u64, live: u64| if has_totals { output } else { live };
-        let duration_ms = self.started.map_or(0, |started| self.ended.unwrap_or(now).since(started));
+        // A later verification does not make the migration longer.
+        let end = self.completed.or(self.ended).unwrap_or(now);
+        let duration_ms = self.started.map_or(0, |started| end.since(started));
         let permille = self.permille(live).max(self.permille_max);
         MigrationView {
             id: self.id.clone(),
