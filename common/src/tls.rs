@@ -160,6 +160,9 @@ pub struct Peer {
     pub is_expired: bool,
 }
 
+/// Decides in a handshake whether a client whose certificate is good was revoked since.
+pub type IsRevoked = Arc<dyn Fn(&Peer) -> bool + Send + Sync>;
+
 /// Returns the server half of a connection.
 ///
 /// # Errors
@@ -170,13 +173,24 @@ pub fn server_config(
     clients: Clients,
     alpn: &[u8],
 ) -> Result<ServerConfig, TlsError> {
+    server_config_revoking(identity, authority, clients, alpn, Arc::new(|_| false))
+}
+
+/// Returns the server half of a connection that tells revoked clients so in the handshake.
+///
+/// # Errors
+/// When the authority's certificate cannot be used.
+pub fn server_config_revoking(
+    identity: Arc<Identity>,
+    authority: &CertificateDer<'static>,
+    clients: Clients,
+    alpn: &[u8],
+    is_revoked: IsRevoked,
+) -> Result<ServerConfig, TlsError> {
     let provider = provider();
     let strict =
         WebPkiClientVerifier::builder_with_provider(roots(authority)?, Arc::clone(&provider)).build()?;
-    let verifier: Arc<dyn ClientCertVerifier> = match clients {
-        Clients::Certified => strict,
-        Clients::Joining => Arc::new(JoiningVerifier { strict }),
-    };
+    let verifier: Arc<dyn ClientCertVerifier> = Arc::new(PeerVerifier { strict, clients, is_revoked });
     let mut config = ServerConfig::builder_with_details(provider, Arc::new(WallClock))
         .with_protocol_versions(&[&rustls::version::TLS13])?
         .with_client_cert_verifier(verifier)
@@ -246,7 +260,15 @@ pub fn peer_of(chain: &[CertificateDer<'_>], now: WallMs) -> Result<Peer, TlsErr
     let not_before = to_wall(certificate.validity().not_before.timestamp());
     let not_after = to_wall(certificate.validity().not_after.timestamp());
     let public_key = certificate.public_key().subject_public_key.data.to_vec();
-    Ok(Peer { cluster, principal, generation, public_key, not_before, not_after, is_expired: now > not_after })
+    Ok(Peer {
+        cluster,
+        principal,
+        generation,
+        public_key,
+        not_before,
+        not_after,
+        is_expired: now > not_after,
+    })
 }
 
 /// Returns the URIs that a certificate of this principal holds.
@@ -342,15 +364,49 @@ impl rustls::time_provider::TimeProvider for WallClock {
     }
 }
 
-/// Verifies clients as [`Clients::Joining`] says.
-#[derive(Debug)]
-struct JoiningVerifier {
+/// Verifies clients as [`Clients`] says.
+struct PeerVerifier {
     strict: Arc<dyn ClientCertVerifier>,
+    clients: Clients,
+    is_revoked: IsRevoked,
 }
 
-impl ClientCertVerifier for JoiningVerifier {
+impl fmt::Debug for PeerVerifier {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("PeerVerifier").field("clients", &self.clients).finish_non_exhaustive()
+    }
+}
+
+impl PeerVerifier {
+    /// Verifies the chain; for [`Clients::Joining`] also one that expired within the grace.
+    fn verify_chain(
+        &self,
+        leaf: &CertificateDer<'_>,
+        intermediates: &[CertificateDer<'_>],
+        peer: &Peer,
+        now: UnixTime,
+    ) -> Result<ClientCertVerified, rustls::Error> {
+        let refused = match self.strict.verify_client_cert(leaf, intermediates, now) {
+            Err(refused) if self.clients == Clients::Joining && is_expiry(&refused) => refused,
+            other => return other,
+        };
+        let grace_ms = u64::try_from(RENEWAL_GRACE.as_millis()).unwrap_or(u64::MAX);
+        if wall_of(now).since(peer.not_after) > grace_ms {
+            return Err(refused);
+        }
+        // Everything but the time must hold, so the check is made again for the certificate's last moment.
+        let last = UnixTime::since_unix_epoch(std::time::Duration::from_millis(peer.not_after.0));
+        self.strict.verify_client_cert(leaf, intermediates, last)
+    }
+}
+
+fn wall_of(time: UnixTime) -> WallMs {
+    WallMs(time.as_secs().saturating_mul(1000))
+}
+
+impl ClientCertVerifier for PeerVerifier {
     fn client_auth_mandatory(&self) -> bool {
-        false
+        self.clients == Clients::Certified
     }
 
     fn root_hint_subjects(&self) -> &[DistinguishedName] {
@@ -363,20 +419,14 @@ impl ClientCertVerifier for JoiningVerifier {
         intermediates: &[CertificateDer<'_>],
         now: UnixTime,
     ) -> Result<ClientCertVerified, rustls::Error> {
-        let refused = match self.strict.verify_client_cert(leaf, intermediates, now) {
-            Err(refused) if is_expiry(&refused) => refused,
-            other => return other,
-        };
-        let now_ms = WallMs(now.as_secs().saturating_mul(1000));
-        let peer = peer_of(std::slice::from_ref(leaf), now_ms)
+        let peer = peer_of(std::slice::from_ref(leaf), wall_of(now))
             .map_err(|_error| CertificateError::ApplicationVerificationFailure)?;
-        let grace_ms = u64::try_from(RENEWAL_GRACE.as_millis()).unwrap_or(u64::MAX);
-        if now_ms.since(peer.not_after) > grace_ms {
-            return Err(refused);
+        let verified = self.verify_chain(leaf, intermediates, &peer, now)?;
+        // Only now is it known that the certificate says the truth.
+        if (self.is_revoked)(&peer) {
+            return Err(CertificateError::Revoked.into());
         }
-        // Everything but the time must hold, so the check is made again for the certificate's last moment.
-        let last = UnixTime::since_unix_epoch(std::time::Duration::from_millis(peer.not_after.0));
-        self.strict.verify_client_cert(leaf, intermediates, last)
+        Ok(verified)
     }
 
     fn verify_tls12_signature(

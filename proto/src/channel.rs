@@ -37,6 +37,8 @@ const CONNECT_TIMEOUT: Duration = Duration::from_secs(5);
 const KEEPALIVE_INTERVAL: Duration = Duration::from_secs(5);
 /// How long the sign of life may take.
 const KEEPALIVE_TIMEOUT: Duration = Duration::from_secs(5);
+/// How rustls begins to tell of an alert that the peer sent.
+const ALERT: &str = "received fatal alert: ";
 /// The pause once every known coordinator was tried: an election takes about half a second.
 const PAUSE: Duration = Duration::from_millis(100);
 
@@ -275,31 +277,27 @@ fn failure_of(status: &Status, address: &str) -> Failure {
     }
 }
 
-/// Finds the refusal of a certificate among the causes of a failed call.
-fn tls_error(status: &Status) -> Option<&rustls::Error> {
+/// Finds the refusal of a certificate, by either side, among the causes of a failed call.
+fn tls_error(status: &Status) -> Option<String> {
     let mut source = std::error::Error::source(status);
     while let Some(error) = source {
-        if let Some(error) = error.downcast_ref::<rustls::Error>() {
-            return matters(error);
-        }
-        // An I/O error shows its payload, not the payload's cause, as its source.
+        // An I/O error shows its payload's cause, not its payload, as its source.
         let payload = error.downcast_ref::<io::Error>().and_then(io::Error::get_ref);
+        let in_payload = payload.and_then(|payload| payload.downcast_ref::<rustls::Error>());
+        let found = error.downcast_ref::<rustls::Error>().or(in_payload);
+        if let Some(rustls::Error::InvalidCertificate(_) | rustls::Error::AlertReceived(_)) = found {
+            return found.map(ToString::to_string);
+        }
+        // What comes through h2 has lost its type on the way, but not its words.
+        if let Some((_, alert)) = error.to_string().split_once(ALERT) {
+            return Some(format!("the coordinator said {alert}"));
+        }
         source = match payload {
-            Some(payload) => {
-                if let Some(error) = payload.downcast_ref::<rustls::Error>() {
-                    return matters(error);
-                }
-                Some(payload)
-            }
+            Some(payload) => Some(payload),
             None => error.source(),
         };
     }
     None
-}
-
-/// Whether a TLS error is about certificates, and so the same at every try.
-fn matters(error: &rustls::Error) -> Option<&rustls::Error> {
-    matches!(error, rustls::Error::InvalidCertificate(_) | rustls::Error::AlertReceived(_)).then_some(error)
 }
 
 #[cfg(test)]
