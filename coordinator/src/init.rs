@@ -157,5 +157,6 @@ fn open_contexts(path: &Path, name: &str) -> Result<Contexts, Failure> {
 }
 
 fn pem(label: &str, der: &[u8]) -> String {
-    pem::encode(&pem::Pem::new(label, der))
+    let config = pem::EncodeConfig::new().set_line_ending(pem::LineEnding::LF);
+    pem::encode_config(&pem::Pem::new(label, der), config)
 }

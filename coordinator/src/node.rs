@@ -12,7 +12,7 @@ use std::time::Duration;
 use common::clock;
 use common::failure::{Failure, FailureKind};
 use common::shutdown::Shutdown;
-use common::tls::{self, ALPN_GRPC, Clients, Identity};
+use common::tls::{self, ALPN_GRPC, Clients, Identity, IsRevoked, Peer};
 use rustls::pki_types::CertificateDer;
 use tokio::net::TcpListener;
 use tokio::sync::Notify;
@@ -31,6 +31,7 @@ use crate::raft::membership::{Admission, join};
 use crate::raft::node::{RaftNode, RaftSettings};
 use crate::raft::wire::{GrpcWire, Wire};
 use crate::reconcile::{driver, renewal};
+use crate::state::State;
 use crate::vault::keyring::KeySources;
 
 /// How long connections and tasks may take to end; what is left then ends with the process.
@@ -121,11 +122,17 @@ impl Node {
         api: TcpListener,
         raft: TcpListener,
     ) -> Result<(), Failure> {
-        let config =
-            |clients| tls_config(tls::server_config(Arc::clone(identity), authority, clients, ALPN_GRPC));
+        let config = |clients, is_revoked: fn(&State, &Peer) -> bool| {
+            let hub = Arc::clone(&self.hub);
+            let is_revoked: IsRevoked = Arc::new(move |peer| is_revoked(&hub.state(), peer));
+            let identity = Arc::clone(identity);
+            tls_config(tls::server_config_revoking(identity, authority, clients, ALPN_GRPC, is_revoked))
+        };
         let nodes = RaftDoor::new(self.raft.server().clone());
-        grpc::serve_raft(&self.hub, nodes, raft, config(Clients::Certified)?, &self.raft_door);
-        grpc::serve_api(&self.hub, api, config(Clients::Joining)?, &self.api_door);
+        let raft_tls = config(Clients::Certified, grpc::is_revoked_for_raft)?;
+        let api_tls = config(Clients::Joining, grpc::is_revoked_for_api)?;
+        grpc::serve_raft(&self.hub, nodes, raft, raft_tls, &self.raft_door);
+        grpc::serve_api(&self.hub, api, api_tls, &self.api_door);
         Ok(())
     }
 
@@ -147,10 +154,9 @@ impl Node {
     /// Stops in order.
     pub async fn stop(self) {
         self.api_door.cancel();
-        self.raft.hand_over().await;
-        self.hub.sessions.cut_all();
-        self.shutdown.cancel();
+        // The leadership is handed over first; the driver then tells the sessions where they find the new leader.
         self.raft.shutdown().await;
+        self.shutdown.cancel();
         let finished = async {
             self.raft_door.finish().await;
             self.api_door.finish().await;

@@ -38,9 +38,6 @@ pub struct DoorLimits {
     pub strangers: usize,
 }
 
-/// Decides on a connection after its handshake.
-pub type Admission = Arc<dyn Fn(&ConnectionInfo) -> Result<(), String> + Send + Sync>;
-
 /// The door of one port.
 pub struct Door {
     /// Which port, for the log.
@@ -51,8 +48,6 @@ pub struct Door {
     pub acceptor: TlsAcceptor,
     /// What the port bears.
     pub limits: DoorLimits,
-    /// Who is let in.
-    pub admission: Admission,
     /// Where open connections are listed.
     pub connections: Arc<Connections>,
 }
@@ -132,7 +127,6 @@ impl Door {
             }
         };
         let info = ConnectionInfo { peer, address, cut: CancellationToken::new() };
-        (self.admission)(&info)?;
         let mut places = vec![place];
         if info.is_stranger() {
             let place = Arc::clone(strangers).try_acquire_owned();

@@ -4,6 +4,8 @@ pub mod agent;
 pub mod connection;
 pub mod control;
 pub mod door;
+#[cfg(test)]
+mod door_test;
 pub mod raft;
 pub mod refuse;
 pub mod session;
@@ -11,9 +13,12 @@ pub mod session;
 use std::sync::Arc;
 use std::time::Duration;
 
+use common::host::HostStatus;
+use common::id::NodeName;
 use common::limit::MESSAGE_BYTES_MAX;
 use common::principal::Principal;
 use common::shutdown::Shutdown;
+use common::tls::Peer;
 use proto::v1::agent_service_server::AgentServiceServer;
 use proto::v1::control_service_server::ControlServiceServer;
 use proto::v1::raft_service_server::RaftServiceServer;
@@ -23,10 +28,10 @@ use tonic::transport::Server;
 use tonic::transport::server::Router;
 
 use crate::hub::Hub;
+use crate::state::State;
 use agent::AgentDoor;
-use connection::ConnectionInfo;
 use control::ControlDoor;
-use door::{Admission, Door, DoorLimits};
+use door::{Door, DoorLimits};
 
 /// Ten thousand agents, their reconnects after a failover, and the operators.
 const API_LIMITS: DoorLimits = DoorLimits { handshakes: 256, connections: 16 * 1024, strangers: 512 };
@@ -50,9 +55,7 @@ pub fn serve_api(hub: &Arc<Hub>, listener: TcpListener, tls: rustls::ServerConfi
         .max_decoding_message_size(MESSAGE_BYTES_MAX)
         .max_encoding_message_size(MESSAGE_BYTES_MAX);
     let router = server().add_service(agents).add_service(operators);
-    let looked_at = Arc::clone(hub);
-    let admission: Admission = Arc::new(move |info| admit_to_api(&looked_at, info));
-    serve(hub, "api", listener, tls, API_LIMITS, admission, router, shutdown);
+    serve(hub, "api", listener, tls, API_LIMITS, router, shutdown);
 }
 
 /// Serves the other nodes until the shutdown.
@@ -67,9 +70,7 @@ pub fn serve_raft(
         .max_decoding_message_size(MESSAGE_BYTES_MAX)
         .max_encoding_message_size(MESSAGE_BYTES_MAX);
     let router = server().add_service(nodes);
-    let looked_at = Arc::clone(hub);
-    let admission: Admission = Arc::new(move |info| admit_to_raft(&looked_at, info));
-    serve(hub, "raft", listener, tls, RAFT_LIMITS, admission, router, shutdown);
+    serve(hub, "raft", listener, tls, RAFT_LIMITS, router, shutdown);
 }
 
 fn server() -> Server {
@@ -80,23 +81,18 @@ fn server() -> Server {
         .http2_max_header_list_size(HEADER_BYTES_MAX)
 }
 
-#[expect(
-    clippy::too_many_arguments,
-    reason = "two callers in this file, each naming all that differs between ports"
-)]
 fn serve(
     hub: &Arc<Hub>,
     name: &'static str,
     listener: TcpListener,
     tls: rustls::ServerConfig,
     limits: DoorLimits,
-    admission: Admission,
     router: Router,
     shutdown: &Shutdown,
 ) {
     let acceptor = TlsAcceptor::from(Arc::new(tls));
     let connections = Arc::clone(&hub.connections);
-    let door = Door { name, listener, acceptor, limits, admission, connections };
+    let door = Door { name, listener, acceptor, limits, connections };
     let incoming = door.open(shutdown);
     let token = shutdown.token().clone();
     shutdown.spawn(async move {
@@ -107,39 +103,29 @@ fn serve(
     });
 }
 
-/// Lets in who may make any call at all; what it may call is looked at with each call.
-fn admit_to_api(hub: &Hub, info: &ConnectionInfo) -> Result<(), String> {
-    let Some(peer) = &info.peer else { return Ok(()) };
-    let state = hub.state();
+/// Whether the port of agents and operators is closed to this peer; what an open port lets it call is looked at with
+/// each call.
+///
+/// A follower may not know a host yet; the leader looks again when the session begins.
+pub fn is_revoked_for_api(state: &State, peer: &Peer) -> bool {
     match &peer.principal {
-        // A follower may not know a host yet; the leader looks again when the session begins.
-        Principal::Agent { tenant, host } => match state.hosts().get(tenant, host) {
-            Some(record) if record.status == common::host::HostStatus::Revoked => {
-                Err(format!("{host} is revoked"))
-            }
-            Some(record) if peer.generation.unwrap_or(0) + 1 < record.generation => {
-                Err(format!("the certificate of {host} was replaced by newer ones"))
-            }
-            Some(_) | None => Ok(()),
-        },
-        Principal::Node { name } => admit_node(hub, name),
-        Principal::Operator { .. } => Ok(()),
+        Principal::Agent { tenant, host } => state.hosts().get(tenant, host).is_some_and(|record| {
+            record.status == HostStatus::Revoked || peer.generation.unwrap_or(0) + 1 < record.generation
+        }),
+        Principal::Node { name } => is_removed(state, name),
+        Principal::Operator { .. } => false,
     }
 }
 
-/// Lets in the cluster's own nodes and nobody else.
-fn admit_to_raft(hub: &Hub, info: &ConnectionInfo) -> Result<(), String> {
-    match info.peer.as_ref().map(|peer| &peer.principal) {
-        Some(Principal::Node { name }) => admit_node(hub, name),
-        Some(other) => Err(format!("{other} is no node")),
-        None => Err("no certificate".to_owned()),
+/// Whether the port of the nodes is closed to this peer.
+pub fn is_revoked_for_raft(state: &State, peer: &Peer) -> bool {
+    match &peer.principal {
+        Principal::Node { name } => is_removed(state, name),
+        Principal::Agent { .. } | Principal::Operator { .. } => true,
     }
 }
 
 /// A node that this one does not know yet may be newer than what this one has applied.
-fn admit_node(hub: &Hub, name: &common::id::NodeName) -> Result<(), String> {
-    match hub.state().cluster().nodes.get(name) {
-        Some(node) if node.is_removed => Err(format!("the node {name} was removed from the cluster")),
-        Some(_) | None => Ok(()),
-    }
+fn is_removed(state: &State, name: &NodeName) -> bool {
+    state.cluster().nodes.get(name).is_some_and(|node| node.is_removed)
 }
