@@ -1,4 +1,4 @@
-//! The sub-directories of a very wide directory: they wait in a file and come to memory by the thousand.
+//! The sub-directories of a very wide directory: they wait in a file and come to memory by the hundred.
 
 use std::fs::File;
 use std::io::{self, BufReader, BufWriter, Seek, Write};
@@ -12,7 +12,7 @@ use crate::spill;
 /// Sub-directories of one directory that wait in memory: about half a megabyte.
 pub(super) const IN_MEMORY_MAX: usize = 4096;
 /// How many come to memory at once.
-const FED_AT_ONCE: usize = 1024;
+pub(super) const FED_AT_ONCE: usize = 128;
 
 /// Sub-directories of one parent, in order, of which the first is known.
 #[derive(Debug)]

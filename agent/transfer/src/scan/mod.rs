@@ -50,6 +50,17 @@ pub struct ScanSettings {
     pub spill_dir: PathBuf,
 }
 
+/// What a walk may hold in memory.
+#[derive(Clone, Copy, Debug)]
+struct Bounds {
+    /// Listings that are ready, as they are encoded.
+    ahead_bytes: usize,
+    /// Sub-directories of one directory; further ones wait in a file.
+    children: usize,
+}
+
+const BOUNDS: Bounds = Bounds { ahead_bytes: AHEAD_BYTES, children: feeder::IN_MEMORY_MAX };
+
 /// A walk under way; yields listings in order. Dropping it stops and joins its threads.
 #[derive(Debug)]
 pub struct Scan {
@@ -61,6 +72,7 @@ pub struct Scan {
 struct Shared {
     root: Dir,
     settings: ScanSettings,
+    bounds: Bounds,
     state: Mutex<State>,
     /// Told when a worker may have something to do.
     work: Condvar,
@@ -99,12 +111,17 @@ impl Scan {
     /// # Errors
     /// When a thread cannot be started.
     pub fn start(root: Dir, settings: ScanSettings) -> Result<Self, Failure> {
+        Self::start_with(root, settings, BOUNDS)
+    }
+
+    fn start_with(root: Dir, settings: ScanSettings, bounds: Bounds) -> Result<Self, Failure> {
         let count = settings.workers.clamp(1, WORKERS_MAX);
         let mut state = State::default();
         state.waiting.insert(RelPath::root(), Waiting::Directory);
         let shared = Arc::new(Shared {
             root,
             settings,
+            bounds,
             state: Mutex::new(state),
             work: Condvar::new(),
             ready: Condvar::new(),
@@ -204,7 +221,7 @@ impl Shared {
                 self.ready.notify_all();
                 return None;
             }
-            let may_go = |path: &RelPath| state.ready_bytes < AHEAD_BYTES || state.is_least(path);
+            let may_go = |path: &RelPath| state.ready_bytes < self.bounds.ahead_bytes || state.is_least(path);
             let first = state.waiting.first_key_value().map(|(path, _)| path.clone()).filter(may_go);
             let Some(path) = first else {
                 state = self.work.wait(state).unwrap_or_else(PoisonError::into_inner);
@@ -231,7 +248,10 @@ impl Shared {
     fn publish(&self, listing: Listing, children: Vec<RelPath>, feeder: Option<Feeder>) -> bool {
         let mut state = self.lock();
         let bytes = bytes_of(&listing);
-        while state.ready_bytes >= AHEAD_BYTES && !state.is_least(&listing.path) && !state.is_stopped {
+        while state.ready_bytes >= self.bounds.ahead_bytes
+            && !state.is_least(&listing.path)
+            && !state.is_stopped
+        {
             state = self.work.wait(state).unwrap_or_else(PoisonError::into_inner);
         }
         if state.is_stopped {
@@ -279,4 +299,134 @@ impl Drop for PanicGuard<'_> {
 fn spill_failed(error: &io::Error) -> Failure {
     Failure::new(FailureKind::Exhausted, format!("cannot sort a large directory on disk: {error}"))
         .hint("Free some space in the agent's state directory.")
+}
+
+#[cfg(test)]
+mod tests {
+    use std::os::unix::fs::PermissionsExt;
+    use std::path::Path;
+
+    use sync::listing::ListingOrder;
+    use tree::Root;
+
+    use super::*;
+
+    fn settings(spill: &Path, workers: usize) -> ScanSettings {
+        ScanSettings { filter: Filter::default(), workers, spill_dir: spill.to_owned() }
+    }
+
+    /// Walks, checks the order, and returns the paths of all entries and how directories ended that are not whole.
+    fn scan(root: &Path, workers: usize, bounds: Bounds) -> (Vec<RelPath>, Vec<(RelPath, ListingEnd)>) {
+        let spill = tempfile::tempdir().unwrap();
+        let dir = Root::open(root).unwrap().dir();
+        let mut order = ListingOrder::new();
+        let (mut paths, mut ends) = (Vec::new(), Vec::new());
+        for listing in Scan::start_with(dir, settings(spill.path(), workers), bounds).unwrap() {
+            let listing = listing.unwrap();
+            order.accept(&listing).unwrap();
+            paths.extend(listing.entries.iter().map(|entry| listing.path.join(&entry.name).unwrap()));
+            if !matches!(listing.end, ListingEnd::Complete | ListingEnd::More) {
+                ends.push((listing.path, listing.end));
+            }
+        }
+        order.finish().unwrap();
+        (paths, ends)
+    }
+
+    fn grow(root: &Path, depth: u32) -> usize {
+        let mut count = 0;
+        for number in 0..4 {
+            let path = root.join(format!("d{number}"));
+            std::fs::create_dir(&path).unwrap();
+            std::fs::write(root.join(format!("f{number}")), "x").unwrap();
+            count += 2 + if depth > 0 { grow(&path, depth - 1) } else { 0 };
+        }
+        count
+    }
+
+    #[test]
+    fn every_number_of_workers_and_every_window_give_the_same_walk() {
+        let root = tempfile::tempdir().unwrap();
+        let count = grow(root.path(), 3);
+        let (expected, _) = scan(root.path(), 1, BOUNDS);
+        assert_eq!(expected.len(), count);
+        for workers in [1, 2, 3, 8] {
+            for ahead_bytes in [0, 1, 500, 5_000, AHEAD_BYTES] {
+                for children in [2, 100] {
+                    let bounds = Bounds { ahead_bytes, children };
+                    assert_eq!(scan(root.path(), workers, bounds).0, expected, "{workers} {bounds:?}");
+                }
+            }
+        }
+    }
+
+    #[test]
+    fn a_very_wide_directory_keeps_its_order() {
+        let root = tempfile::tempdir().unwrap();
+        let count = 2 * feeder::FED_AT_ONCE + 30;
+        for number in 0..count {
+            std::fs::create_dir(root.path().join(format!("{number}"))).unwrap();
+        }
+        std::fs::write(root.path().join("3/file"), "x").unwrap();
+        std::fs::write(root.path().join("99/file"), "x").unwrap();
+        for children in [0, 1, 10, 50, count] {
+            let bounds = Bounds { ahead_bytes: 10_000, children };
+            assert_eq!(scan(root.path(), 2, bounds).0.len(), count + 2, "{children}");
+        }
+    }
+
+    #[test]
+    fn a_walk_that_nobody_wants_any_more_stops() {
+        let root = tempfile::tempdir().unwrap();
+        grow(root.path(), 3);
+        let spill = tempfile::tempdir().unwrap();
+        let dir = Root::open(root.path()).unwrap().dir();
+        let mut scan =
+            Scan::start_with(dir, settings(spill.path(), 4), Bounds { ahead_bytes: 100, ..BOUNDS }).unwrap();
+        assert!(scan.next().unwrap().unwrap().path.is_root());
+    }
+
+    #[test]
+    fn only_a_real_stage_is_passed_over() {
+        let root = tempfile::tempdir().unwrap();
+        let make = |name: &str, mode: u32, has_marker: bool| {
+            let path = root.path().join(name);
+            std::fs::create_dir(&path).unwrap();
+            std::fs::set_permissions(&path, std::fs::Permissions::from_mode(mode)).unwrap();
+            if has_marker {
+                std::fs::write(path.join("marker"), "x").unwrap();
+            }
+        };
+        make(".drover-m1-real", 0o700, true);
+        make(".drover-m1-open", 0o755, true);
+        make(".drover-m1-bare", 0o700, false);
+        let spill = tempfile::tempdir().unwrap();
+        let dir = Root::open(root.path()).unwrap().dir();
+        let listing = Scan::start(dir, settings(spill.path(), 1)).unwrap().next().unwrap().unwrap();
+        let names: Vec<&[u8]> = listing.entries.iter().map(|entry| entry.name.as_slice()).collect();
+        assert_eq!(names, [&b".drover-m1-bare"[..], b".drover-m1-open"]);
+        assert_eq!(listing.stages[0].0, b".drover-m1-real");
+    }
+
+    #[test]
+    fn a_directory_that_vanished_is_told_as_such() {
+        let root = tempfile::tempdir().unwrap();
+        for number in 0..50 {
+            std::fs::create_dir(root.path().join(format!("{number:02}"))).unwrap();
+        }
+        let spill = tempfile::tempdir().unwrap();
+        let dir = Root::open(root.path()).unwrap().dir();
+        // Nothing is read ahead, so the last directory is still to be opened when the first listing is out.
+        let mut scan =
+            Scan::start_with(dir, settings(spill.path(), 1), Bounds { ahead_bytes: 0, ..BOUNDS }).unwrap();
+        scan.next().unwrap().unwrap();
+        std::fs::remove_dir(root.path().join("48")).unwrap();
+        std::fs::remove_dir(root.path().join("49")).unwrap();
+        std::os::unix::fs::symlink("/etc", root.path().join("49")).unwrap();
+        let ends: Vec<ListingEnd> = scan.map(|listing| listing.unwrap().end).collect();
+        assert_eq!(
+            ends[ends.len() - 3..],
+            [ListingEnd::Complete, ListingEnd::Vanished, ListingEnd::Vanished]
+        );
+    }
 }

@@ -10,7 +10,7 @@ use tree::{Dir, TreeError};
 
 use crate::marker;
 use crate::scan::Shared;
-use crate::scan::feeder::{Feeder, FeederBuilder, IN_MEMORY_MAX};
+use crate::scan::feeder::{Feeder, FeederBuilder};
 use crate::scan::look::{self, NotSeen};
 use crate::scan::names::{FoundName, NameSorter, SortedNames};
 
@@ -169,7 +169,7 @@ impl Reader<'_> {
         let mut children = Vec::new();
         for entry in listing.entries.iter().filter(|entry| entry.kind.is_directory()) {
             self.children_total += 1;
-            if self.children_total <= IN_MEMORY_MAX {
+            if self.children_total <= self.shared.bounds.children {
                 children.push(self.path.join(&entry.name).map_err(io::Error::other)?);
             } else if let Some(builder) = &mut self.builder {
                 builder.push(&entry.name)?;

@@ -28,6 +28,8 @@ use crate::serve::{Session, describe_lane, now};
 use crate::standing::look_at_self;
 
 const LEVEL: i32 = 1;
+/// Owners that are remembered as told; a tree with more of them hears some names again.
+const TOLD_MAX: usize = 65_536;
 
 /// Scans and sends, to the end.
 pub(super) async fn serve(
@@ -112,6 +114,9 @@ impl SeenOwners {
     /// Returns the names of numbers that are met for the first time.
     fn names_of(&mut self, entries: &[Entry], known: &mut Accounts) -> Result<Names, Failure> {
         let mut names = Names::default();
+        if self.users.len() + self.groups.len() > TOLD_MAX {
+            *self = Self::default();
+        }
         for entry in entries {
             self.user(entry.uid, known, &mut names)?;
             self.group(entry.gid, known, &mut names)?;
