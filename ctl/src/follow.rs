@@ -3,9 +3,10 @@
 //! Looking on changes nothing: when the watcher is interrupted or loses the cluster, the migration goes on, and the
 //! last words say how to look again.
 
+use std::cell::Cell;
 use std::time::Duration;
 
-use common::clock;
+use common::clock::{self, BootTime};
 use common::failure::{Failure, FailureKind};
 use common::id::MigrationId;
 use common::view::{MigrationStatus, MigrationView};
@@ -21,6 +22,8 @@ use crate::summary;
 const PATIENCE: Duration = Duration::from_secs(60);
 /// The pause before a broken watch is begun again.
 const PAUSE: Duration = Duration::from_millis(200);
+/// How long the coordinator may be silent before the watcher is told; an election is over by then.
+const SILENCE_TOLD: Duration = Duration::from_secs(3);
 /// How often progress is drawn while nothing new arrives.
 const DRAW_INTERVAL: Duration = Duration::from_millis(250);
 
@@ -36,7 +39,10 @@ pub(crate) async fn follow(
     let mut progress = context.output.progress();
     let mut interrupt = std::pin::pin!(tokio::signal::ctrl_c());
     let mut draw = tokio::time::interval(DRAW_INTERVAL);
-    let mut views = Views::new(client, migration);
+    // Set while no coordinator answers; read while the next view is awaited.
+    let silent_since = Cell::new(None);
+    let mut is_told = false;
+    let mut views = Views::new(client, migration, &silent_since);
     let mut latest: Option<MigrationView> = None;
     let result = loop {
         // The next view survives the loop's other arms: its future is only replaced once it was ready.
@@ -46,12 +52,21 @@ pub(crate) async fn follow(
                 biased;
                 _ = &mut interrupt => break Err(interrupted(migration)),
                 view = &mut next => break view,
-                _ = draw.tick() => if let Some(latest) = &latest { progress.show(latest) },
+                _ = draw.tick() => match silent_since.get() {
+                    Some(since) if clock::boot().since(since) >= SILENCE_TOLD => {
+                        if !std::mem::replace(&mut is_told, true) {
+                            progress.clear();
+                            context.output.note(&silence_text());
+                        }
+                    }
+                    Some(_) | None => if let Some(latest) = &latest { progress.show(latest) },
+                },
             }
         };
         match view {
             Ok(view) if view.status.is_end() => break Ok(view),
             Ok(view) => {
+                is_told = false;
                 progress.show(&view);
                 latest = Some(view);
             }
@@ -69,6 +84,11 @@ fn interrupted(migration: &MigrationId) -> CommandError {
         .into()
 }
 
+/// What is said to somebody whose watch broke. Whether the migration goes on is the agents' knowledge, not ours.
+fn silence_text() -> Text {
+    Text::line("No coordinator answers; running steps go on to the end of their lease. Trying again ...")
+}
+
 /// How to look at a migration, and how to end it.
 pub(crate) fn look_again(migration: &MigrationId) -> String {
     format!("`ctl watch {migration}` looks again, `ctl cancel {migration}` stops and undoes it")
@@ -79,23 +99,28 @@ struct Views<'a> {
     client: &'a Client,
     migration: &'a MigrationId,
     watch: Option<Watch>,
+    silent_since: &'a Cell<Option<BootTime>>,
 }
 
 impl<'a> Views<'a> {
-    fn new(client: &'a Client, migration: &'a MigrationId) -> Self {
-        Self { client, migration, watch: None }
+    fn new(client: &'a Client, migration: &'a MigrationId, silent_since: &'a Cell<Option<BootTime>>) -> Self {
+        Self { client, migration, watch: None, silent_since }
     }
 
     /// Returns the next view, beginning the watch again when it broke.
     async fn next(&mut self, context: &CommandContext) -> Result<MigrationView, CommandError> {
-        let silent_since = clock::boot();
         loop {
             let failure = match self.try_next().await {
-                Ok(view) => return Ok(view),
+                Ok(view) => {
+                    self.silent_since.set(None);
+                    return Ok(view);
+                }
                 Err(failure) => failure,
             };
             self.watch = None;
-            let is_patient = clock::boot().since(silent_since) < PATIENCE;
+            let since = self.silent_since.get().unwrap_or_else(clock::boot);
+            self.silent_since.set(Some(since));
+            let is_patient = clock::boot().since(since) < PATIENCE;
             if !(is_patient && may_pass(failure.kind)) {
                 let hint = match failure.hint {
                     None if may_pass(failure.kind) => Some(look_again(self.migration)),

@@ -205,10 +205,12 @@ async fn end(
             }
             count = itemised::show(context, client, &view.id) => count?,
         };
-        output.note(&Text::line(format!(
-            "A dry run: {} would be made, nothing was changed.",
-            human::plural(count, "change")
-        )));
+        // What the agents did is theirs to say: this only knows what they listed.
+        let listed = match count {
+            0 => "A dry run: the destination's agent listed nothing.",
+            _ => "A dry run: the lines above are what the destination's agent would do, and what it found.",
+        };
+        output.note(&Text::line(listed));
     }
     show(context, client, view).await?;
     Ok(exit_code(view))
