@@ -110,6 +110,10 @@ impl<'a> Views<'a> {
     /// Returns the next view, beginning the watch again when it broke.
     async fn next(&mut self, context: &CommandContext) -> Result<MigrationView, CommandError> {
         loop {
+            let since = self.silent_since.get().unwrap_or_else(clock::boot);
+            if self.watch.is_none() {
+                self.silent_since.set(Some(since));
+            }
             let failure = match self.try_next().await {
                 Ok(view) => {
                     self.silent_since.set(None);
@@ -118,8 +122,6 @@ impl<'a> Views<'a> {
                 Err(failure) => failure,
             };
             self.watch = None;
-            let since = self.silent_since.get().unwrap_or_else(clock::boot);
-            self.silent_since.set(Some(since));
             let is_patient = clock::boot().since(since) < PATIENCE;
             if !(is_patient && may_pass(failure.kind)) {
                 let hint = match failure.hint {
