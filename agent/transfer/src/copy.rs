@@ -19,7 +19,7 @@ use crate::endpoint::Endpoint;
 use crate::kill_point::KillPoint;
 use crate::memory::Memory;
 use crate::owner::Owners;
-use crate::peer::Source;
+use crate::peer::{ContentReceiver, FetchSender, Source};
 use crate::pull::flow::Flow;
 use crate::pull::{self, Incoming, Pass};
 use crate::scan::{Scan, ScanSettings};
@@ -120,13 +120,22 @@ async fn watch(
 }
 
 async fn incoming(source: &Source, params: &FileParams) -> Result<Incoming, Failure> {
+    let manifest = source.manifest(request_of(params)).await?;
+    let (fetches, content) = content_of(source).await?;
+    Ok(Incoming { manifest, fetches, content })
+}
+
+/// Returns the scan that the parameters ask for.
+pub(crate) fn request_of(params: &FileParams) -> ScanRequest {
     let patterns = |patterns: &[String]| {
         patterns.iter().map(|pattern| ByteString(pattern.as_bytes().to_vec())).collect::<Vec<_>>()
     };
-    let request = ScanRequest { exclude: patterns(&params.exclude), include: patterns(&params.include) };
-    let manifest = source.manifest(request).await?;
-    let (fetches, content) = source.content(CONTENT_LANES).await?;
-    Ok(Incoming { manifest, fetches, content })
+    ScanRequest { exclude: patterns(&params.exclude), include: patterns(&params.include) }
+}
+
+/// Opens lanes for content.
+pub(crate) async fn content_of(source: &Source) -> Result<(FetchSender, ContentReceiver), Failure> {
+    source.content(CONTENT_LANES).await
 }
 
 /// The blocking half: one pass.
@@ -230,6 +239,13 @@ mod tests {
         assert_eq!((output.files_total, output.files_sent, output.files_unchanged), (703, 703, 0));
         assert!(!output.is_partial && output.bytes_on_wire > 0);
         assert_eq!(pair.progress.borrow().permille(), 1000);
+
+        let (verified, findings) = pair.verify().await;
+        assert_eq!(findings, []);
+        let verified = verified.unwrap();
+        assert!(verified.is_verified && !verified.is_partial);
+        assert_eq!(verified.source_digest, verified.destination_digest);
+        assert_eq!((verified.proof.content_files, verified.proof.metadata_files), (700, 3));
 
         let (output, findings) = pair.copy().await;
         assert_eq!(findings, []);

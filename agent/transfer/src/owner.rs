@@ -9,6 +9,7 @@ use common::rel_path::{RelPath, escape};
 use sync::acl;
 use sync::byte_string::ByteString;
 use sync::entry::Entry;
+use sync::listing::Listing;
 use sync::wire::manifest::Names;
 
 use std::collections::HashMap;
@@ -66,6 +67,29 @@ impl Owners {
             }
         }
         Ok(Owned { uid, gid, xattrs })
+    }
+
+    /// Puts this host's owners into an entry.
+    ///
+    /// # Errors
+    /// As [`Owners::map`].
+    pub(crate) fn apply(&mut self, path: &RelPath, entry: &mut Entry) -> Result<(), Failure> {
+        let Owned { uid, gid, xattrs } = self.map(path, entry)?;
+        (entry.uid, entry.gid, entry.xattrs) = (uid, gid, xattrs);
+        Ok(())
+    }
+
+    /// Puts this host's owners into all entries of a listing.
+    ///
+    /// # Errors
+    /// As [`Owners::map`].
+    pub(crate) fn apply_all(&mut self, listing: &mut Listing) -> Result<(), Failure> {
+        for entry in &mut listing.entries {
+            let path =
+                listing.path.join(&entry.name).map_err(|error| Failure::of(FailureKind::Bug, &error))?;
+            self.apply(&path, entry)?;
+        }
+        Ok(())
     }
 
     fn acl(&mut self, path: &RelPath, value: &[u8]) -> Result<Vec<u8>, Failure> {

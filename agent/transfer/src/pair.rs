@@ -16,7 +16,7 @@ use common::principal::Principal;
 use common::progress::Progress;
 use common::shutdown::Shutdown;
 use common::spec::{MaxDelete, ValidationLevel};
-use common::step::file::{FileOutput, FileParams, VERSION};
+use common::step::file::{FileOutput, FileParams, SettleQuestion, VERSION};
 use common::ticket::{Direction, Ticket, TicketKey};
 use common::tls::{self, Identity};
 use quinn::rustls::pki_types::{CertificateDer, PrivateKeyDer, PrivatePkcs8KeyDer};
@@ -272,11 +272,29 @@ impl Pair {
         (output, drain(&mut receiver))
     }
 
+    /// Runs a verification.
+    pub(crate) async fn verify(&mut self) -> (Result<FileOutput, Failure>, Vec<Finding>) {
+        let (context, mut receiver) = self.context();
+        let output = crate::verify::run_verify(context, &self.endpoint, self.params.clone()).await;
+        (output, drain(&mut receiver))
+    }
+
     /// Runs an undo.
     pub(crate) async fn undo(&mut self) -> (Result<u64, Failure>, Vec<Finding>) {
         let (context, mut receiver) = self.context();
         let undone = crate::way_back::undo(context, self.params.clone()).await;
         (undone.map(|preview| preview.kept_aside), drain(&mut receiver))
+    }
+
+    /// Ends the way back.
+    pub(crate) fn settle(&mut self) {
+        let (context, _findings) = self.context();
+        let question = SettleQuestion {
+            migration: context.migration.clone(),
+            destination_root: self.params.destination_root.clone(),
+            token: context.token,
+        };
+        crate::way_back::settle(&self.state_dir, &question).unwrap();
     }
 
     /// Ends both endpoints.

@@ -17,8 +17,9 @@ use tree::{Dir, Kind, Name, Stat, TreeError};
 
 use crate::commit::{Committer, kept_name};
 use crate::findings::FindingSink;
+use crate::frame_file::{FrameReader, FrameWriter};
 use crate::kill_point::KillPoint;
-use crate::ledger::{FrameReader, FrameWriter, Histories, History};
+use crate::ledger::{Histories, History};
 use crate::stage::Stage;
 use crate::standing::{metadata, time};
 use crate::trouble::{finding, of_stage};

@@ -6,8 +6,8 @@ use common::failure::{Failure, FailureKind};
 use sync::stamp::Time;
 use tree::{AppendFile, Dir, Name};
 
-use super::frame::{FrameReader, encode};
 use super::record::{Change, Intent, Record, Settled};
+use crate::frame_file::{FrameReader, encode};
 use crate::trouble::of_stage;
 
 /// Name of the file in the stage.

@@ -2,14 +2,12 @@
 //!
 //! An append-only log of frames. An *intent* is durable before the live tree is touched, a *done* follows with the
 //! change time that the kernel gave; an intent that was decided otherwise is *abandoned*. A torn end is cut when the
-//! log is opened. For reading in the order of a listing the log is sorted into runs outside of memory ([`sorted`]).
+//! log is opened. For reading in the order of a listing the log is sorted into runs outside of memory ([`history`]).
 
-mod frame;
+mod history;
 mod log;
 mod record;
-mod sorted;
 
-pub(crate) use frame::{FrameReader, FrameWriter};
+pub(crate) use history::{Histories, History};
 pub(crate) use log::{LEDGER, Ledger, SettledRecords, read_settled};
-pub(crate) use record::{Change, Intent, Settled};
-pub(crate) use sorted::{Histories, History};
+pub(crate) use record::{Change, Intent, Settled, listing_order};

@@ -15,7 +15,7 @@ use super::{Item, Landing, Pass, Wish};
 use crate::commit::{Effect, Staged, Task};
 use crate::peer::{ContentReceiver, Delivery};
 use crate::staged::{Made, Workbench};
-use crate::trouble::{finding, is_fatal, of_stage};
+use crate::trouble::{is_fatal, of_stage};
 
 /// One applier.
 struct Applier<'a> {
@@ -125,10 +125,7 @@ impl Applier<'_> {
                 "Look at it on the source host, then run the migration again.",
             ),
         };
-        if severity == Severity::Error {
-            self.pass.counters.set_partial();
-        }
-        self.pass.findings.report(finding(rule, severity, &path, message, hint));
+        self.pass.except(rule, severity, &path, message, hint);
         self.pass.flow.release(cost);
         Ok(())
     }

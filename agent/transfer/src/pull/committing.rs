@@ -13,7 +13,7 @@ use tree::{Attribute, Problem, TreeError};
 use super::{Item, Landing, Pass};
 use crate::commit::{Committer, Effect, Outcome};
 use crate::tally::add;
-use crate::trouble::{finding, of_stage};
+use crate::trouble::of_stage;
 
 /// Files in a group: enough that the syncs of a group are shared by many.
 const GROUP_FILES: usize = 2048;
@@ -107,7 +107,6 @@ fn count(pass: &Pass, landing: Landing) {
 }
 
 fn conflict(pass: &Pass, path: &RelPath, landing: Landing) {
-    pass.counters.set_partial();
     let (rule, message) = if landing == Landing::Removal {
         (
             Rule::NotDeleted,
@@ -119,18 +118,12 @@ fn conflict(pass: &Pass, path: &RelPath, landing: Landing) {
             "somebody else changed it at the destination while it was compared; it stays as they left it",
         )
     };
-    pass.findings.report(finding(
-        rule,
-        Severity::Error,
-        path,
-        message,
-        "Stop whatever writes to the destination, then run the migration again.",
-    ));
+    let hint = "Stop whatever writes to the destination, then run the migration again.";
+    pass.except(rule, Severity::Error, path, message, hint);
 }
 
 /// Reports that an entry could not be made.
 pub(super) fn unwritable(pass: &Pass, path: &RelPath, error: &TreeError) {
-    pass.counters.set_partial();
     let (rule, hint) = if error.is_too_many_links() {
         (Rule::HardLink, "The file system allows no more names for this file; leave some out with --exclude.")
     } else if error.is_permission() {
@@ -142,12 +135,11 @@ pub(super) fn unwritable(pass: &Pass, path: &RelPath, error: &TreeError) {
     } else {
         (Rule::Unwritable, "See the cause; the rest of the tree was brought.")
     };
-    pass.findings.report(finding(rule, Severity::Error, path, common::failure::chain(error), hint));
+    pass.except(rule, Severity::Error, path, common::failure::chain(error), hint);
 }
 
 /// Reports an attribute that could not be set.
 pub(super) fn attribute(pass: &Pass, path: &RelPath, problem: &Problem) {
-    pass.counters.set_partial();
     let hint = match problem.attribute {
         Attribute::Owner => "Run the agent as root, or accept that everything belongs to its user.",
         Attribute::Xattr(_) => {
@@ -157,7 +149,7 @@ pub(super) fn attribute(pass: &Pass, path: &RelPath, problem: &Problem) {
     };
     let message =
         format!("the {} could not be set: {}", problem.attribute, common::failure::chain(&problem.error));
-    pass.findings.report(finding(Rule::Attribute, Severity::Warning, path, message, hint));
+    pass.except(Rule::Attribute, Severity::Warning, path, message, hint);
 }
 
 /// Returns the group's share that an entry of this kind counts as.

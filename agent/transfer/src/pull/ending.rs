@@ -12,7 +12,7 @@ use sync::entry::Entry;
 use super::plan::{Later, Planner};
 use super::{Item, Landing, Pass};
 use crate::commit::{Effect, Seen, Task};
-use crate::ledger::FrameReader;
+use crate::frame_file::FrameReader;
 use crate::standing::{look, look_at_self};
 use crate::trouble::{finding, of_stage};
 
@@ -96,6 +96,7 @@ fn is_allowed(pass: &Pass, candidates: &mut FrameReader<Candidate>) -> Result<bo
         return Ok(true);
     };
     pass.counters.set_partial();
+    // Nothing of the source is missing by this, so it is no exception for the verification.
     pass.findings.report(finding(
         Rule::NotDeleted,
         Severity::Error,

@@ -23,6 +23,7 @@ use std::sync::atomic::{AtomicBool, AtomicU64, Ordering::Relaxed};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError, mpsc};
 
 use common::failure::{Failure, FailureKind};
+use common::finding::{Rule, Severity};
 use common::rel_path::RelPath;
 use common::step::file::FileParams;
 use sync::entry::Entry;
@@ -30,11 +31,14 @@ use tree::Problem;
 
 use crate::commit::{Committer, Seen, Task};
 use crate::findings::FindingSink;
+use crate::frame_file::FrameWriter;
 use crate::ledger::Histories;
+use crate::manifest::{Exception, ManifestWriter, create_exceptions, publish_exceptions};
 use crate::peer::{ContentReceiver, FetchSender, ManifestReceiver};
 use crate::scan::Scan;
 use crate::stage::{Stage, clear};
 use crate::tally::Counters;
+use crate::trouble::finding;
 
 use flow::{Flow, PanicGuard};
 
@@ -55,6 +59,9 @@ pub(crate) struct Pass {
     wishes: Mutex<HashMap<u64, Wish>>,
     next_wish: AtomicU64,
     is_all_asked: AtomicBool,
+    /// What the pass saw of the source, once it was seen whole.
+    manifest: Mutex<Option<ManifestWriter>>,
+    exceptions: Mutex<Option<FrameWriter<Exception>>>,
 }
 
 /// What is asked of the source and not yet answered.
@@ -123,6 +130,39 @@ impl Pass {
             wishes: Mutex::new(HashMap::new()),
             next_wish: AtomicU64::new(1),
             is_all_asked: AtomicBool::new(false),
+            manifest: Mutex::new(None),
+            exceptions: Mutex::new(None),
+        }
+    }
+
+    /// Reports that a path could not be brought as asked.
+    pub(crate) fn except(
+        &self,
+        rule: Rule,
+        severity: Severity,
+        path: &RelPath,
+        message: impl Into<String>,
+        hint: impl Into<String>,
+    ) {
+        if severity > Severity::Notice {
+            self.counters.set_partial();
+        }
+        self.findings.report(finding(rule, severity, path, message, hint));
+        if let Some(exceptions) = lock(&self.exceptions).as_mut()
+            && let Err(failure) = exceptions.write(&Exception { path: path.clone(), rule })
+        {
+            self.flow.fail(failure);
+        }
+    }
+
+    /// Lets what this pass saw take the place of what the last one saw.
+    fn publish(&self) -> Result<(), Failure> {
+        if let Some(exceptions) = lock(&self.exceptions).take() {
+            publish_exceptions(&self.stage, exceptions)?;
+        }
+        match lock(&self.manifest).take() {
+            Some(manifest) => manifest.finish(&self.stage),
+            None => Err(Failure::new(FailureKind::Bug, "a pass ended before the source was seen whole")),
         }
     }
 
@@ -144,9 +184,14 @@ impl Pass {
     }
 
     fn wishes(&self) -> MutexGuard<'_, HashMap<u64, Wish>> {
-        // An insert or a remove is whole or did not happen.
-        self.wishes.lock().unwrap_or_else(PoisonError::into_inner)
+        lock(&self.wishes)
     }
+}
+
+/// What is locked here is changed by single calls, so a poisoned lock holds a whole value; and a thread that panicked
+/// has failed the pass.
+fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
+    mutex.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
 /// Runs one pass to its end; for a thread of its own.
@@ -162,6 +207,7 @@ pub(crate) fn run(
 ) -> Result<(), Failure> {
     clear(&pass.stage.new)?;
     pass.stage.clear_spill()?;
+    *lock(&pass.exceptions) = Some(create_exceptions(&pass.stage)?);
     let histories = Histories::sort(Some(committer.settled()?), &pass.stage.spill, "ledger")?;
     let (asks, asked) = mpsc::channel();
     let (items, waiting) = mpsc::sync_channel(ITEMS_WAITING);
@@ -184,7 +230,8 @@ pub(crate) fn run(
         });
         commits.join().ok();
     });
-    pass.flow.check()
+    pass.flow.check()?;
+    pass.publish()
 }
 
 /// Runs a thread's work, keeping its failure.

@@ -2,7 +2,6 @@
 
 use std::sync::mpsc::{Sender, SyncSender};
 
-use common::clock;
 use common::failure::{Failure, FailureKind};
 use common::finding::{Rule, Severity};
 use common::rel_path::RelPath;
@@ -20,7 +19,8 @@ use super::ending::{self, Candidate};
 use super::source::SourceListings;
 use super::{Item, Landing, Pass, Wish};
 use crate::commit::{Effect, Seen, Staged, Task};
-use crate::ledger::{FrameWriter, Histories, History};
+use crate::frame_file::FrameWriter;
+use crate::ledger::{Histories, History};
 use crate::scan::Scan;
 use crate::staged::{Made, Workbench};
 use crate::standing::look_at_self;
@@ -83,9 +83,9 @@ impl<'a> Planner<'a> {
     }
 
     /// Decides the whole tree.
-    pub(super) fn run(&mut self, mut listings: SourceListings<'_>, scan: Scan) -> Result<(), Failure> {
-        let root = listings.root()?;
-        self.directories.write(&Later { path: RelPath::root(), wanted: root })?;
+    pub(super) fn run(&mut self, listings: SourceListings<'_>, scan: Scan) -> Result<(), Failure> {
+        let root = Later { path: RelPath::root(), wanted: listings.root().clone() };
+        self.directories.write(&root)?;
         for decision in Join::new(listings, scan) {
             self.pass.flow.check()?;
             match decision? {
@@ -142,10 +142,9 @@ impl<'a> Planner<'a> {
                 {
                     let Some(problem) = problem else { continue };
                     let path = self.path_of(&problem.name)?;
-                    self.pass.counters.set_partial();
                     let message = format!("it could not be looked at at the {side}: {}", problem.why);
                     let hint = format!("Look at it on the {side} host, then run the migration again.");
-                    self.pass.findings.report(finding(rule, Severity::Error, &path, message, hint));
+                    self.pass.except(rule, Severity::Error, &path, message, hint);
                 }
                 Ok(())
             }
@@ -251,14 +250,13 @@ impl<'a> Planner<'a> {
             let is_empty = dir.list().map_err(|error| of_stage(&error))?.next().is_none();
             let may_go = self.pass.params.delete && self.pass.params.exclude.is_empty();
             if !is_empty && !may_go && !is_ours {
-                self.pass.counters.set_partial();
-                self.pass.findings.report(finding(
+                self.pass.except(
                     Rule::InTheWay,
                     Severity::Error,
                     path,
                     format!("a directory that is not empty stands where a {} shall be", source.kind.as_str()),
                     "Remove it at the destination, or run with --delete and without --exclude.",
-                ));
+                );
                 return Ok(None);
             }
             self.replaced = Some(path.clone());
@@ -306,15 +304,14 @@ impl<'a> Planner<'a> {
         {
             match end {
                 Some(ListingEnd::Unreadable { why }) => {
-                    self.pass.counters.set_partial();
                     let message = format!("the directory could not be read at the {side}: {why}");
                     let hint = "Nothing below it was removed. Give the agent the right to read it.";
-                    self.pass.findings.report(finding(rule, Severity::Error, path, message, hint));
+                    self.pass.except(rule, Severity::Error, path, message, hint);
                 }
                 Some(ListingEnd::Vanished) if side == "source" => {
                     let message = "the directory vanished while the source was read";
                     let hint = "Nothing to do if it was removed on purpose.";
-                    self.pass.findings.report(finding(Rule::Vanished, Severity::Notice, path, message, hint));
+                    self.pass.except(Rule::Vanished, Severity::Notice, path, message, hint);
                 }
                 Some(_) | None => {}
             }

@@ -7,6 +7,7 @@ use sync::listing::Listing;
 use sync::wire::manifest::Item;
 
 use super::Pass;
+use crate::manifest::ManifestWriter;
 use crate::owner::Owners;
 use crate::peer::ManifestReceiver;
 use crate::tally::add;
@@ -17,6 +18,8 @@ pub(super) struct SourceListings<'a> {
     pass: &'a Pass,
     manifest: ManifestReceiver,
     owners: Owners,
+    /// Written along, and handed to the pass at the end.
+    writer: Option<ManifestWriter>,
     root: Entry,
 }
 
@@ -36,14 +39,15 @@ impl<'a> SourceListings<'a> {
                 }
             }
         };
-        Ok(Self { pass, manifest, owners, root: head.root })
+        let mut root = head.root;
+        owners.apply(&RelPath::root(), &mut root)?;
+        let writer = Some(ManifestWriter::create(&pass.stage, pass.number, root.clone())?);
+        Ok(Self { pass, manifest, owners, writer, root })
     }
 
-    /// Returns the source's root.
-    pub(super) fn root(&mut self) -> Result<Entry, Failure> {
-        let mut root = self.root.clone();
-        map(&mut self.owners, &RelPath::root(), &mut root)?;
-        Ok(root)
+    /// Returns the source's root, its owner in this host's numbers.
+    pub(super) fn root(&self) -> &Entry {
+        &self.root
     }
 
     fn next_listing(&mut self) -> Result<Option<Listing>, Failure> {
@@ -53,10 +57,14 @@ impl<'a> SourceListings<'a> {
                 Some(Item::Names(names)) => self.owners.learn(names),
                 Some(Item::Listing(mut listing)) => {
                     self.take(&mut listing)?;
+                    if let Some(writer) = &mut self.writer {
+                        writer.write(&listing)?;
+                    }
                     return Ok(Some(listing));
                 }
                 Some(Item::Head(_)) | None => return Ok(None),
                 Some(Item::End(_)) => {
+                    *super::lock(&self.pass.manifest) = self.writer.take();
                     self.pass.counters.is_scan_complete.store(true, std::sync::atomic::Ordering::Relaxed);
                 }
             }
@@ -64,11 +72,9 @@ impl<'a> SourceListings<'a> {
     }
 
     fn take(&mut self, listing: &mut Listing) -> Result<(), Failure> {
+        self.owners.apply_all(listing)?;
         let (mut files, mut directories, mut bytes) = (0, 0, 0);
-        for entry in &mut listing.entries {
-            let path =
-                listing.path.join(&entry.name).map_err(|error| Failure::of(FailureKind::Bug, &error))?;
-            map(&mut self.owners, &path, entry)?;
+        for entry in &listing.entries {
             match entry.kind {
                 Kind::Directory => directories += 1,
                 _ => files += 1,
@@ -82,12 +88,6 @@ impl<'a> SourceListings<'a> {
         self.pass.flow.know(bytes);
         Ok(())
     }
-}
-
-fn map(owners: &mut Owners, path: &RelPath, entry: &mut Entry) -> Result<(), Failure> {
-    let owned = owners.map(path, entry)?;
-    (entry.uid, entry.gid, entry.xattrs) = (owned.uid, owned.gid, owned.xattrs);
-    Ok(())
 }
 
 impl Iterator for SourceListings<'_> {

@@ -22,7 +22,7 @@ const READ_BYTES: usize = 256 * 1024;
 const WRITE_BYTES: usize = 256 * 1024;
 
 /// Appends a value as a frame.
-pub(super) fn encode<T: Serialize>(value: &T, out: &mut Vec<u8>) -> Result<(), Failure> {
+pub(crate) fn encode<T: Serialize>(value: &T, out: &mut Vec<u8>) -> Result<(), Failure> {
     let start = out.len();
     out.extend_from_slice(&[0; 12]);
     let payload = postcard::to_allocvec(value)

@@ -1,25 +1,17 @@
-//! The ledger in the order of listings, however large it is.
-//!
-//! Records are gathered up to a bound, sorted, and written as a run into the stage's `spill/`; the runs are merged
-//! while they are read. A small ledger never leaves memory.
+//! The ledger by path, in the order of listings, however large it is.
 
 use std::cmp::Ordering;
-use std::collections::BinaryHeap;
-use std::vec;
 
 use common::failure::Failure;
 use common::rel_path::RelPath;
+use serde::{Deserialize, Serialize};
 use sync::entry::Entry;
 use sync::stamp::Time;
-use tree::{Dir, Name};
+use tree::Dir;
 
-use super::frame::{FrameReader, FrameWriter};
 use super::log::SettledRecords;
 use super::record::{Change, Settled, listing_order};
-use crate::trouble::of_stage;
-
-/// Records gathered in memory: about 16 MiB of usual ones.
-const RUN_RECORDS_MAX: usize = 32 * 1024;
+use crate::external_sort::{Sorted, Sorter};
 
 /// All that was done to one path, oldest first.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -84,90 +76,53 @@ impl History {
     }
 }
 
-/// Histories of paths in the order of listings.
-#[derive(Debug)]
-pub(crate) struct Histories {
-    runs: Vec<Run>,
-    heads: BinaryHeap<Head>,
-    peeked: Option<History>,
-}
+/// A record by its path and number.
+#[derive(Debug, Serialize, Deserialize)]
+struct ByPath(Settled);
 
-#[derive(Debug)]
-enum Run {
-    Memory(vec::IntoIter<Settled>),
-    File(Box<FrameReader<Settled>>),
-}
-
-impl Run {
-    fn next(&mut self) -> Result<Option<Settled>, Failure> {
-        match self {
-            Self::Memory(records) => Ok(records.next()),
-            Self::File(reader) => reader.next(),
-        }
-    }
-}
-
-/// The first record of a run that was not merged yet; the heap's greatest is the first in order.
-#[derive(Debug)]
-struct Head {
-    settled: Settled,
-    run: usize,
-}
-
-fn order(first: &Settled, second: &Settled) -> Ordering {
-    listing_order(&first.intent.path, &second.intent.path).then(first.intent.seq.cmp(&second.intent.seq))
-}
-
-impl Ord for Head {
+impl Ord for ByPath {
     fn cmp(&self, other: &Self) -> Ordering {
-        order(&other.settled, &self.settled)
+        let (first, second) = (&self.0.intent, &other.0.intent);
+        listing_order(&first.path, &second.path).then(first.seq.cmp(&second.seq))
     }
 }
 
-impl PartialOrd for Head {
+impl PartialOrd for ByPath {
     fn partial_cmp(&self, other: &Self) -> Option<Ordering> {
         Some(self.cmp(other))
     }
 }
 
-impl PartialEq for Head {
+impl PartialEq for ByPath {
     fn eq(&self, other: &Self) -> bool {
         self.cmp(other) == Ordering::Equal
     }
 }
 
-impl Eq for Head {}
+impl Eq for ByPath {}
+
+/// Histories of paths in the order of listings.
+#[derive(Debug)]
+pub(crate) struct Histories {
+    sorted: Sorted<ByPath>,
+    peeked: Option<History>,
+}
 
 impl Histories {
     /// Sorts records; runs go to `spill`, under names that begin with `label`.
     pub(crate) fn sort(records: Option<SettledRecords>, spill: &Dir, label: &str) -> Result<Self, Failure> {
-        Self::sort_in_runs(records, spill, label, RUN_RECORDS_MAX)
-    }
-
-    fn sort_in_runs(
-        records: Option<SettledRecords>,
-        spill: &Dir,
-        label: &str,
-        run_records_max: usize,
-    ) -> Result<Self, Failure> {
-        let mut runs = Vec::new();
-        let mut gathered = Vec::new();
+        let mut sorter = Sorter::new(spill, label);
         if let Some(mut records) = records {
             while let Some(settled) = records.next()? {
-                gathered.push(settled);
-                if gathered.len() >= run_records_max {
-                    gathered.sort_by(order);
-                    runs.push(write_run(&mut gathered, spill, &format!("{label}-{}", runs.len()))?);
-                }
+                sorter.push(ByPath(settled))?;
             }
         }
-        gathered.sort_by(order);
-        runs.push(Run::Memory(gathered.into_iter()));
-        let mut heads = BinaryHeap::with_capacity(runs.len());
-        for (run, records) in runs.iter_mut().enumerate() {
-            heads.extend(records.next()?.map(|settled| Head { settled, run }));
-        }
-        Ok(Self { runs, heads, peeked: None })
+        Ok(Self { sorted: sorter.finish()?, peeked: None })
+    }
+
+    /// Stands for a ledger that is not there.
+    pub(crate) fn none() -> Self {
+        Self { sorted: Sorted::none(), peeked: None }
     }
 
     /// Returns the next path's history without taking it.
@@ -199,35 +154,11 @@ impl Histories {
     }
 
     fn merge(&mut self) -> Result<Option<History>, Failure> {
-        let Some(first) = self.take_head()? else { return Ok(None) };
+        let Some(ByPath(first)) = self.sorted.next()? else { return Ok(None) };
         let mut history = History { path: first.intent.path.clone(), changes: vec![first] };
-        while self.heads.peek().is_some_and(|head| head.settled.intent.path == history.path) {
-            history.changes.extend(self.take_head()?);
+        while self.sorted.peek().is_some_and(|ByPath(next)| next.intent.path == history.path) {
+            history.changes.extend(self.sorted.next()?.map(|ByPath(settled)| settled));
         }
         Ok(Some(history))
     }
-
-    fn take_head(&mut self) -> Result<Option<Settled>, Failure> {
-        let Some(Head { settled, run }) = self.heads.pop() else { return Ok(None) };
-        if let Some(next) = self.runs[run].next()? {
-            self.heads.push(Head { settled: next, run });
-        }
-        Ok(Some(settled))
-    }
-}
-
-fn write_run(gathered: &mut Vec<Settled>, spill: &Dir, name: &str) -> Result<Run, Failure> {
-    let name = Name::new(name).expect("a label of ours without slash");
-    match spill.unlink(&name) {
-        Err(error) if !error.is_not_found() => return Err(of_stage(&error)),
-        _ => {}
-    }
-    let mut writer = FrameWriter::new(spill.create_append(&name).map_err(|error| of_stage(&error))?);
-    for settled in gathered.drain(..) {
-        writer.write(&settled)?;
-    }
-    let file = writer.finish()?;
-    // Held open and unnamed: it is gone with its reader, also after a crash of the next start.
-    spill.unlink(&name).map_err(|error| of_stage(&error))?;
-    Ok(Run::File(Box::new(FrameReader::forwards(file, 0))))
 }

@@ -1,0 +1,497 @@
+//! Judging entries: batch by batch, content read by several threads, everything told in order.
+
+use std::sync::atomic::{AtomicUsize, Ordering::Relaxed};
+use std::sync::{Mutex, PoisonError};
+
+use common::digest::Digest;
+use common::failure::{Failure, FailureKind, Retry};
+use common::finding::{Rule, Severity};
+use common::phase::Scope;
+use common::rel_path::RelPath;
+use common::spec::ValidationLevel;
+use common::step::file::{FileOutput, FileParams, Proof};
+use sync::diff::Difference;
+use sync::entry::{Entry, Kind};
+use sync::stamp::Time;
+use tree::{Dir, Stat, TreeError};
+
+use super::digest::TreeDigest;
+use super::progress_of;
+use super::reader::{Content, Read, Remote, read};
+use crate::context::StepContext;
+use crate::ledger::History;
+use crate::standing::time;
+use crate::trouble::finding;
+
+/// Entries in a batch.
+const BATCH: usize = 512;
+/// Content in a batch, after which it is closed: keeps the threads busy and a stop quick.
+const BATCH_BYTES: u64 = 64 * 1024 * 1024;
+/// Threads that read.
+const READERS: usize = 2;
+
+/// What the ledger says of a path.
+#[derive(Clone, Debug)]
+pub(super) enum Basis {
+    /// This migration wrote its content.
+    Written { digest: Digest, entry: Box<Entry>, ctime: Option<Time>, pass: u32 },
+    /// This migration made it, or set its metadata.
+    Made { entry: Box<Entry>, ctime: Option<Time>, pass: u32 },
+    /// It was there already.
+    Unchanged,
+}
+
+impl Basis {
+    /// Returns what a history says.
+    pub(super) fn of(history: Option<&History>) -> Self {
+        let Some((history, (entry, ctime))) =
+            history.and_then(|history| Some((history, history.standing()?)))
+        else {
+            return Self::Unchanged;
+        };
+        let pass = history.changes.last().map_or(0, |settled| settled.intent.pass);
+        let entry = Box::new(entry.clone());
+        match history.written() {
+            Some((digest, written)) if (written.dev, written.ino) == (entry.dev, entry.ino) => {
+                Self::Written { digest, entry, ctime, pass }
+            }
+            Some(_) | None => Self::Made { entry, ctime, pass },
+        }
+    }
+
+    fn pass(&self) -> Option<u32> {
+        match self {
+            Self::Written { pass, .. } | Self::Made { pass, .. } => Some(*pass),
+            Self::Unchanged => None,
+        }
+    }
+
+    fn record(&self) -> Option<(&Entry, Option<Time>)> {
+        match self {
+            Self::Written { entry, ctime, .. } | Self::Made { entry, ctime, .. } => Some((entry, *ctime)),
+            Self::Unchanged => None,
+        }
+    }
+}
+
+/// One entry of the source's tree, with all that is known of it.
+#[derive(Debug)]
+pub(super) struct Element {
+    pub(super) path: RelPath,
+    /// As the pass saw it.
+    pub(super) source: Entry,
+    /// What stands at the destination.
+    pub(super) found: Option<Entry>,
+    pub(super) basis: Basis,
+    /// Why the pass could not bring it as asked.
+    pub(super) exception: Option<Rule>,
+}
+
+/// Judges elements in their order.
+pub(super) struct Checker<'a> {
+    ctx: &'a StepContext,
+    root: Dir,
+    remote: Option<Remote>,
+    is_strict: bool,
+    /// Only what this pass touched, if the scope says so.
+    only_pass: Option<u32>,
+    batch: Vec<Element>,
+    batch_bytes: u64,
+    source_digest: TreeDigest,
+    destination_digest: TreeDigest,
+    output: FileOutput,
+    is_verified: bool,
+    is_partial: bool,
+}
+
+impl<'a> Checker<'a> {
+    pub(super) fn new(
+        ctx: &'a StepContext,
+        params: &FileParams,
+        root: Dir,
+        content: Option<Content>,
+        pass: u32,
+    ) -> Self {
+        Self {
+            ctx,
+            root,
+            remote: content.map(Remote::new),
+            is_strict: params.validation_level == ValidationLevel::Strict,
+            only_pass: (params.scope == Scope::Finish).then_some(pass),
+            batch: Vec::new(),
+            batch_bytes: 0,
+            source_digest: TreeDigest::new(),
+            destination_digest: TreeDigest::new(),
+            output: FileOutput::default(),
+            is_verified: true,
+            is_partial: false,
+        }
+    }
+
+    /// Judges the root itself.
+    pub(super) fn root(&mut self, source: &Entry, found: &Entry) -> Result<(), Failure> {
+        let path = RelPath::root();
+        self.source_digest.add(&path, source, None);
+        self.destination_digest.add(&path, found, None);
+        let difference = Difference::between(source, found);
+        if !difference.is_none() {
+            self.differs(&path, &describe(difference));
+        }
+        Ok(())
+    }
+
+    /// Takes the next element.
+    pub(super) fn push(&mut self, element: Element) -> Result<(), Failure> {
+        if self.only_pass.is_some_and(|pass| element.basis.pass() != Some(pass)) {
+            return Ok(());
+        }
+        self.batch_bytes += element.source.size();
+        self.batch.push(element);
+        if self.batch.len() >= BATCH || self.batch_bytes >= BATCH_BYTES { self.judge() } else { Ok(()) }
+    }
+
+    /// Judges the rest and writes down how it went.
+    pub(super) fn finish(mut self, output: &mut FileOutput) -> Result<(), Failure> {
+        self.judge()?;
+        self.tell(true);
+        *output = FileOutput { version: output.version, ..self.output };
+        output.source_digest = Some(self.source_digest.finish());
+        output.destination_digest = Some(self.destination_digest.finish());
+        output.is_verified = self.is_verified && output.proof.unproven_files == 0;
+        output.is_partial = self.is_partial;
+        Ok(())
+    }
+
+    fn tell(&self, is_complete: bool) {
+        let Proof { content_files, content_bytes, metadata_files, metadata_bytes, .. } = self.output.proof;
+        let last = *self.ctx.progress.borrow();
+        let (files, bytes) = (content_files + metadata_files, content_bytes + metadata_bytes);
+        self.ctx.progress.send_replace(progress_of(files, bytes, is_complete, &last));
+    }
+
+    fn judge(&mut self) -> Result<(), Failure> {
+        self.ctx.lease.check()?;
+        let batch = std::mem::take(&mut self.batch);
+        self.batch_bytes = 0;
+        let mut reads = self.read(&batch);
+        let remote = self.ask(&batch)?;
+        for (index, (element, remote)) in batch.into_iter().zip(remote).enumerate() {
+            self.element(&element, reads[index].take(), remote)?;
+        }
+        self.tell(false);
+        Ok(())
+    }
+
+    /// Whether the content of an element is to be read here.
+    fn is_read(&self, element: &Element) -> bool {
+        let is_written = matches!(element.basis, Basis::Written { .. });
+        element.found.as_ref().is_some_and(|found| found.kind.is_file() && element.source.kind.is_file())
+            && (is_written || self.remote.is_some())
+    }
+
+    /// Reads what is to be read, by several threads.
+    fn read(&self, batch: &[Element]) -> Vec<Option<Result<Read, TreeError>>> {
+        let results: Vec<Mutex<Option<Result<Read, TreeError>>>> =
+            batch.iter().map(|_element| Mutex::new(None)).collect();
+        let next = AtomicUsize::new(0);
+        let work = || {
+            loop {
+                let index = next.fetch_add(1, Relaxed);
+                let Some(element) = batch.get(index) else { return };
+                if !self.is_read(element) || self.ctx.lease.stop().is_cancelled() {
+                    continue;
+                }
+                let result = read(&self.root, &element.path, self.is_strict);
+                *results[index].lock().unwrap_or_else(PoisonError::into_inner) = Some(result);
+            }
+        };
+        std::thread::scope(|scope| {
+            for _ in 1..READERS {
+                scope.spawn(work);
+            }
+            work();
+        });
+        results.into_iter().map(|slot| slot.into_inner().unwrap_or_else(PoisonError::into_inner)).collect()
+    }
+
+    /// Asks the source for the digests of what is to be read on both sides.
+    fn ask(&mut self, batch: &[Element]) -> Result<Vec<Option<Digest>>, Failure> {
+        let is_asked: Vec<bool> = batch.iter().map(|element| self.is_read(element)).collect();
+        let mut found = vec![None; batch.len()];
+        let Some(remote) = &mut self.remote else { return Ok(found) };
+        let files: Vec<_> = batch
+            .iter()
+            .zip(&is_asked)
+            .filter(|(_element, is_asked)| **is_asked)
+            .map(|(element, _is_asked)| (&element.path, &element.source))
+            .collect();
+        let mut digests = remote.digests(&files)?.into_iter();
+        for (slot, is_asked) in found.iter_mut().zip(is_asked) {
+            if is_asked {
+                *slot = digests.next().flatten();
+            }
+        }
+        Ok(found)
+    }
+
+    fn element(
+        &mut self,
+        element: &Element,
+        read: Option<Result<Read, TreeError>>,
+        remote: Option<Digest>,
+    ) -> Result<(), Failure> {
+        let Element { path, source, found, basis, exception } = element;
+        let is_directory = source.kind.is_directory();
+        self.count(source);
+        let Some(found) = found else {
+            return self.missing(element);
+        };
+        let expected = expected(source, basis);
+        let mut is_proven = self.compare(path, &expected, found, basis, *exception);
+        let mut content = None;
+        match read {
+            Some(Ok(read)) => {
+                let (is_good, digest) = self.content(path, found, basis, &read, remote)?;
+                is_proven &= is_good;
+                content = digest;
+                self.destination_digest.add(path, found, digest.map(|_proven| read.digest));
+            }
+            Some(Err(error)) => {
+                is_proven = false;
+                self.differs(path, &format!("it cannot be read: {}", common::failure::chain(&error)));
+                self.destination_digest.add(path, found, None);
+            }
+            None => self.destination_digest.add(path, found, None),
+        }
+        self.source_digest.add(path, &expected, content);
+        if !is_directory {
+            self.prove(source, is_proven && exception.is_none(), content.is_some());
+        }
+        Ok(())
+    }
+
+    fn count(&mut self, source: &Entry) {
+        if source.kind.is_directory() {
+            self.output.directories_total += 1;
+        } else {
+            self.output.files_total += 1;
+            self.output.bytes_total += source.size();
+        }
+    }
+
+    fn prove(&mut self, source: &Entry, is_proven: bool, is_by_content: bool) {
+        let proof = &mut self.output.proof;
+        let (files, bytes) = match (is_proven, is_by_content) {
+            (true, true) => (&mut proof.content_files, &mut proof.content_bytes),
+            (true, false) => (&mut proof.metadata_files, &mut proof.metadata_bytes),
+            (false, _) => (&mut proof.unproven_files, &mut proof.unproven_bytes),
+        };
+        *files += 1;
+        *bytes += source.size();
+    }
+
+    /// Deals with an entry that is not at the destination.
+    fn missing(&mut self, element: &Element) -> Result<(), Failure> {
+        let Element { path, source, basis, exception, .. } = element;
+        if *exception == Some(Rule::Vanished) {
+            // It is not at the source either: nothing is owed.
+            self.output.files_total -= u64::from(!source.kind.is_directory());
+            self.output.bytes_total -= source.size();
+            return Ok(());
+        }
+        self.source_digest.add(path, source, None);
+        if exception.is_none() {
+            match basis {
+                Basis::Unchanged => self.differs(path, "it is missing at the destination"),
+                Basis::Written { .. } | Basis::Made { .. } => {
+                    self.conflict(path, "it was removed at the destination since the migration wrote it");
+                }
+            }
+        }
+        self.is_verified = false;
+        self.is_partial |= exception.is_some();
+        if !source.kind.is_directory() {
+            self.prove(source, false, false);
+        }
+        Ok(())
+    }
+
+    /// Compares what can be compared without reading; says whether it holds.
+    fn compare(
+        &mut self,
+        path: &RelPath,
+        expected: &Entry,
+        found: &Entry,
+        basis: &Basis,
+        exception: Option<Rule>,
+    ) -> bool {
+        if exception.is_some_and(|rule| rule != Rule::Vanished) {
+            // The copy has told why; it is not told twice.
+            self.is_verified = false;
+            self.is_partial = true;
+            return false;
+        }
+        let difference = Difference::between(expected, found);
+        let is_touched = basis.record().is_some_and(|(record, ctime)| is_touched(record, ctime, found));
+        if is_touched && !expected.kind.is_directory() {
+            self.conflict(path, "somebody else wrote to it at the destination since the migration did");
+            return false;
+        }
+        if difference.is_none() {
+            return true;
+        }
+        if matches!(basis, Basis::Unchanged) || expected.kind.is_directory() {
+            self.conflict(path, &format!("it was changed at the destination: {}", describe(difference)));
+        } else {
+            self.differs(path, &describe(difference));
+        }
+        false
+    }
+
+    /// Compares content; returns whether it holds, and the digest that it is proven by.
+    fn content(
+        &mut self,
+        path: &RelPath,
+        found: &Entry,
+        basis: &Basis,
+        read: &Read,
+        remote: Option<Digest>,
+    ) -> Result<(bool, Option<Digest>), Failure> {
+        if let Basis::Written { digest, .. } = basis {
+            if *digest == read.digest {
+                return Ok((self.remote_agrees(path, read.digest, remote), Some(*digest)));
+            }
+            if is_same_state(found, &read.stat)
+                && !basis.record().is_none_or(|(record, ctime)| is_touched(record, ctime, found))
+            {
+                return Err(self.corrupt(path));
+            }
+            // If it was touched before the scan, that was told already.
+            if !is_same_state(found, &read.stat) {
+                self.conflict(path, "somebody else wrote to it at the destination while it was verified");
+            }
+            return Ok((false, None));
+        }
+        if !is_same_state(found, &read.stat) {
+            self.conflict(path, "somebody else wrote to it at the destination while it was verified");
+            return Ok((false, None));
+        }
+        match remote {
+            Some(remote) if remote == read.digest => Ok((true, Some(remote))),
+            Some(_) => {
+                self.differs(
+                    path,
+                    "its content differs from the source's, although size and time are the same",
+                );
+                Ok((false, None))
+            }
+            None => {
+                self.unread(path);
+                Ok((false, None))
+            }
+        }
+    }
+
+    /// Compares with the source's present content, where that was read too. A source that went on is no fault here.
+    fn remote_agrees(&mut self, path: &RelPath, own: Digest, remote: Option<Digest>) -> bool {
+        if self.remote.is_none() || remote.is_none() || remote == Some(own) {
+            return true;
+        }
+        self.differs(
+            path,
+            "its content differs from the source's, although size and times there are as they were",
+        );
+        false
+    }
+
+    fn unread(&mut self, path: &RelPath) {
+        self.report(
+            Rule::Changed,
+            Severity::Warning,
+            path,
+            "it could not be compared: it changed, vanished or cannot be read at the source",
+            "Run the migration again, then verify.",
+        );
+    }
+
+    fn conflict(&mut self, path: &RelPath, message: &str) {
+        self.report(
+            Rule::Conflict,
+            Severity::Error,
+            path,
+            message,
+            "Look who writes to the destination; run the migration again if the source's state is wanted.",
+        );
+    }
+
+    fn differs(&mut self, path: &RelPath, message: &str) {
+        self.report(
+            Rule::Differs,
+            Severity::Error,
+            path,
+            message,
+            "Run the migration again; it brings what differs.",
+        );
+    }
+
+    fn report(&mut self, rule: Rule, severity: Severity, path: &RelPath, message: &str, hint: &str) {
+        self.is_verified = false;
+        self.ctx.findings.report(finding(rule, severity, path, message, hint));
+    }
+
+    fn corrupt(&mut self, path: &RelPath) -> Failure {
+        let message = "its content is not what was written, although nothing says that it was changed";
+        let hint = "Look at the destination's disk and memory; everything else there may be damaged too.";
+        self.report(Rule::Corrupt, Severity::Error, path, message, hint);
+        let mut failure = Failure::new(FailureKind::Corrupt, format!("`{path}` is damaged: {message}"))
+            .context("path", path.to_string())
+            .hint(hint);
+        // Reading it once more proves nothing.
+        failure.retry = Retry::Never;
+        failure
+    }
+}
+
+/// Returns how the entry shall look: as the source's, with the size and time of what was really read there.
+fn expected(source: &Entry, basis: &Basis) -> Entry {
+    let mut expected = source.clone();
+    if let Basis::Written { entry, .. } = basis {
+        if let (Kind::File { size, .. }, Kind::File { size: written, .. }) = (&mut expected.kind, &entry.kind)
+        {
+            *size = *written;
+        }
+        expected.mtime = entry.mtime;
+    }
+    expected
+}
+
+/// Whether somebody else wrote to what stands there: another inode or change time than recorded.
+fn is_touched(record: &Entry, ctime: Option<Time>, found: &Entry) -> bool {
+    let is_same_inode = (record.dev, record.ino) == (found.dev, found.ino);
+    // Other names of an inode, made and removed by the migration itself, move its change time.
+    let tells_ctime = record.nlink <= 1 && found.nlink <= 1;
+    let is_same_ctime = match ctime {
+        Some(ctime) if tells_ctime => ctime == found.ctime,
+        Some(_) | None => true,
+    };
+    !is_same_inode || !is_same_ctime
+}
+
+fn is_same_state(found: &Entry, stat: &Stat) -> bool {
+    stat.is_inode(found.dev, found.ino) && time(stat.ctime) == found.ctime
+}
+
+fn describe(difference: Difference) -> String {
+    let Difference { kind, content, mtime, mode, uid, gid, xattrs } = difference;
+    let names = [
+        (kind, "its kind"),
+        (content, "its size or text"),
+        (mtime, "its time"),
+        (mode, "its mode"),
+        (uid, "its owner"),
+        (gid, "its group"),
+        (xattrs, "its attributes"),
+    ];
+    let list: Vec<_> = names.into_iter().filter(|(differs, _)| *differs).map(|(_, name)| name).collect();
+    format!("{} differs from the source's", list.join(", "))
+}

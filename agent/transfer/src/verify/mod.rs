@@ -1,0 +1,335 @@
+//! `file.verify`: what stands at the destination is proven, and by how much.
+//!
+//! The source's tree as the last pass saw it, the destination's own scan, and the ledger are joined entry by entry:
+//!
+//! - what this migration wrote is read again and compared with the digest of its commit, its inode and change time with
+//!   the record of it; it is never compared with the source's present state, which is live;
+//! - what was there already is compared by size, time and metadata; a *deep* verification reads it on both sides.
+//!
+//! A digest that differs while inode and change time are as recorded is corruption and fails the step at once. An inode
+//! or a change time that differs means that somebody else wrote there: a finding, and the tree is not verified.
+//! After settling there is no record; then both sides are read and compared as they are.
+
+mod check;
+mod digest;
+mod reader;
+
+use std::path::Path;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering::Relaxed};
+
+use common::clock;
+use common::failure::{Failure, FailureKind};
+use common::finding::Rule;
+use common::progress::Progress;
+use common::rel_path::RelPath;
+use common::spec::ValidationLevel;
+use common::step::file::{FileOutput, FileParams, VERSION};
+use sync::diff::{Decision, Found, Join};
+use sync::listing::Listing;
+use tree::{Dir, Root};
+
+use crate::context::StepContext;
+use crate::copy::{content_of, filter_of, peer_of, request_of, stopped};
+use crate::endpoint::Endpoint;
+use crate::external_sort::{Sorted, Sorter};
+use crate::ledger::{Histories, read_settled};
+use crate::manifest::{ManifestFile, read_exceptions};
+use crate::memory::Memory;
+use crate::owner::Owners;
+use crate::peer::Source;
+use crate::scan::{Scan, ScanSettings};
+use crate::stage::Stage;
+use crate::standing::look_at_self;
+use crate::trouble::of_stage;
+use crate::way_back::open_root;
+
+use check::{Basis, Checker, Element};
+use reader::Content;
+
+/// Threads that scan.
+const SCAN_WORKERS: usize = 2;
+
+/// Proves what stands at the destination.
+///
+/// With `checksum` or the level `strict`, or when the migration is settled, both sides are read through the peer.
+///
+/// # Errors
+/// `Corrupt` when content differs from its digest although nothing says that it was changed; when the step cannot go
+/// on, as for a copy; `NotFound` when the root is gone.
+pub async fn run_verify(
+    ctx: StepContext,
+    endpoint: &Endpoint,
+    params: FileParams,
+) -> Result<FileOutput, Failure> {
+    ctx.lease.check()?;
+    let began = clock::boot();
+    let memory = Memory::open(&ctx.state_dir, &ctx.migration)?;
+    ctx.findings.list_in(&memory.list(VERIFY_LIST))?;
+    let root = open_root(&params.destination_root)?.ok_or_else(|| gone(&params.destination_root))?;
+    let stage = Stage::find(&root, &ctx.migration, &memory)?;
+    let is_deep = params.checksum || params.validation_level == ValidationLevel::Strict || stage.is_none();
+    let source = if is_deep {
+        Some(Source::open(endpoint, peer_of(&ctx)?, ctx.bandwidth.clone()).await?)
+    } else {
+        None
+    };
+    let content = match &source {
+        Some(source) => Some(content_of(source).await?),
+        None => None,
+    };
+    let manifest = match (&source, &stage) {
+        (Some(source), None) => Some(source.manifest(request_of(&params)).await?),
+        (Some(_) | None, _) => None,
+    };
+    let is_stopped = Arc::new(AtomicBool::new(false));
+    let job = Job {
+        ctx: ctx.clone(),
+        params,
+        memory,
+        root,
+        stage,
+        content,
+        manifest,
+        is_stopped: Arc::clone(&is_stopped),
+    };
+    let mut work = tokio::task::spawn_blocking(move || job.run());
+    let stop = ctx.lease.stop().clone();
+    let (done, source) = tokio::select! {
+        done = &mut work => (done, source),
+        () = stop.cancelled() => {
+            is_stopped.store(true, Relaxed);
+            // Closes the connection, so that nothing waits for it.
+            drop(source);
+            (work.await, None)
+        }
+    };
+    let mut output = done.map_err(|error| Failure::of(FailureKind::Bug, &error))??;
+    if let Some(source) = source {
+        output.bytes_on_wire = source.finish().await.0;
+    }
+    ctx.findings.flush()?;
+    output.duration_ms = u64::try_from(clock::boot().since(began).as_millis()).unwrap_or(u64::MAX);
+    Ok(output)
+}
+
+/// The list of the findings of the last verification.
+const VERIFY_LIST: &str = "verify-findings.jsonl";
+
+/// The blocking half.
+struct Job {
+    ctx: StepContext,
+    params: FileParams,
+    memory: Memory,
+    root: Root,
+    stage: Option<Stage>,
+    content: Option<Content>,
+    manifest: Option<crate::peer::ManifestReceiver>,
+    is_stopped: Arc<AtomicBool>,
+}
+
+/// The source's side: as the last pass saw it, or as it is.
+enum Listings {
+    File(Box<ManifestFile>),
+    Peer(Box<reader::PeerListings>),
+}
+
+impl Iterator for Listings {
+    type Item = Result<Listing, Failure>;
+
+    fn next(&mut self) -> Option<Self::Item> {
+        match self {
+            Self::File(file) => file.next(),
+            Self::Peer(peer) => peer.next(),
+        }
+    }
+}
+
+impl Job {
+    fn run(mut self) -> Result<FileOutput, Failure> {
+        let spill = self.stage.as_ref().map(|stage| stage.spill.clone());
+        if let Some(stage) = &self.stage {
+            stage.clear_spill()?;
+        }
+        let mut histories = match &self.stage {
+            Some(stage) => Histories::sort(read_settled(&stage.dir)?, &stage.spill, "verify")?,
+            None => Histories::none(),
+        };
+        let mut exceptions = self.exceptions(spill.as_ref())?;
+        let (listings, root, pass) = self.listings()?;
+        let scan = Scan::start(
+            self.root.dir(),
+            ScanSettings {
+                filter: filter_of(&self.params)?,
+                workers: SCAN_WORKERS,
+                spill_dir: self.memory.folder().to_owned(),
+            },
+        )?;
+        let mut checker = Checker::new(&self.ctx, &self.params, self.root.dir(), self.content.take(), pass);
+        checker.root(&root, &look_at_self(&self.root.dir()).map_err(|error| of_stage(&error))?)?;
+        let mut here = RelPath::root();
+        for decision in Join::new(listings, scan) {
+            if self.is_stopped.load(Relaxed) {
+                return Err(stopped(&self.ctx));
+            }
+            let (source, found) = match decision? {
+                Decision::Began { path, .. } => {
+                    here = path;
+                    continue;
+                }
+                Decision::Entry(Found::Missing { source }) => (source, None),
+                Decision::Entry(Found::Both { source, destination }) => (source, Some(destination)),
+                Decision::Entry(Found::Problem { source_entry: Some(source), destination_entry, .. }) => {
+                    (source, destination_entry)
+                }
+                Decision::Entry(_) | Decision::Stage { .. } | Decision::Ended { .. } => continue,
+            };
+            let path = here.join(&source.name).map_err(|error| Failure::of(FailureKind::Bug, &error))?;
+            let history = histories.find(&path)?;
+            let exception = exceptions.as_mut().map_or(Ok(None), |sorted| take_exception(sorted, &path))?;
+            let basis = Basis::of(history.as_ref());
+            checker.push(Element { path, source, found, basis, exception })?;
+        }
+        let mut output = FileOutput { version: VERSION, ..FileOutput::default() };
+        checker.finish(&mut output)?;
+        output.list_file = Some(VERIFY_LIST.to_owned());
+        output.findings_total = self.ctx.findings.totals().total;
+        Ok(output)
+    }
+
+    fn exceptions(&self, spill: Option<&Dir>) -> Result<Option<Sorted<ByPath>>, Failure> {
+        let (Some(stage), Some(spill)) = (&self.stage, spill) else { return Ok(None) };
+        let Some(mut reader) = read_exceptions(stage)? else { return Ok(None) };
+        let mut sorter = Sorter::new(spill, "exceptions");
+        while let Some(exception) = reader.next()? {
+            sorter.push(ByPath(exception))?;
+        }
+        sorter.finish().map(Some)
+    }
+
+    fn listings(&mut self) -> Result<(Listings, sync::entry::Entry, u32), Failure> {
+        if let Some(manifest) = self.manifest.take() {
+            let owners = Owners::new(self.params.numeric_ids);
+            let listings = reader::PeerListings::new(manifest, owners)?;
+            let root = listings.root().clone();
+            return Ok((Listings::Peer(Box::new(listings)), root, 0));
+        }
+        let stage = self.stage.as_ref();
+        let file = stage.map_or(Ok(None), ManifestFile::open)?.ok_or_else(|| {
+            Failure::new(
+                FailureKind::NotFound,
+                "no copy of this migration has ended, so there is nothing to verify",
+            )
+            .hint("Let the copy end first: retry the migration.")
+        })?;
+        let (root, pass) = (file.head.root.clone(), file.head.pass);
+        Ok((Listings::File(Box::new(file)), root, pass))
+    }
+}
+
+/// An exception in the order of listings.
+#[derive(Debug, serde::Serialize, serde::Deserialize)]
+struct ByPath(crate::manifest::Exception);
+
+impl Ord for ByPath {
+    fn cmp(&self, other: &Self) -> std::cmp::Ordering {
+        crate::ledger::listing_order(&self.0.path, &other.0.path).then(self.0.rule.cmp(&other.0.rule))
+    }
+}
+
+impl PartialOrd for ByPath {
+    fn partial_cmp(&self, other: &Self) -> Option<std::cmp::Ordering> {
+        Some(self.cmp(other))
+    }
+}
+
+impl PartialEq for ByPath {
+    fn eq(&self, other: &Self) -> bool {
+        self.cmp(other) == std::cmp::Ordering::Equal
+    }
+}
+
+impl Eq for ByPath {}
+
+/// Takes the exceptions of a path, passing over those before it; the gravest rule counts.
+fn take_exception(sorted: &mut Sorted<ByPath>, path: &RelPath) -> Result<Option<Rule>, Failure> {
+    let mut found = None;
+    while let Some(ByPath(next)) = sorted.peek() {
+        match crate::ledger::listing_order(&next.path, path) {
+            std::cmp::Ordering::Greater => break,
+            std::cmp::Ordering::Less => {}
+            std::cmp::Ordering::Equal if found == None || found == Some(Rule::Vanished) => {
+                found = Some(next.rule)
+            }
+            std::cmp::Ordering::Equal => {}
+        }
+        sorted.next()?;
+    }
+    Ok(found)
+}
+
+fn gone(root: &str) -> Failure {
+    Failure::new(
+        FailureKind::NotFound,
+        format!("the destination's root `{}` does not exist", Path::new(root).display()),
+    )
+    .hint("It was removed or is not mounted. Mount it, or run the migration again.")
+}
+
+/// Tells progress of a verification.
+fn progress_of(files: u64, bytes: u64, is_complete: bool, earlier: &Progress) -> Progress {
+    Progress {
+        files_done: files,
+        files_total: files,
+        bytes_done: bytes,
+        bytes_total: bytes,
+        is_scan_complete: is_complete,
+        ..*earlier
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use common::finding::Rule;
+    use common::spec::ValidationLevel;
+
+    use crate::pair::Pair;
+
+    #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+    async fn what_others_did_since_is_a_conflict_and_a_settled_tree_is_compared_as_it_is() {
+        let mut pair = Pair::new();
+        for name in ["changed", "removed", "same"] {
+            std::fs::write(pair.source_root.join(name), name).unwrap();
+        }
+        pair.copy().await.0.unwrap();
+        std::fs::write(pair.destination_root.join("changed"), "edited!").unwrap();
+        std::fs::remove_file(pair.destination_root.join("removed")).unwrap();
+        let (verified, findings) = pair.verify().await;
+        let verified = verified.unwrap();
+        assert!(!verified.is_verified);
+        assert_ne!(verified.source_digest, verified.destination_digest);
+        assert_eq!((verified.proof.content_files, verified.proof.unproven_files), (1, 2));
+        let objects: Vec<_> =
+            findings.iter().map(|finding| (finding.rule, finding.object.as_str())).collect();
+        // The root's time tells too that something was removed.
+        assert_eq!(objects, [(Rule::Differs, "."), (Rule::Conflict, "changed"), (Rule::Conflict, "removed")]);
+
+        pair.copy().await.0.unwrap();
+        assert!(pair.verify().await.0.unwrap().is_verified);
+        pair.params.validation_level = ValidationLevel::Strict;
+        let deep = pair.verify().await.0.unwrap();
+        assert!(deep.is_verified && deep.bytes_on_wire > 0);
+
+        pair.settle();
+        let (verified, findings) = pair.verify().await;
+        assert_eq!(findings, []);
+        let verified = verified.unwrap();
+        assert!(verified.is_verified);
+        assert_eq!(verified.proof.content_files, 3);
+        std::fs::write(pair.source_root.join("same"), "emas").unwrap();
+        let (verified, findings) = pair.verify().await;
+        assert!(!verified.unwrap().is_verified);
+        assert_eq!(findings.len(), 2);
+        pair.close().await;
+    }
+}

@@ -1,0 +1,161 @@
+//! Reading content on this side, and asking for digests of the other.
+
+use std::collections::HashMap;
+
+use common::digest::Digest;
+use common::failure::{Failure, FailureKind};
+use common::rel_path::RelPath;
+use sync::entry::Entry;
+use sync::listing::Listing;
+use sync::wire::content::{Digested, Failed, Fetch, Reply, What};
+use sync::wire::manifest::Item;
+use tree::{Dir, Name, Stat, TreeError};
+
+use crate::owner::Owners;
+use crate::peer::{ContentReceiver, FetchSender, ManifestReceiver};
+
+/// Read at once.
+const BUFFER_BYTES: usize = 256 * 1024;
+
+/// Lanes to the source.
+pub(crate) type Content = (FetchSender, ContentReceiver);
+
+/// What reading a file gave.
+#[derive(Debug)]
+pub(crate) struct Read {
+    /// BLAKE3 over its bytes.
+    pub(crate) digest: Digest,
+    /// The file after the read.
+    pub(crate) stat: Stat,
+}
+
+/// Reads a file whole; past the page cache when asked.
+pub(crate) fn read(root: &Dir, path: &RelPath, drops_cache: bool) -> Result<Read, TreeError> {
+    let (parent, name) = path.split().unwrap_or_default();
+    let name = Name::new(name).expect("a file has a name");
+    let file = root.open_beneath(parent.as_bytes())?.open_file(&name)?;
+    let size = file.opened().size;
+    if drops_cache {
+        file.drop_cache(0..size);
+    }
+    file.advise_sequential();
+    let mut buffer = vec![0; BUFFER_BYTES.min(usize::try_from(size).unwrap_or(BUFFER_BYTES)).max(1)];
+    let mut hasher = blake3::Hasher::new();
+    let mut offset = 0;
+    loop {
+        match file.read_at(&mut buffer, offset)? {
+            0 => break,
+            count => {
+                hasher.update(&buffer[..count]);
+                offset += count as u64;
+            }
+        }
+    }
+    Ok(Read { digest: Digest::from(hasher.finalize()), stat: file.stat()? })
+}
+
+/// Digests of the source, asked for in batches.
+#[derive(Debug)]
+pub(super) struct Remote {
+    fetches: FetchSender,
+    content: ContentReceiver,
+    next_id: u64,
+}
+
+impl Remote {
+    pub(super) fn new((fetches, content): Content) -> Self {
+        Self { fetches, content, next_id: 1 }
+    }
+
+    /// Asks for the digests of some files as they are now; a file that cannot be had, or is no longer the one of its
+    /// entry, has none.
+    pub(super) fn digests(&mut self, files: &[(&RelPath, &Entry)]) -> Result<Vec<Option<Digest>>, Failure> {
+        let mut found = vec![None; files.len()];
+        let mut asked = HashMap::new();
+        let mut fetches = Vec::with_capacity(files.len());
+        for (index, (path, entry)) in files.iter().enumerate() {
+            let id = self.next_id;
+            self.next_id += 1;
+            asked.insert(id, index);
+            fetches.push(Fetch { id, path: (*path).clone(), stamp: entry.stamp(), what: What::Digest });
+        }
+        if fetches.is_empty() {
+            return Ok(found);
+        }
+        self.fetches.blocking_send(fetches)?;
+        let unasked =
+            || Failure::new(FailureKind::Bug, "the source answered something that was not asked for");
+        while !asked.is_empty() {
+            match self.content.blocking_next()?.reply {
+                Reply::Digests(digests) => {
+                    for Digested { id, stamp, digest } in digests {
+                        let index = asked.remove(&id).ok_or_else(unasked)?;
+                        let expected = files[index].1.stamp();
+                        found[index] = (stamp == expected).then(|| Digest::from(digest));
+                    }
+                }
+                Reply::Failed(failed) => {
+                    for Failed { id, why: _ } in failed {
+                        asked.remove(&id).ok_or_else(unasked)?;
+                    }
+                }
+                Reply::Pack(_) | Reply::Range(_) | Reply::Values(_) | Reply::Confirmed(_) => {
+                    return Err(unasked());
+                }
+            }
+        }
+        Ok(found)
+    }
+}
+
+/// The source's tree as it is, its owners in this host's numbers.
+#[derive(Debug)]
+pub(super) struct PeerListings {
+    manifest: ManifestReceiver,
+    owners: Owners,
+    root: Entry,
+}
+
+impl PeerListings {
+    pub(super) fn new(mut manifest: ManifestReceiver, mut owners: Owners) -> Result<Self, Failure> {
+        loop {
+            match manifest.blocking_next()? {
+                Some(Item::Names(names)) => owners.learn(names),
+                Some(Item::Head(head)) => {
+                    let mut root = head.root;
+                    owners.apply(&RelPath::root(), &mut root)?;
+                    return Ok(Self { manifest, owners, root });
+                }
+                Some(Item::Listing(_) | Item::End(_)) | None => {
+                    return Err(Failure::new(FailureKind::Bug, "the source's manifest has no beginning"));
+                }
+            }
+        }
+    }
+
+    pub(super) fn root(&self) -> &Entry {
+        &self.root
+    }
+
+    fn next_listing(&mut self) -> Result<Option<Listing>, Failure> {
+        loop {
+            match self.manifest.blocking_next()? {
+                Some(Item::Names(names)) => self.owners.learn(names),
+                Some(Item::Listing(mut listing)) => {
+                    self.owners.apply_all(&mut listing)?;
+                    return Ok(Some(listing));
+                }
+                Some(Item::Head(_) | Item::End(_)) => {}
+                None => return Ok(None),
+            }
+        }
+    }
+}
+
+impl Iterator for PeerListings {
+    type Item = Result<Listing, Failure>;
+
+    fn next(&mut self) -> Option<Self::Item> {
+        self.next_listing().transpose()
+    }
+}
