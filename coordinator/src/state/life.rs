@@ -100,8 +100,11 @@ impl Migration {
         self.steps.iter().map(|step| step.status).collect()
     }
 
+    /// Returns what the undo of each step promises; a dry run has changed nothing, so nothing of it is undone.
     pub(super) fn reversibilities(&self) -> Vec<Reversibility> {
-        self.plan.steps.iter().map(|planned| planned.reversibility).collect()
+        let is_dry = self.spec.options.dry_run;
+        let of = |planned: &PlannedStep| if is_dry { Reversibility::ReadOnly } else { planned.reversibility };
+        self.plan.steps.iter().map(of).collect()
     }
 
     fn complete(&mut self, stamp: &Stamp, effects: &mut Vec<Effect>) {
@@ -137,7 +140,8 @@ impl Migration {
             self.add_failure(failure);
         }
         // A check of what has long been completed says what it found and changes nothing.
-        if self.completed.is_none() && self.spec.options.rollback_on_failure {
+        let has_way_back = self.completed.is_none() && !self.spec.options.dry_run;
+        if has_way_back && self.spec.options.rollback_on_failure {
             return self.begin_unwinding(stamp, UnwindCause::Failure, "another step failed");
         }
         let effects = self.end_leases(stamp.wall, Change::Lost, "another step failed")?;
@@ -466,7 +470,7 @@ impl Migration {
         self.add_failure(
             Failure::new(FailureKind::Timeout, message).hint("allow more time with `options.timeout`"),
         );
-        if self.spec.options.rollback_on_failure {
+        if self.spec.options.rollback_on_failure && !self.spec.options.dry_run {
             return self.begin_unwinding(stamp, UnwindCause::Failure, "the time for the migration is over");
         }
         let effects = self.end_leases(stamp.wall, Change::Failed, "the time for the migration is over")?;

@@ -565,3 +565,29 @@ fn what_an_agent_says_is_bounded() {
     let facts = HostFacts { disks: vec![disk], ..HostFacts::default() };
     assert!(log.host("web1", host::Change::Facts(facts)).is_err());
 }
+
+#[test]
+fn a_dry_run_has_nothing_to_undo_however_it_ends() {
+    let dry = |create: &mut migration::Create| {
+        let mut spec = sample::spec();
+        spec.options.dry_run = true;
+        create.spec = spec.into();
+        let mut plan = sample::plan(&create.migration);
+        plan.steps.truncate(1);
+        create.plan = plan.into();
+    };
+    let mut log = Log::new();
+    log.create("m1", 1, dry).unwrap();
+    // It changes nothing, so that it takes no root.
+    log.create("m2", 1, dry).unwrap();
+    log.grant("m1");
+    log.report("m1", failed(FailureKind::Invalid, Retry::Never));
+    assert_eq!((log.status("m1"), log.exit_code("m1")), (MigrationStatus::Failed, Some(2)));
+    assert!(!log.migration("m1").is_rollback_available() && !log.migration("m1").is_active());
+    log.act("m1", Act::Retry).unwrap();
+    log.run("m1", &copied());
+    assert_eq!((log.status("m1"), log.exit_code("m1")), (MigrationStatus::Completed, Some(0)));
+    log.grant("m2");
+    log.act("m2", Act::Cancel).unwrap();
+    assert_eq!((log.status("m2"), log.exit_code("m2")), (MigrationStatus::Cancelled, Some(130)));
+}

@@ -22,7 +22,7 @@ use super::{Command, State, invariant};
 /// What somebody does; small numbers, so that they meet.
 #[derive(Clone, Debug)]
 enum Deed {
-    Create { migration: u8, root: u8, window: bool, rollback: bool, confirmed: bool },
+    Create { migration: u8, root: u8, window: bool, rollback: bool, confirmed: bool, dry: bool },
     Act { migration: u8, act: u8 },
     Grant { migration: u8, step: u8, undo: bool, right: bool },
     Expire { migration: u8, step: u8 },
@@ -35,9 +35,9 @@ enum Deed {
 fn deed() -> impl Strategy<Value = Deed> {
     let (migration, step) = (0..4_u8, 0..2_u8);
     prop_oneof![
-        2 => (0..4_u8, 0..3_u8, any::<bool>(), any::<bool>(), any::<bool>()).prop_map(
-            |(migration, root, window, rollback, confirmed)| Deed::Create {
-                migration, root, window, rollback, confirmed
+        2 => (0..4_u8, 0..3_u8, any::<[bool; 3]>(), prop::bool::weighted(0.2)).prop_map(
+            |(migration, root, [window, rollback, confirmed], dry)| Deed::Create {
+                migration, root, window, rollback, confirmed, dry
             }
         ),
         4 => (migration.clone(), 0..8_u8).prop_map(|(migration, act)| Deed::Act { migration, act }),
@@ -136,11 +136,12 @@ fn known(log: &Log, number: u8) -> Option<Arc<Migration>> {
 
 /// A new migration, which may find its root taken.
 fn create(log: &Log, deed: &Deed) -> Option<Command> {
-    let Deed::Create { migration, root, window, rollback, confirmed } = *deed else { return None };
+    let Deed::Create { migration, root, window, rollback, confirmed, dry } = *deed else { return None };
     let tenant = sample::tenant();
     let mut spec = sample::spec();
     spec.options.rollback_window_ms = window.then_some(20_000);
     spec.options.rollback_on_failure = rollback;
+    spec.options.dry_run = dry;
     spec.options.timeout_ms = Some(200_000);
     let roots = sample::roots(u64::from(root));
     let mut plan = sample::plan(&id(migration));
@@ -229,7 +230,6 @@ fn written(state: &State) -> Vec<u8> {
 }
 
 proptest! {
-    #![proptest_config(ProptestConfig { cases: 256, ..ProptestConfig::default() })]
 
     /// Replicas that apply one log are equal, whether by the log alone, by its bytes, or by a snapshot in between; no
     /// command breaks an invariant; and a refused one changes nothing.
