@@ -28,6 +28,11 @@ use common::fence::FencingToken;
 const DIRECTORY: &str = "journal";
 /// Cache of the store; the whole journal is a few KiB, and an idle agent shall stay small.
 const CACHE_BYTES: u64 = 2 * 1024 * 1024;
+/// The store keeps several dozen write buffers of this size for a while, whatever they hold.
+const SEGMENT_BYTES: usize = 64 * 1024;
+/// Events are stored in parts of this size: a leaf of the store holds up to sixteen, and a leaf above a quarter of a
+/// segment would go to a file that the store never frees.
+const PART_BYTES: usize = 768;
 /// The version of every record; it stands in front of each.
 const RECORD_VERSION: u8 = 1;
 
@@ -102,6 +107,7 @@ impl Journal {
         let config = sled::Config::new()
             .path(path)
             .cache_capacity(CACHE_BYTES)
+            .segment_size(SEGMENT_BYTES)
             .mode(sled::Mode::LowSpace)
             .flush_every_ms(None);
         let db = catch_unwind(AssertUnwindSafe(|| config.open()));
@@ -156,7 +162,11 @@ impl Journal {
     /// # Errors
     /// When the record is too large or the store refuses.
     pub fn put_event(&self, number: u64, record: &OutboxRecord) -> Result<(), JournalError> {
-        self.outbox.insert(number.to_be_bytes(), encode(record)?)?;
+        let mut batch = sled::Batch::default();
+        for (part, content) in (0..).zip(encode(record)?.chunks(PART_BYTES)) {
+            batch.insert(&part_key(number, part), content);
+        }
+        self.outbox.apply_batch(batch)?;
         Ok(())
     }
 
@@ -165,14 +175,18 @@ impl Journal {
     /// # Errors
     /// When the store refuses or a record is damaged.
     pub fn events_after(&self, number: u64, limit: usize) -> Result<Vec<(u64, OutboxRecord)>, JournalError> {
-        let from = number.saturating_add(1).to_be_bytes();
-        let entries = self.outbox.range(from..).take(limit);
-        entries
-            .map(|entry| {
-                let (key, value) = entry?;
-                Ok((number_of(&key)?, decode(&value)?))
-            })
-            .collect()
+        let mut encoded: Vec<(u64, Vec<u8>)> = Vec::new();
+        for entry in self.outbox.range(part_key(number.saturating_add(1), 0)..) {
+            let (key, content) = entry?;
+            let number = number_of(&key)?;
+            let count = encoded.len();
+            match encoded.last_mut() {
+                Some((last, parts)) if *last == number => parts.extend_from_slice(&content),
+                Some(_) if count == limit => break,
+                Some(_) | None => encoded.push((number, content.to_vec())),
+            }
+        }
+        encoded.into_iter().map(|(number, encoded)| Ok((number, decode(&encoded)?))).collect()
     }
 
     /// Forgets all events up to this number. Not flushed: one that comes back is sent again under its number.
@@ -180,7 +194,7 @@ impl Journal {
     /// # Errors
     /// When the store refuses.
     pub fn acknowledge(&self, number: u64) -> Result<(), JournalError> {
-        for entry in self.outbox.range(..=number.to_be_bytes()) {
+        for entry in self.outbox.range(..=part_key(number, u16::MAX)) {
             self.outbox.remove(entry?.0)?;
         }
         self.meta.insert(ACKNOWLEDGED, &number.to_be_bytes())?;
@@ -230,8 +244,17 @@ fn token_key(token: FencingToken) -> [u8; 16] {
     key
 }
 
+/// The key of one part of an event: its number, then the part's.
+fn part_key(number: u64, part: u16) -> [u8; 10] {
+    let mut key = [0; 10];
+    key[..8].copy_from_slice(&number.to_be_bytes());
+    key[8..].copy_from_slice(&part.to_be_bytes());
+    key
+}
+
+/// Returns the number that a key or a value begins with.
 fn number_of(bytes: &[u8]) -> Result<u64, JournalError> {
-    bytes.try_into().map(u64::from_be_bytes).map_err(|_wrong_length| JournalError::Record)
+    bytes.first_chunk().copied().map(u64::from_be_bytes).ok_or(JournalError::Record)
 }
 
 fn read_number(tree: &sled::Tree, key: &[u8]) -> Result<Option<u64>, JournalError> {
@@ -322,6 +345,12 @@ mod tests {
         let journal = Journal::open(directory.path()).unwrap();
         let large = record(&"x".repeat(RECORD_BYTES_MAX));
         assert!(matches!(journal.put_event(1, &large), Err(JournalError::TooLarge(_))));
+        let largest = record(&"x".repeat(RECORD_BYTES_MAX - 1024));
+        journal.put_event(1, &largest).unwrap();
+        journal.put_event(2, &record("small")).unwrap();
+        assert_eq!(journal.events_after(0, 1).unwrap(), [(1, largest)]);
+        journal.acknowledge(1).unwrap();
+        assert_eq!(journal.events_after(0, 9).unwrap(), [(2, record("small"))]);
     }
 
     #[test]

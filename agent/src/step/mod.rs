@@ -8,6 +8,7 @@ pub mod executor;
 pub mod file_catch_up;
 pub mod file_copy;
 pub mod file_finish;
+pub mod file_verify;
 pub mod order;
 pub mod question;
 pub mod registry;

@@ -7,9 +7,10 @@ use super::Step;
 use super::file_catch_up::FileCatchUp;
 use super::file_copy::FileCopy;
 use super::file_finish::FileFinish;
+use super::file_verify::FileVerify;
 
 /// Every kind that this agent can run, in the order of their names.
-pub static STEPS: &[&dyn Step] = &[&FileCatchUp, &FileCopy, &FileFinish];
+pub static STEPS: &[&dyn Step] = &[&FileCatchUp, &FileCopy, &FileFinish, &FileVerify];
 
 /// Returns the kinds and versions, for the host's facts.
 pub fn versions(steps: &[&dyn Step]) -> Vec<StepVersion> {
