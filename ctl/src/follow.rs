@@ -110,9 +110,8 @@ impl<'a> Views<'a> {
     /// Returns the next view, beginning the watch again when it broke.
     async fn next(&mut self, context: &CommandContext) -> Result<MigrationView, CommandError> {
         loop {
-            let since = self.silent_since.get().unwrap_or_else(clock::boot);
             if self.watch.is_none() {
-                self.silent_since.set(Some(since));
+                self.begin_silence();
             }
             let failure = match self.try_next().await {
                 Ok(view) => {
@@ -122,7 +121,8 @@ impl<'a> Views<'a> {
                 Err(failure) => failure,
             };
             self.watch = None;
-            let is_patient = clock::boot().since(since) < PATIENCE;
+            // A watch says nothing while nothing changes, so the silence begins where it broke and not before.
+            let is_patient = clock::boot().since(self.begin_silence()) < PATIENCE;
             if !(is_patient && may_pass(failure.kind)) {
                 let hint = match failure.hint {
                     None if may_pass(failure.kind) => Some(look_again(self.migration)),
@@ -133,6 +133,13 @@ impl<'a> Views<'a> {
             context.output.detail(format!("the watch broke and begins again: {failure}"));
             tokio::time::sleep(PAUSE).await;
         }
+    }
+
+    /// Returns since when no coordinator answers, which is now unless it began before.
+    fn begin_silence(&self) -> BootTime {
+        let since = self.silent_since.get().unwrap_or_else(clock::boot);
+        self.silent_since.set(Some(since));
+        since
     }
 
     async fn try_next(&mut self) -> Result<MigrationView, Failure> {
@@ -254,6 +261,23 @@ mod tests {
         let ended = follow(&context, &context.client().unwrap(), &view().id).await.unwrap();
         assert_eq!(ended, completed());
         assert_eq!(fake.asked(), ["watch", "watch", "watch"]);
+    }
+
+    #[tokio::test]
+    async fn silence_begins_where_a_watch_breaks_and_ends_with_an_answer() {
+        let watches = [vec![view()], vec![view()]].into();
+        let fake = Fake::start(Script { watches, ..Script::default() }).await;
+        let context = fake.context(false);
+        let client = context.client().unwrap();
+        let (id, silent_since) = (view().id, Cell::new(None));
+        let mut views = Views::new(&client, &id, &silent_since);
+        views.next(&context).await.unwrap();
+        assert_eq!(silent_since.get(), None, "an answer ends the silence, however long the next one takes");
+        let waiting_since = clock::boot();
+        views.next(&context).await.unwrap();
+        assert_eq!(silent_since.get(), None);
+        views.watch = None;
+        assert!(views.begin_silence() >= waiting_since);
     }
 
     #[tokio::test]
