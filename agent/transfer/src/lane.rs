@@ -2,6 +2,8 @@
 //!
 //! This and `endpoint` are the only modules that know what a lane is made of.
 
+use std::collections::VecDeque;
+
 use bytes::Bytes;
 use common::failure::{Failure, FailureKind};
 use quinn::{ConnectionError, ReadError, RecvStream, SendStream, VarInt, WriteError};
@@ -9,8 +11,10 @@ use sync::codec::{self, Message};
 use sync::frame::{FrameError, HEADER_BYTES, Header};
 use sync::wire::error_code::ErrorCode;
 
-/// Read at once; the largest piece that quinn hands out is a packet's payload anyway.
-const READ_BYTES: usize = 64 * 1024;
+/// Packets' payloads that are taken at once: each time costs the connection's lock.
+const CHUNKS_AT_ONCE: usize = 32;
+/// Reserved before the first byte has come.
+const RESERVED_BYTES_MAX: usize = 1024 * 1024;
 
 /// Both directions of one lane.
 #[derive(Debug)]
@@ -30,7 +34,11 @@ pub(crate) struct LaneSender {
 
 /// The reading half of a lane. Dropping it tells the peer to stop sending.
 #[derive(Debug)]
-pub(crate) struct LaneReceiver(RecvStream);
+pub(crate) struct LaneReceiver {
+    stream: RecvStream,
+    /// What was taken and not asked for yet.
+    pending: VecDeque<Bytes>,
+}
 
 /// Why a lane ended early.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
@@ -105,7 +113,10 @@ impl From<ReadError> for LaneError {
 
 impl Lane {
     pub(crate) fn new((send, receive): (SendStream, RecvStream)) -> Self {
-        Self { sender: LaneSender { stream: send, is_finished: false }, receiver: LaneReceiver(receive) }
+        Self {
+            sender: LaneSender { stream: send, is_finished: false },
+            receiver: LaneReceiver { stream: receive, pending: VecDeque::new() },
+        }
     }
 }
 
@@ -172,13 +183,26 @@ impl LaneReceiver {
     pub(crate) async fn exact(&mut self, count: usize, bytes: &mut Vec<u8>) -> Result<(), LaneError> {
         bytes.clear();
         while bytes.len() < count {
-            let wanted = (count - bytes.len()).min(READ_BYTES);
-            let chunk = self.0.read_chunk(wanted, true).await?.ok_or(LaneError::Cut)?;
+            let Some(chunk) = self.pending.front_mut() else {
+                self.take_pending().await?;
+                continue;
+            };
             if bytes.is_empty() {
-                bytes.reserve(count.min(READ_BYTES * 16));
+                bytes.reserve(count.min(RESERVED_BYTES_MAX));
             }
-            bytes.extend_from_slice(&chunk.bytes);
+            let wanted = chunk.len().min(count - bytes.len());
+            bytes.extend_from_slice(&chunk.split_to(wanted));
+            if chunk.is_empty() {
+                self.pending.pop_front();
+            }
         }
+        Ok(())
+    }
+
+    async fn take_pending(&mut self) -> Result<(), LaneError> {
+        let mut chunks: [Bytes; CHUNKS_AT_ONCE] = std::array::from_fn(|_| Bytes::new());
+        let count = self.stream.read_chunks(&mut chunks).await?.ok_or(LaneError::Cut)?;
+        self.pending.extend(chunks.into_iter().take(count));
         Ok(())
     }
 }
