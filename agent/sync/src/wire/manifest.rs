@@ -24,7 +24,7 @@ const TEXT_BYTES_MAX: usize = 8 * 1024;
 /// One item of a manifest.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub enum Item {
-    /// The first item.
+    /// The first item but for the names of its owners.
     Head(Head),
     /// Names of owners, before the first entry that uses their numbers.
     Names(Names),

@@ -111,7 +111,7 @@ impl ManifestReceiver {
         match item {
             Item::Head(_) if self.is_begun => return Err(broken("it begins twice")),
             Item::Head(_) => self.is_begun = true,
-            Item::Names(_) | Item::Listing(_) | Item::End(_) if !self.is_begun => {
+            Item::Listing(_) | Item::End(_) if !self.is_begun => {
                 return Err(broken("it has no beginning"));
             }
             Item::Names(_) => {}

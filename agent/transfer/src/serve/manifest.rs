@@ -64,8 +64,8 @@ fn scan(session: &Session, request: &ScanRequest, units: mpsc::Sender<Outgoing>)
     let mut owners = SeenOwners::default();
     let mut known = Accounts::default();
     let names = owners.names_of(std::slice::from_ref(&root), &mut known)?;
-    blocks.push(&Item::Head(Head { started, root }))?;
     blocks.push(&Item::Names(names))?;
+    blocks.push(&Item::Head(Head { started, root }))?;
     let workers = std::thread::available_parallelism().map_or(2, usize::from);
     let spill_dir = session.settings.state_dir.clone();
     let mut end = End::default();
