@@ -307,3 +307,6 @@ impl Speaker {
         }
     }
 }
+
+#[cfg(test)]
+mod tests;

@@ -288,4 +288,4 @@ fn now() -> Time {
 }
 
 #[cfg(test)]
-mod tests;
+pub(crate) mod tests;

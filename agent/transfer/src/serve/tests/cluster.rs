@@ -19,16 +19,16 @@ use crate::context::Peer;
 use crate::endpoint::{Endpoint, EndpointSettings};
 use crate::peer::Source;
 
-pub(super) struct Cluster {
+pub(crate) struct Cluster {
     issuer: Issuer<'static, KeyPair>,
-    authority: CertificateDer<'static>,
+    pub(crate) authority: CertificateDer<'static>,
     tickets: TicketKey,
-    pub(super) state: tempfile::TempDir,
-    pub(super) shutdown: Shutdown,
+    pub(crate) state: tempfile::TempDir,
+    pub(crate) shutdown: Shutdown,
 }
 
 impl Cluster {
-    pub(super) fn new() -> Self {
+    pub(crate) fn new() -> Self {
         // A second one in this process is refused, which is fine.
         quinn::rustls::crypto::aws_lc_rs::default_provider().install_default().ok();
         let key = KeyPair::generate_for(&rcgen::PKCS_ECDSA_P256_SHA256).unwrap();
@@ -40,7 +40,7 @@ impl Cluster {
         Self { issuer, authority, tickets, state: tempfile::tempdir().unwrap(), shutdown: Shutdown::new() }
     }
 
-    fn identity(&self, host: &str) -> Arc<Identity> {
+    pub(crate) fn identity(&self, host: &str) -> Arc<Identity> {
         let principal = Principal::Agent { tenant: TenantId::default_tenant(), host: host.parse().unwrap() };
         let key = KeyPair::generate_for(&rcgen::PKCS_ECDSA_P256_SHA256).unwrap();
         let mut params = CertificateParams::new([tls::server_name_of(&principal).unwrap()]).unwrap();
@@ -51,7 +51,7 @@ impl Cluster {
         Identity::new(vec![certificate], PrivateKeyDer::try_from(key.serialize_der()).unwrap()).unwrap()
     }
 
-    pub(super) fn endpoint(&self, host: &str) -> Endpoint {
+    pub(crate) fn endpoint(&self, host: &str) -> Endpoint {
         let settings = EndpointSettings {
             listen: SocketAddr::from(([127, 0, 0, 1], 0)),
             identity: self.identity(host),
@@ -63,7 +63,7 @@ impl Cluster {
         Endpoint::open(settings, &self.shutdown).unwrap()
     }
 
-    pub(super) fn ticket(&self, root: &Path) -> Ticket {
+    pub(crate) fn ticket(&self, root: &Path) -> Ticket {
         Ticket {
             cluster: "c1".to_owned(),
             tenant: TenantId::default_tenant(),
@@ -79,13 +79,13 @@ impl Cluster {
         }
     }
 
-    pub(super) fn sign(&self, ticket: &Ticket) -> Vec<u8> {
+    pub(crate) fn sign(&self, ticket: &Ticket) -> Vec<u8> {
         self.tickets.sign(ticket).unwrap()
     }
 }
 
 /// Says where `web1` is reached, and the way to hand it fresh tickets.
-pub(super) fn peer(endpoint: &Endpoint, ticket: Vec<u8>) -> (Peer, watch::Sender<Vec<u8>>) {
+pub(crate) fn peer(endpoint: &Endpoint, ticket: Vec<u8>) -> (Peer, watch::Sender<Vec<u8>>) {
     let (sender, ticket) = watch::channel(ticket);
     let peer = Peer {
         tenant: TenantId::default_tenant(),
@@ -97,7 +97,7 @@ pub(super) fn peer(endpoint: &Endpoint, ticket: Vec<u8>) -> (Peer, watch::Sender
 }
 
 /// Two agents, and the second connected to the first with a good ticket for `root`.
-pub(super) async fn connected(cluster: &Cluster, root: &Path) -> (Endpoint, Endpoint, Source) {
+pub(crate) async fn connected(cluster: &Cluster, root: &Path) -> (Endpoint, Endpoint, Source) {
     let (source, destination) = (cluster.endpoint("web1"), cluster.endpoint("web2"));
     let (peer, _tickets) = peer(&source, cluster.sign(&cluster.ticket(root)));
     let open = Source::open(&destination, &peer, watch::channel(None).1).await.unwrap();

@@ -21,7 +21,7 @@ use tokio::sync::watch;
 use self::cluster::{Cluster, connected, peer};
 use crate::peer::{ContentReceiver, Delivery, FetchSender, ManifestReceiver, Source};
 
-mod cluster;
+pub(crate) mod cluster;
 
 fn write(root: &Path, path: &str, content: &[u8]) {
     let path = root.join(path);
