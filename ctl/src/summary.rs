@@ -6,6 +6,8 @@ use common::finding::{Finding, Severity};
 use common::human;
 use common::view::{MigrationStatus, MigrationView, StepStatus, StepView};
 
+use crate::output::line::line;
+use crate::output::pace::Pace;
 use crate::output::style::{Meaning, Text};
 use crate::output::table::{Layout, Table};
 
@@ -44,7 +46,11 @@ pub(crate) fn text(view: &MigrationView, width: Option<usize>, is_verbose: bool)
         .end_line();
     text.field("id", Meaning::Plain, view.id.as_str());
     if !view.status.is_end() {
-        text.field("progress", Meaning::Plain, crate::output::line::line(view, view.progress));
+        text.field(
+            "progress",
+            Meaning::Plain,
+            line(view, view.progress, Pace { bytes_per_s: view.bytes_per_s, eta_ms: view.eta_ms }),
+        );
     }
     text.field("steps", Meaning::Plain, format!("{} of {} done", view.steps_completed, view.steps_total));
     text.append(moved(view));
@@ -98,7 +104,8 @@ fn moved(view: &MigrationView) -> Text {
         );
     }
     text.field("time", Meaning::Plain, duration);
-    if view.status.is_end() {
+    // What was proven of a tree that was undone since says nothing of what stands there now.
+    if matches!(view.status, MigrationStatus::Completed | MigrationStatus::Failed) {
         let (meaning, verified) = verified(view);
         text.field("verified", meaning, verified);
     }
@@ -253,6 +260,13 @@ mod tests {
              verified    yes: content of 1 200 files (1.00 MiB)\n  \
              way back    open: `ctl rollback b7k2m9x4qz`\n"
         );
+    }
+
+    #[test]
+    fn what_was_undone_is_not_called_proven() {
+        let proof = Proof { content_files: 3, content_bytes: 9, ..Proof::default() };
+        let undone = MigrationView { status: MigrationStatus::RolledBack, proof, ..view() };
+        assert!(!text(&undone, None, false).render(false).contains("verified"));
     }
 
     #[test]

@@ -9,7 +9,7 @@ use crate::failure::Failure;
 use crate::finding::{Finding, Rule, Severity};
 use crate::human;
 use crate::spec::{MaxDelete, MigrationSpec};
-use crate::view::{MigrationStatus, MigrationView, ReportView, StepView};
+use crate::view::{MigrationStatus, MigrationView, ReportView, StepStatus, StepView};
 
 pub mod html;
 pub mod json;
@@ -85,6 +85,29 @@ pub fn document(view: &ReportView) -> Document {
     }
 }
 
+/// What the figures of an undone migration are about.
+const BEFORE: &str = "The figures and proofs below are of the time before that.";
+
+/// Whether what the migration wrote stands at the destination, as far as is known.
+fn stands(migration: &MigrationView) -> bool {
+    match migration.status {
+        MigrationStatus::RolledBack
+        | MigrationStatus::Cancelled
+        | MigrationStatus::Unwinding
+        | MigrationStatus::Stuck => false,
+        MigrationStatus::Draft
+        | MigrationStatus::Planned
+        | MigrationStatus::AwaitingApproval
+        | MigrationStatus::Queued
+        | MigrationStatus::Running
+        | MigrationStatus::Paused
+        | MigrationStatus::AwaitingCutover
+        | MigrationStatus::CuttingOver
+        | MigrationStatus::Completed
+        | MigrationStatus::Failed => true,
+    }
+}
+
 /// Returns how it ended, in one sentence.
 fn verdict(migration: &MigrationView) -> String {
     let status = migration.status.as_str().replace('_', " ");
@@ -97,9 +120,11 @@ fn verdict(migration: &MigrationView) -> String {
         }
         MigrationStatus::Stuck => "Stuck: an undo failed, and a person is needed.".to_owned(),
         MigrationStatus::Failed => "Failed: it stands where it stopped.".to_owned(),
-        MigrationStatus::RolledBack => "Rolled back: the destination is as it was before.".to_owned(),
+        MigrationStatus::RolledBack => {
+            format!("Rolled back: what it did at the destination is undone. {BEFORE}")
+        }
         MigrationStatus::Cancelled => {
-            "Cancelled by an operator: the destination is as it was before.".to_owned()
+            format!("Cancelled by an operator: what it did at the destination is undone. {BEFORE}")
         }
         MigrationStatus::Draft
         | MigrationStatus::Planned
@@ -212,6 +237,9 @@ fn proof(migration: &MigrationView) -> Section {
         ],
     ];
     let note = match (migration.source_digest, migration.destination_digest) {
+        (Some(_), Some(_)) if !stands(migration) => {
+            Some("These are of the time before it was undone; they say nothing of what stands there now.")
+        }
         (Some(source), Some(destination)) if source == destination => {
             Some("Both trees have the same digest.")
         }
@@ -306,6 +334,14 @@ fn rule(rule: Rule) -> &'static str {
     }
 }
 
+/// Returns a figure of a step's progress, unless it is older than the step's end: progress is kept every few seconds
+/// only, and what was kept last is not the result.
+fn figure(step: &StepView, value: String) -> String {
+    let progress = &step.progress;
+    let is_final = progress.is_scan_complete && progress.files_done == progress.files_total;
+    if is_final || step.status == StepStatus::Leased { value } else { "-".to_owned() }
+}
+
 fn steps(steps: &[StepView]) -> Section {
     let row = |step: &StepView| {
         vec![
@@ -317,10 +353,10 @@ fn steps(steps: &[StepView]) -> Section {
                 .and_then(|word| word.as_str().map(|word| word.replace('_', " ")))
                 .unwrap_or_default(),
             step.attempts.to_string(),
-            human::count(step.progress.files_done),
-            human::bytes(step.progress.bytes_done),
+            figure(step, human::count(step.progress.files_done)),
+            figure(step, human::bytes(step.progress.bytes_done)),
             milliseconds(step.duration_ms),
-            rate(step.progress.bytes_done, step.duration_ms),
+            figure(step, rate(step.progress.bytes_done, step.duration_ms)),
         ]
     };
     let headings = vec!["Step", "Host", "Status", "Attempts", "Files", "Bytes", "Duration", "Rate"];

@@ -197,3 +197,27 @@ fn a_migration_that_found_nothing_says_so() {
     assert!(markdown::render(&clean).contains("Nothing was found."));
     assert!(!markdown::render(&clean).contains("## Errors"));
 }
+
+#[test]
+fn what_was_undone_is_told_as_the_past() {
+    let mut undone = view();
+    undone.migration.status = MigrationStatus::RolledBack;
+    undone.migration.destination_digest = undone.migration.source_digest;
+    let text = markdown::render(&undone);
+    assert!(text.contains("of the time before"), "{text}");
+    assert!(!text.contains("Both trees have the same digest"), "{text}");
+    assert!(!document(&undone).is_good);
+}
+
+#[test]
+fn progress_that_is_older_than_a_steps_end_is_no_result() {
+    let row = |view: &ReportView| {
+        let text = markdown::render(view);
+        text.lines().find(|line| line.starts_with("| file.copy-1")).unwrap().to_owned()
+    };
+    let mut stale = view();
+    assert_eq!(row(&stale), "| file.copy-1 | web2 | succeeded | 2 | - | - | 8.0 s | - |");
+    stale.migration.steps[0].progress.is_scan_complete = true;
+    stale.migration.steps[0].progress.files_total = 12_344;
+    assert_eq!(row(&stale), "| file.copy-1 | web2 | succeeded | 2 | 12 344 | 1.00 GiB | 8.0 s | 128 MiB/s |");
+}

@@ -5,8 +5,10 @@ use std::time::Duration;
 use common::human;
 use common::view::MigrationView;
 
+use super::pace::Pace;
+
 /// Returns one line without its end: `running 47 %, file.copy-1, 12 of at least 20 files, …`.
-pub(crate) fn line(view: &MigrationView, percent: f64) -> String {
+pub(crate) fn line(view: &MigrationView, percent: f64, pace: Pace) -> String {
     let mut line = format!("{} {percent:.0} %", view.status.as_str());
     if let Some(step) = &view.current_step {
         line.push_str(&format!(", {step}"));
@@ -14,10 +16,10 @@ pub(crate) fn line(view: &MigrationView, percent: f64) -> String {
     if view.files_total > 0 || view.bytes_total > 0 {
         line.push_str(&format!(", {}, {}", files(view), bytes(view)));
     }
-    if view.bytes_per_s > 0 {
-        line.push_str(&format!(", {}", human::rate(view.bytes_per_s)));
+    if pace.bytes_per_s > 0 {
+        line.push_str(&format!(", {}", human::rate(pace.bytes_per_s)));
     }
-    if let Some(eta) = eta(view) {
+    if let Some(eta) = eta(view, pace) {
         line.push_str(&format!(", {eta}"));
     }
     line
@@ -44,8 +46,8 @@ fn at_least(view: &MigrationView) -> &'static str {
 }
 
 /// Returns `12.0 s left`, at least so much while the totals are.
-pub(crate) fn eta(view: &MigrationView) -> Option<String> {
-    let left = human::duration(Duration::from_millis(view.eta_ms?));
+pub(crate) fn eta(view: &MigrationView, pace: Pace) -> Option<String> {
+    let left = human::duration(Duration::from_millis(pace.eta_ms?));
     Some(format!("{}{left} left", at_least(view)))
 }
 
@@ -57,11 +59,12 @@ mod tests {
     #[test]
     fn says_at_least_until_the_scan_has_ended() {
         let mut running = view();
+        let pace = Pace { bytes_per_s: 10 << 10, eta_ms: Some(12_000) };
         assert_eq!(
-            line(&running, 47.0),
+            line(&running, 47.0, pace),
             "running 47 %, file.copy-1, 1 200 of at least 4 000 files, 1.00 MiB of at least 2.00 MiB, 10.0 KiB/s, at least 12.0 s left"
         );
         running.is_estimate = false;
-        assert!(!line(&running, 47.0).contains("at least"));
+        assert!(!line(&running, 47.0, pace).contains("at least"));
     }
 }

@@ -14,6 +14,7 @@ use serde::Serialize;
 use crate::failure::{CommandError, of_output};
 
 pub(crate) mod line;
+pub(crate) mod pace;
 pub(crate) mod progress;
 mod prompt;
 pub(crate) mod style;

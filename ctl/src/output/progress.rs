@@ -9,6 +9,7 @@ use common::clock::{self, BootTime};
 use common::human;
 use common::view::MigrationView;
 
+use super::pace::{Pace, Seen};
 use super::table::cut;
 use super::{line, write_note};
 
@@ -38,6 +39,7 @@ pub(crate) struct Progress {
     shown: Option<BootTime>,
     shown_line: String,
     percent: f64,
+    seen: Seen,
     is_drawn: bool,
 }
 
@@ -59,7 +61,15 @@ impl Progress {
 
     fn on(surface: Surface) -> Self {
         let started = clock::boot();
-        Self { surface, started, shown: None, shown_line: String::new(), percent: 0.0, is_drawn: false }
+        Self {
+            surface,
+            started,
+            shown: None,
+            shown_line: String::new(),
+            percent: 0.0,
+            seen: Seen::default(),
+            is_drawn: false,
+        }
     }
 
     /// Shows where the migration stands, if it is time to.
@@ -79,6 +89,7 @@ impl Progress {
     /// Returns what to write now.
     fn next(&mut self, view: &MigrationView, now: BootTime) -> Option<String> {
         self.percent = self.percent.max(view.progress.clamp(0.0, 100.0));
+        let pace = self.seen.pace(view, now);
         if now.since(self.started) < SILENCE {
             return None;
         }
@@ -91,8 +102,8 @@ impl Progress {
             return None;
         }
         let line = match self.surface {
-            Surface::Bar(width) => bar_line(view, self.percent, width),
-            Surface::Silent | Surface::Lines => line::line(view, self.percent),
+            Surface::Bar(width) => bar_line(view, self.percent, pace, width),
+            Surface::Silent | Surface::Lines => line::line(view, self.percent, pace),
         };
         self.shown = Some(now);
         let is_same = line == self.shown_line;
@@ -109,7 +120,7 @@ impl Progress {
 }
 
 /// Returns the bar's line for a terminal of this width; what matters least is left out first.
-fn bar_line(view: &MigrationView, percent: f64, width: usize) -> String {
+fn bar_line(view: &MigrationView, percent: f64, pace: Pace, width: usize) -> String {
     let word = match &view.current_step {
         Some(step) => human::printable(step.as_str()),
         None => view.status.as_str().replace('_', " "),
@@ -119,10 +130,10 @@ fn bar_line(view: &MigrationView, percent: f64, width: usize) -> String {
         parts.push(line::files(view));
         parts.push(line::bytes(view));
     }
-    if view.bytes_per_s > 0 {
-        parts.push(human::rate(view.bytes_per_s));
+    if pace.bytes_per_s > 0 {
+        parts.push(human::rate(pace.bytes_per_s));
     }
-    parts.extend(line::eta(view));
+    parts.extend(line::eta(view, pace));
     // The last column stays free: a full line would wrap on some terminals and could not be drawn again.
     let room = width.saturating_sub(1);
     // Least first: rate, files, bytes, time left. The bar itself is cut at the very end only.
@@ -231,12 +242,13 @@ pub(crate) mod tests {
 
     #[test]
     fn a_bar_fits_the_terminal_and_keeps_what_matters() {
+        let pace = Pace { bytes_per_s: 10 << 10, eta_ms: Some(12_000) };
         for width in [20, 40, 60, 80, 100, 200] {
-            let line = bar_line(&view(), 47.0, width);
+            let line = bar_line(&view(), 47.0, pace, width);
             assert!(line.chars().count() < width, "{width}: {line}");
             assert!(width < 40 || line.contains("47 %"), "{width}: {line}");
         }
-        assert!(bar_line(&view(), 47.0, 80).contains("left"), "{}", bar_line(&view(), 47.0, 80));
+        assert!(bar_line(&view(), 47.0, pace, 80).contains("left"), "{}", bar_line(&view(), 47.0, pace, 80));
     }
 
     #[test]
