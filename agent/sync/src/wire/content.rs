@@ -187,7 +187,8 @@ pub struct Values {
 
 /// The answer to `Confirm`.
 ///
-/// When the file is as in the stamp, nothing was read again and the ranges are one state. Otherwise the bytes below
+/// When the file is as in the stamp, and its times are older than the connection, nothing was read again and the
+/// ranges are one state. Otherwise the bytes below
 /// the stamp's size were read a second time and their chaining values came before this: where all are equal to those
 /// of the first read, what was read is believed as the state at that size (a log that only grew); the ranges that
 /// differ are to be fetched again under `stamp`, and confirmed again. A file that shrank or was replaced is

@@ -56,6 +56,8 @@ const CONTENT_LANES_MAX: usize = 8;
 struct Session {
     link: Link,
     root: Dir,
+    /// The wall clock when the connection was opened.
+    began: Time,
     settings: Arc<EndpointSettings>,
     throttle: Throttle,
     meter: LinkMeter,
@@ -136,6 +138,7 @@ async fn begin(
     let session = Session {
         link: link.clone(),
         root,
+        began: opened.now,
         settings,
         throttle: Throttle::new(bandwidth_limit),
         meter: LinkMeter::new(link.round_trip()),

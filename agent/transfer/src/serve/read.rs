@@ -3,16 +3,22 @@
 //! A whole read is believed when the file's stamp is the same before and after. One that only grew meanwhile is
 //! believed at its size before when a second read of those bytes gives the same digest, as for a log that is appended
 //! to. Anything else is read again, three times in all; then it is "changed".
+//!
+//! A call that writes sets the times when it begins, so one that is still under way shows in no stamp. Hence a file
+//! whose times are recent is believed only when a second read agrees, too.
 
 use sync::pack::LayoutBuilder;
-use sync::stamp::Stamp;
+use sync::stamp::{Stamp, Time};
 use sync::wire::content::{Layout, Why};
 use tree::{ReadFile, TreeError};
 
 use crate::scan::look::{describe, stamp_of};
+use crate::serve;
 
 /// Reads of one file before it counts as changing.
 const READS_MAX: u32 = 3;
+/// How long a call that writes may be under way, at the usual sizes, with much to spare.
+const RECENT_S: u32 = 2;
 /// Read at once where only the digest is wanted.
 pub(super) const PIECE_BYTES: usize = 1024 * 1024;
 
@@ -93,7 +99,9 @@ fn stable<T>(
         let found = read(before)?;
         let after = stamp_of(&file.stat().map_err(|error| unreadable(&error))?);
         match found {
-            Some(found) if after == before => return Ok((before, found)),
+            Some(found) if after == before && !is_recent(&before, serve::now()) => {
+                return Ok((before, found));
+            }
             Some((_, digest)) if before.may_have_grown_into(&after) => {
                 // The second read is of the same bytes, whatever came behind them.
                 if let Some(second) = read(before)?
@@ -107,6 +115,11 @@ fn stable<T>(
         before = stamp_of(&file.stat().map_err(|error| unreadable(&error))?);
     }
     Err(Why::Changed { stamp: Some(before) })
+}
+
+/// Whether somebody may still have been writing at this time to a file whose times are these.
+pub(super) fn is_recent(stamp: &Stamp, at: Time) -> bool {
+    stamp.mtime.max(stamp.ctime) >= at.seconds_earlier(RECENT_S)
 }
 
 /// Appends the data of a part of a file to `content` and says where it is; nothing when the file ends before.
@@ -159,4 +172,20 @@ fn layout(file: &ReadFile, start: u64, length: u32) -> Result<Layout, TreeError>
 /// Returns the reason that the destination is told.
 pub(super) fn unreadable(error: &TreeError) -> Why {
     Why::Unreadable { why: describe(error) }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn times_of_the_last_seconds_and_of_the_future_are_recent() {
+        let time = |seconds| Time { seconds, nanos: 5 };
+        let stamp = |mtime, ctime| Stamp { ino: 1, size: 1, mtime: time(mtime), ctime: time(ctime) };
+        assert!(!is_recent(&stamp(97, 97), time(100)));
+        assert!(is_recent(&stamp(98, 98), time(100)));
+        // An old time that was set a moment ago.
+        assert!(is_recent(&stamp(5, 100), time(100)));
+        assert!(is_recent(&stamp(5, 900), time(100)));
+    }
 }

@@ -160,7 +160,8 @@ impl Worker {
 
     fn confirm(&mut self, fetch: &Fetch, file: &ReadFile) -> Result<(), Stop> {
         let now = stamp_of(file.opened());
-        if now == fetch.stamp {
+        // Ranges were read since the connection began, perhaps while a call that wrote to them was under way.
+        if now == fetch.stamp && !read::is_recent(&now, self.session.began) {
             let confirmed = Confirmed { id: fetch.id, stamp: now, is_reread: false };
             return self.send(&Reply::Confirmed(confirmed), Buffer::default());
         }
