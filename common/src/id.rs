@@ -84,6 +84,8 @@ ids! {
     HostName, "host name", 63;
     /// A coordinator node's name.
     NodeName, "node name", 63;
+    /// An operator's name, unique in its tenant.
+    OperatorName, "operator name", 63;
     /// A tenant.
     TenantId, "tenant id", 63;
 }

@@ -4,6 +4,7 @@ use std::path::PathBuf;
 
 use clap::{Args, Parser, Subcommand};
 use common::digest::Digest;
+use common::id::OperatorName;
 
 /// Coordinates migrations: keeps plans, leases and progress, replicated over one to seven nodes.
 ///
@@ -28,6 +29,8 @@ pub enum Command {
     Join(JoinArgs),
     /// Run this node until it is told to stop
     Serve(ServeArgs),
+    /// Write a context for one more operator, or for one whose certificate ends
+    Context(ContextArgs),
 }
 
 /// Makes the cluster's authority, its key, this node's identity, and a context for its first operator.
@@ -75,4 +78,23 @@ pub struct ServeArgs {
     /// The settings; by default /etc/drover/coordinator.toml
     #[arg(long, value_name = "FILE")]
     pub config: Option<PathBuf>,
+}
+
+/// Issues a certificate for an operator, good for 90 days, and writes it into a file of contexts for `ctl`.
+///
+/// It needs the cluster key and may be done while this node runs.
+#[derive(Debug, Args)]
+pub struct ContextArgs {
+    /// The settings; by default /etc/drover/coordinator.toml
+    #[arg(long, value_name = "FILE")]
+    pub config: Option<PathBuf>,
+    /// Whose certificate it is; every change is recorded under this name
+    #[arg(long, value_name = "NAME", default_value = "admin")]
+    pub operator: OperatorName,
+    /// Where the context is written; by default ~/.config/drover/contexts.toml
+    #[arg(long, value_name = "FILE")]
+    pub context_out: Option<PathBuf>,
+    /// The name of the context
+    #[arg(long, value_name = "NAME", default_value = "default")]
+    pub context_name: String,
 }

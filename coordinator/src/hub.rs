@@ -5,6 +5,7 @@
 
 use std::ops::Deref;
 use std::sync::Arc;
+use std::time::Duration;
 
 use common::clock;
 use common::failure::{Failure, FailureKind};
@@ -22,6 +23,7 @@ use crate::live::lease_clock::LeaseClock;
 use crate::live::progress::LiveProgresses;
 use crate::live::sessions::Sessions;
 use crate::live::settling::Settling;
+use crate::membership::SealedAuthority;
 use crate::pki::authority::Authority;
 use crate::raft::node::RaftNode;
 use crate::raft::proposer::Proposer;
@@ -33,6 +35,9 @@ use crate::vault::keyring::ClusterKey;
 
 /// What the envelope of the authority's key is bound to, before the cluster's id.
 const AUTHORITY_CONTEXT: &str = "drover authority key of cluster ";
+
+/// How long the connections of a host that was revoked stay open after its session was ended.
+const CUT_DELAY: Duration = Duration::from_millis(250);
 
 /// The authority and what follows from it; opened once the state has arrived.
 #[derive(Debug)]
@@ -99,21 +104,20 @@ pub fn seal_authority_key(
         .map_err(|error| Failure::of(FailureKind::Bug, &error))
 }
 
-/// Opens the authority out of the state.
+/// Opens the authority out of its sealed form.
 ///
 /// # Errors
-/// When the cluster key is not the one that it was sealed under, or the state is damaged.
-pub fn open_authority(cluster_key: &ClusterKey, state: &State) -> Result<Seals, Failure> {
-    let cluster = state.cluster();
-    let context = format!("{AUTHORITY_CONTEXT}{}", cluster.id);
-    let key = envelope::open(cluster_key, &context, &cluster.ca_key).map_err(|error| {
+/// When the cluster key is not the one that it was sealed under, or the envelope is damaged.
+pub fn open_authority(cluster_key: &ClusterKey, sealed: &SealedAuthority) -> Result<Seals, Failure> {
+    let context = format!("{AUTHORITY_CONTEXT}{}", sealed.cluster);
+    let key = envelope::open(cluster_key, &context, &sealed.sealed_key).map_err(|error| {
         let failure = Failure::of(FailureKind::Invalid, &error);
         let message = format!("the authority's key cannot be opened: {}", failure.message);
         Failure { message, ..failure }
             .hint("put the cluster key of this cluster in place; another coordinator or your backup has it")
     })?;
     let bug = |error| Failure::of(FailureKind::Bug, &error);
-    let authority = Authority::open(&cluster.id, &cluster.ca_certificate, &key).map_err(bug)?;
+    let authority = Authority::open(&sealed.cluster, &sealed.certificate, &key).map_err(bug)?;
     let ticket_key = authority.ticket_key().map_err(bug)?;
     Ok(Seals { authority, ticket_key })
 }
@@ -166,10 +170,17 @@ impl Hub {
         self.proposer.propose(command, principal).await.map(|applied| applied.outcome)
     }
 
-    /// Cuts the session and all connections of a host.
-    pub fn cut(&self, tenant: &TenantId, host: &HostName) {
+    /// Cuts the session of a host at once, and its connections as soon as they had the time to carry the reason.
+    pub fn cut(self: &Arc<Self>, tenant: &TenantId, host: &HostName) {
         self.sessions.cut(tenant, host);
-        self.connections.cut(&Principal::Agent { tenant: tenant.clone(), host: host.clone() });
+        let holder = Principal::Agent { tenant: tenant.clone(), host: host.clone() };
+        let hub = Arc::clone(self);
+        self.shutdown.spawn(async move {
+            tokio::select! {
+                () = hub.shutdown.cancelled() => {}
+                () = tokio::time::sleep(CUT_DELAY) => hub.connections.cut(&holder),
+            }
+        });
     }
 
     /// Returns the opened authority.
@@ -181,7 +192,8 @@ impl Hub {
             let state = self.state();
             if state.cluster().is_initialized() {
                 // Two callers may open it at once; both get the same, and one is kept.
-                let _lost_the_race = self.seals.set(open_authority(&self.cluster_key, &state)?);
+                let _lost_the_race =
+                    self.seals.set(open_authority(&self.cluster_key, &SealedAuthority::of(state.cluster()))?);
             }
         }
         let absent =

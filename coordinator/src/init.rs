@@ -1,4 +1,5 @@
-//! `drover-coordinator init`: a new cluster of one node, and the context of its first operator.
+//! `drover-coordinator init`: a new cluster of one node, and the context of its first operator; and `context`, for the
+//! others and for the time after 90 days.
 //!
 //! Nothing is served here. The first log entry holds the authority, its key sealed; `serve` goes on from there.
 
@@ -9,14 +10,14 @@ use std::time::Duration;
 use common::clock;
 use common::context::{Context, Contexts};
 use common::failure::{Failure, FailureKind};
-use common::id::TenantId;
+use common::id::{OperatorName, TenantId};
 use common::principal::Principal;
 use common::shutdown::Shutdown;
 use common::tls::{self, ALPN_GRPC, Identity};
 use rustls::pki_types::{CertificateDer, PrivateKeyDer};
 
 use crate::config::Settings;
-use crate::hub::{Seals, seal_authority_key};
+use crate::hub::{Seals, open_authority, seal_authority_key};
 use crate::membership::{Membership, NodeFiles};
 use crate::pki::authority::Authority;
 use crate::raft::Member;
@@ -55,7 +56,7 @@ pub async fn init(
     let files = NodeFiles::create(&settings.state_dir)?;
     files.refuse_member()?;
     files.clear()?;
-    let mut contexts = open_contexts(context_file, context_name)?;
+    let contexts = open_contexts(context_file, context_name)?;
     let cluster_key = sources.load_or_create()?;
     let cluster_id = uuid::Uuid::new_v4().simple().to_string();
     let now = clock::wall();
@@ -87,19 +88,8 @@ pub async fn init(
     });
     write_first_entry(&files, (chain, node_key), &certificate, member, command, principal).await?;
 
-    let operator = Principal::Operator { tenant: TenantId::default_tenant(), name: OPERATOR.to_owned() };
-    let (leaf, key) = seals.authority.issue_with_key(&operator, now).map_err(|error| bug(&error))?;
-    let context = Context {
-        coordinators: vec![api_address],
-        ca_certificate: pem("CERTIFICATE", &certificate),
-        certificate: pem("CERTIFICATE", &leaf),
-        key: pem("PRIVATE KEY", key.secret_der()),
-    };
-    contexts.contexts.insert(context_name.to_owned(), context);
-    if contexts.current.is_empty() {
-        context_name.clone_into(&mut contexts.current);
-    }
-    contexts.write(context_file).map_err(|error| Failure::of(FailureKind::Invalid, &error))?;
+    let context = operator_context(&seals, OPERATOR, vec![api_address])?;
+    add_context(contexts, context_file, context_name, context)?;
     let membership = Membership::new(cluster_id.clone(), settings.name.clone(), FIRST_NODE, Vec::new());
     files.write_membership(&membership)?;
     Ok(Made { cluster: cluster_id, context: context_name.to_owned() })
@@ -134,6 +124,49 @@ async fn write_first_entry(
     raft.shutdown().await;
     shutdown.finish().await;
     proposed
+}
+
+/// Writes another context for an operator, with a certificate of its own.
+///
+/// # Errors
+/// When the node has not been served yet, its cluster key is missing or another's, or the file cannot be written.
+pub fn context(
+    settings: &Settings,
+    sources: &KeySources,
+    operator: &OperatorName,
+    context_file: &Path,
+    context_name: &str,
+) -> Result<Made, Failure> {
+    let sealed = NodeFiles::create(&settings.state_dir)?.authority().map_err(|failure| {
+        failure
+            .hint("start this node once with `drover-coordinator serve`, or do this on another coordinator")
+    })?;
+    let contexts = open_contexts(context_file, context_name)?;
+    let seals = open_authority(&sources.load()?, &sealed)?;
+    let context = operator_context(&seals, operator.as_str(), sealed.coordinators)?;
+    add_context(contexts, context_file, context_name, context)?;
+    Ok(Made { cluster: sealed.cluster, context: context_name.to_owned() })
+}
+
+/// Issues an operator's certificate and puts it into a context.
+fn operator_context(seals: &Seals, name: &str, coordinators: Vec<String>) -> Result<Context, Failure> {
+    let operator = Principal::Operator { tenant: TenantId::default_tenant(), name: name.to_owned() };
+    let issued = seals.authority.issue_with_key(&operator, clock::wall());
+    let (leaf, key) = issued.map_err(|error| Failure::of(FailureKind::Bug, &error))?;
+    Ok(Context {
+        coordinators,
+        ca_certificate: pem("CERTIFICATE", seals.authority.certificate()),
+        certificate: pem("CERTIFICATE", &leaf),
+        key: pem("PRIVATE KEY", key.secret_der()),
+    })
+}
+
+fn add_context(mut contexts: Contexts, path: &Path, name: &str, context: Context) -> Result<(), Failure> {
+    contexts.contexts.insert(name.to_owned(), context);
+    if contexts.current.is_empty() {
+        name.clone_into(&mut contexts.current);
+    }
+    contexts.write(path).map_err(|error| Failure::of(FailureKind::Invalid, &error))
 }
 
 /// Opens the contexts file, or begins one; refuses a name that is taken.

@@ -29,7 +29,7 @@ use common::failure::{Failure, FailureKind};
 use common::telemetry::{self, LogForm};
 use tokio::signal::unix::{SignalKind, signal};
 
-use cli::{Cli, Command, InitArgs, JoinArgs, ServeArgs};
+use cli::{Cli, Command, ContextArgs, InitArgs, JoinArgs, ServeArgs};
 use config::Settings;
 use node::Node;
 use vault::keyring::KeySources;
@@ -56,13 +56,14 @@ async fn run(cli: Cli) -> Result<(), Failure> {
     let config = match &cli.command {
         Command::Init(InitArgs { config, .. })
         | Command::Join(JoinArgs { config, .. })
-        | Command::Serve(ServeArgs { config }) => config.clone(),
+        | Command::Serve(ServeArgs { config })
+        | Command::Context(ContextArgs { config, .. }) => config.clone(),
     };
     let settings = Settings::open(config.as_deref())?;
     let quiet = match &cli.command {
-        // What openraft tells at `info` is for its own developers.
-        Command::Serve(_) => "info,openraft=warn",
-        Command::Init(_) | Command::Join(_) => "warn,openraft=off",
+        // What openraft tells below `error` is for its own developers.
+        Command::Serve(_) => "info,openraft=error",
+        Command::Init(_) | Command::Join(_) | Command::Context(_) => "warn,openraft=off",
     };
     let asked = cli.log.as_deref().or(settings.log.as_deref());
     let is_asked_by_environment = std::env::var_os("RUST_LOG").is_some();
@@ -79,6 +80,7 @@ async fn run(cli: Cli) -> Result<(), Failure> {
             ))
         }
         Command::Serve(_) => serve(&settings, &sources).await,
+        Command::Context(args) => context_command(&settings, &sources, args),
     }
 }
 
@@ -92,6 +94,17 @@ async fn init_command(settings: &Settings, sources: &KeySources, args: InitArgs)
         made.context,
         context_file.display(),
         settings.cluster_key_file().display(),
+    ))
+}
+
+fn context_command(settings: &Settings, sources: &KeySources, args: ContextArgs) -> Result<(), Failure> {
+    let ContextArgs { config: _, operator, context_out, context_name } = args;
+    let file = context_out.map_or_else(default_context_file, Ok)?;
+    let made = init::context(settings, sources, &operator, &file, &context_name)?;
+    say(&format!(
+        "The context `{}` of operator `{operator}` is in {}, good for 90 days.\n",
+        made.context,
+        file.display()
     ))
 }
 

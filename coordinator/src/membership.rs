@@ -12,6 +12,8 @@ use common::id::NodeName;
 use rustls::pki_types::{CertificateDer, PrivateKeyDer, PrivatePkcs8KeyDer};
 use serde::{Deserialize, Serialize};
 
+use crate::state::cluster::Cluster;
+
 /// The version of [`Membership`].
 const VERSION: u32 = 1;
 
@@ -28,6 +30,34 @@ pub struct Membership {
     pub node_id: u64,
     /// Where the other nodes' raft ports were when this one joined; empty for the first node.
     pub raft_addresses: Vec<String>,
+}
+
+/// The authority as a node keeps it beside raft, its key sealed, so that `context` works while the node runs.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct SealedAuthority {
+    version: u32,
+    /// The cluster's id.
+    pub cluster: String,
+    /// The authority's certificate in DER.
+    pub certificate: Vec<u8>,
+    /// Its key in the envelope that the state holds.
+    pub sealed_key: Vec<u8>,
+    /// Where `ctl` and agents reach the coordinators.
+    pub coordinators: Vec<String>,
+}
+
+impl SealedAuthority {
+    /// Makes it out of the state.
+    pub fn of(cluster: &Cluster) -> Self {
+        Self {
+            version: VERSION,
+            cluster: cluster.id.clone(),
+            certificate: cluster.ca_certificate.clone(),
+            sealed_key: cluster.ca_key.clone(),
+            coordinators: cluster.api_addresses(),
+        }
+    }
 }
 
 /// The files of a node.
@@ -116,6 +146,25 @@ impl NodeFiles {
         let text =
             serde_json::to_vec_pretty(membership).map_err(|error| Failure::of(FailureKind::Bug, &error))?;
         self.write("node.json", &text)
+    }
+
+    /// Writes the sealed authority.
+    ///
+    /// # Errors
+    /// When it cannot be written.
+    pub fn write_authority(&self, authority: &SealedAuthority) -> Result<(), Failure> {
+        let text = serde_json::to_vec(authority).map_err(|error| Failure::of(FailureKind::Bug, &error))?;
+        self.write("authority.json", &text)
+    }
+
+    /// Returns the sealed authority.
+    ///
+    /// # Errors
+    /// When it is not there, as before the node was first served, or cannot be read.
+    pub fn authority(&self) -> Result<SealedAuthority, Failure> {
+        let path = self.directory.join("authority.json");
+        let text = std::fs::read(&path).map_err(|error| unusable(&path, &error))?;
+        serde_json::from_slice(&text).map_err(|error| unusable(&path, &error.into()))
     }
 
     /// Writes the certificate that the node begins with, the authority's, and the key.

@@ -25,7 +25,7 @@ use crate::live::lease_clock::LeaseClock;
 use crate::live::progress::LiveProgresses;
 use crate::live::sessions::Sessions;
 use crate::live::settling::Settling;
-use crate::membership::{Membership, NodeFiles};
+use crate::membership::{Membership, NodeFiles, SealedAuthority};
 use crate::raft::Member;
 use crate::raft::membership::{Admission, join};
 use crate::raft::node::{RaftNode, RaftSettings};
@@ -95,7 +95,7 @@ impl Node {
             shutdown: shutdown.clone(),
             seals: OnceLock::new(),
         });
-        if let Err(failure) = show_own_certificate(&hub, &identity) {
+        if let Err(failure) = show_own_certificate(&hub, &identity, &files) {
             raft.shutdown().await;
             shutdown.finish().await;
             return Err(failure);
@@ -111,7 +111,7 @@ impl Node {
         node.open_doors(&identity, &authority, api, raft_listener)?;
         node.shutdown.spawn(driver::run(Arc::clone(&hub)));
         node.shutdown.spawn(renewal::run(Arc::clone(&hub), identity));
-        node.shutdown.spawn(stay_member(hub, wire, membership, member));
+        node.shutdown.spawn(stay_member(hub, wire, (membership, files), member));
         Ok(node)
     }
 
@@ -174,17 +174,31 @@ impl std::fmt::Debug for Node {
     }
 }
 
-/// Replaces the certificate that the node began with, which may be a day old, if the state is here already.
-fn show_own_certificate(hub: &Hub, identity: &Identity) -> Result<(), Failure> {
-    if !hub.state().cluster().is_initialized() {
-        return Ok(());
+/// Replaces the certificate that the node began with, which may be a day old, if the state is here already; and keeps
+/// the sealed authority beside it.
+fn show_own_certificate(hub: &Hub, identity: &Identity, files: &NodeFiles) -> Result<(), Failure> {
+    let state = hub.state();
+    if state.cluster().is_initialized() {
+        let (chain, key) = renewal::own_certificate(hub.seals()?, &hub.principal(), clock::wall())?;
+        identity.replace(chain, key).map_err(|error| Failure::of(FailureKind::Bug, &error))?;
+        return files.write_authority(&SealedAuthority::of(state.cluster()));
     }
-    let (chain, key) = renewal::own_certificate(hub.seals()?, &hub.principal(), clock::wall())?;
-    identity.replace(chain, key).map_err(|error| Failure::of(FailureKind::Bug, &error))
+    let peer = identity.peer().map_err(|error| Failure::of(FailureKind::Invalid, &error))?;
+    if peer.is_expired {
+        let message = "this node's certificate has expired before it became a member";
+        return Err(Failure::new(FailureKind::Unauthenticated, message)
+            .hint("remove `node.json` in its `state_dir` and let it join again"));
+    }
+    Ok(())
 }
 
 /// Asks to be admitted until the members list this node as it is reached now.
-async fn stay_member(hub: Arc<Hub>, wire: Arc<dyn Wire>, membership: Membership, member: Member) {
+async fn stay_member(
+    hub: Arc<Hub>,
+    wire: Arc<dyn Wire>,
+    (membership, files): (Membership, NodeFiles),
+    member: Member,
+) {
     let admission = Admission { node_id: membership.node_id, member };
     loop {
         let known = hub.raft.member_views();
@@ -209,6 +223,12 @@ async fn stay_member(hub: Arc<Hub>, wire: Arc<dyn Wire>, membership: Membership,
         match asked {
             Ok(()) => {
                 tracing::info!(node = %membership.name, "this node is a member of the cluster");
+                let state = hub.state();
+                if state.cluster().is_initialized()
+                    && let Err(failure) = files.write_authority(&SealedAuthority::of(state.cluster()))
+                {
+                    tracing::warn!(%failure, "the sealed authority could not be kept");
+                }
                 return;
             }
             Err(failure) => tracing::warn!(%failure, "this node is not a member of the cluster yet"),

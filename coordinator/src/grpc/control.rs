@@ -6,6 +6,7 @@ use std::time::Duration;
 
 use common::clock::{self, WallMs};
 use common::failure::{CONFIRM, Failure, FailureKind};
+use common::finding::Finding;
 use common::id::{HostName, NodeName, TenantId};
 use common::limit::JOIN_TOKEN_TTL;
 use common::principal::Principal;
@@ -30,11 +31,15 @@ use crate::live::grant;
 use crate::live::sessions::ANSWER_DEADLINE;
 use crate::migrate;
 use crate::pki::join_token::JoinToken;
+use crate::raft::state_machine::Replica;
 use crate::state::migration::{Act, Migration};
 use crate::state::{Command, cluster, host, migration, query};
 
-/// The least time between two views of a watched migration.
+/// The least time between two views of a watched migration, except for the last one.
 const WATCH_INTERVAL: Duration = Duration::from_millis(500);
+/// Bytes of findings in one view, so that the whole stays below the largest message; all of them are in the list at
+/// the agent.
+const FINDINGS_BYTES_MAX: usize = 3 * 1024 * 1024;
 /// The version of [`ReportView`].
 const REPORT_VERSION: u32 = 1;
 
@@ -163,7 +168,18 @@ impl ControlDoor {
 
 /// Returns the view of a migration with what the leader knows of its progress.
 fn view(hub: &Hub, migration: &Migration, is_whole: bool) -> MigrationView {
-    migration.view(clock::wall(), &|step| hub.live(migration, step), is_whole)
+    let mut view = migration.view(clock::wall(), &|step| hub.live(migration, step), is_whole);
+    let mut bytes = 0;
+    // JSON adds its keys, and an escape may double what it holds.
+    let size =
+        |finding: &Finding| 128 + 2 * (finding.object.len() + finding.message.len() + finding.hint.len());
+    let fits = view.findings.iter().take_while(|finding| {
+        bytes += size(finding);
+        bytes <= FINDINGS_BYTES_MAX
+    });
+    let fits = fits.count();
+    view.findings.truncate(fits);
+    view
 }
 
 fn document(value: &impl serde::Serialize) -> Result<Document, Status> {
@@ -386,8 +402,10 @@ impl ControlService for ControlDoor {
 
 /// Pushes views of a migration until its end, until nobody reads, or until this node leads no more.
 async fn watch(hub: &Hub, tenant: &TenantId, id: &str, views: &mpsc::Sender<Result<Document, Status>>) {
+    let mut replicas = hub.proposer.replicas();
     let mut last = String::new();
     loop {
+        replicas.mark_unchanged();
         let next = hub.migration(tenant, id).map(|migration| view(hub, &migration, true));
         let is_end = next.as_ref().map_or(true, |view| view.status.is_end());
         let message = match next {
@@ -403,10 +421,21 @@ async fn watch(hub: &Hub, tenant: &TenantId, id: &str, views: &mpsc::Sender<Resu
         if (is_new && views.send(message).await.is_err()) || is_end || is_failed {
             return;
         }
+        let has_ended = |replica: &Arc<Replica>| {
+            let id = id.parse().ok();
+            let found =
+                id.and_then(|id| replica.state.migrations().get(tenant, &id).map(|it| it.status.is_end()));
+            found.unwrap_or(true)
+        };
         tokio::select! {
             biased;
-            () = hub.shutdown.cancelled() => return,
+            () = hub.shutdown.cancelled() => {
+                drop(views.try_send(Err(refuse::not_leader(hub.leader_address().filter(|_| !hub.is_leader())))));
+                return;
+            }
             () = views.closed() => return,
+            // The end is told at once; what lies before it, twice a second.
+            _ = replicas.wait_for(has_ended) => {}
             () = tokio::time::sleep(WATCH_INTERVAL) => {}
         }
     }

@@ -494,7 +494,9 @@ async fn report_and_renew(cluster: &Cluster, destination: &mut Agent, copy: &v1:
         .await;
     let lease = v1::HeldLease { migration: held.0, step: held.1, token: held.2 };
     let foreign = v1::HeldLease { token: Some(v1::Token { epoch: 1, index: 1 }), ..lease.clone() };
-    destination.send(FromAgent::Heartbeat(v1::Heartbeat { number: 1, renew: vec![lease, foreign] })).await;
+    destination
+        .send(FromAgent::Heartbeat(v1::Heartbeat { number: 1, renew: vec![lease, foreign], wall_ms: 0 }))
+        .await;
     let Some(ToAgent::Renewed(renewed)) = destination.next_but_roots().await else { panic!("no renewal") };
     assert_eq!(renewed.leases.len(), 1);
     assert_eq!(renewed.leases[0].token, copy.token);
@@ -513,22 +515,43 @@ async fn report_and_renew(cluster: &Cluster, destination: &mut Agent, copy: &v1:
     assert_eq!((view.status, view.files_done), (MigrationStatus::Running, 5));
 }
 
+/// Asks for a migration between two connected agents and returns the first grant.
+async fn begin(cluster: &Cluster, source: &mut Agent, destination: &mut Agent) -> (MigrationView, v1::Grant) {
+    let asking = cluster.migrate("r1", "web1:/var/www", "web2:/srv/www");
+    // Both agents answer about their roots while the operator waits.
+    let (made, grant) = tokio::join!(asking, async {
+        tokio::select! {
+            _ = source.next_but_roots() => None,
+            grant = destination.next_but_roots() => grant,
+        }
+    });
+    let Some(ToAgent::Grant(grant)) = grant else { panic!("{grant:?} instead of a grant") };
+    (made.unwrap(), grant)
+}
+
+#[tokio::test]
+async fn an_agent_that_started_again_is_granted_anew_at_once() {
+    let cluster = Cluster::start().await;
+    let (_, mut source) = connect(&cluster, "web1").await;
+    let (way, mut destination) = connect(&cluster, "web2").await;
+    let (_, first) = begin(&cluster, &mut source, &mut destination).await;
+    let mut again = Agent::connect(&way, "web2", 2).await.unwrap();
+    let Some(ToAgent::Grant(second)) = again.next_but_roots().await else { panic!("no second grant") };
+    assert_eq!((second.step.as_str(), second.attempt), (first.step.as_str(), 2));
+    let index = |grant: &v1::Grant| grant.token.map(|token| (token.epoch, token.index));
+    assert!(index(&second) > index(&first), "the second fence is not above the first");
+    // What the first start still says about its lease counts for nothing, and is acknowledged.
+    again.succeed(&first, &FileOutput { version: 1, ..FileOutput::default() }).await;
+    assert_eq!(cluster.host("web2").await.steps_running, 1);
+    cluster.stop().await;
+}
+
 #[tokio::test]
 async fn a_migration_runs_from_the_spec_to_the_settled_end() {
     let cluster = Cluster::start().await;
     let (_, mut source) = connect(&cluster, "web1").await;
     let (_, mut destination) = connect(&cluster, "web2").await;
-    // Both agents answer about their roots while the operator waits.
-    let asking = cluster.migrate("r1", "web1:/var/www", "web2:/srv/www");
-    let source_task = async { source.next_but_roots().await };
-    let (made, grant) = tokio::join!(asking, async {
-        tokio::select! {
-            _ = source_task => None,
-            grant = destination.next_but_roots() => grant,
-        }
-    });
-    let made = made.unwrap();
-    let Some(ToAgent::Grant(copy)) = grant else { panic!("{grant:?} instead of a grant") };
+    let (made, copy) = begin(&cluster, &mut source, &mut destination).await;
     assert_eq!((copy.migration.as_str(), copy.kind.as_str()), (made.id.as_str(), "file.copy@1"));
     let ticket = Ticket::open(&copy.ticket, &cluster.authority()).unwrap();
     assert_eq!((ticket.source_root.as_str(), ticket.destination.as_str()), ("/var/www", "web2"));
@@ -604,6 +627,22 @@ async fn roots_that_hold_each_other_or_are_taken_are_refused() {
         () = answering => {}
         () = asking => {}
     }
+    cluster.stop().await;
+}
+
+#[tokio::test]
+async fn another_operator_gets_a_context_while_the_node_runs() {
+    let cluster = Cluster::start().await;
+    let file = cluster.settings.state_dir.join("another.toml");
+    let name = "eve".parse().unwrap();
+    crate::init::context(&cluster.settings, &cluster.sources, &name, &file, "second").unwrap();
+    let refused = crate::init::context(&cluster.settings, &cluster.sources, &name, &file, "second");
+    assert_eq!(kind(refused), Some(FailureKind::Conflict), "a context that is there is overwritten");
+    let eve = operator(&file, cluster.node.api_address());
+    let call = |channel| async move { control_client(channel).get_cluster(v1::ClusterRequest {}).await };
+    let view = eve.call(PATIENCE, call).await.unwrap();
+    let view: common::view::ClusterView = serde_json::from_str(&view.document).unwrap();
+    assert_eq!(view.leader.unwrap().as_str(), "n1");
     cluster.stop().await;
 }
 

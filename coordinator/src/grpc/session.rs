@@ -8,7 +8,7 @@ use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::time::Duration;
 
-use common::clock;
+use common::clock::{self, WallMs};
 use common::failure::{Failure, FailureKind};
 use common::fence::FencingToken;
 use common::host::HostFacts;
@@ -134,7 +134,16 @@ impl Session {
 
     /// Takes one message of the agent.
     async fn take(&mut self, message: FromAgent) -> Result<(), Option<Status>> {
-        self.handle.note_heard(clock::wall(), None);
+        let agent_wall = match &message {
+            FromAgent::Heartbeat(heartbeat) if heartbeat.wall_ms != 0 => Some(WallMs(heartbeat.wall_ms)),
+            FromAgent::Heartbeat(_)
+            | FromAgent::Hello(_)
+            | FromAgent::Progress(_)
+            | FromAgent::Event(_)
+            | FromAgent::Answer(_)
+            | FromAgent::Facts(_) => None,
+        };
+        self.handle.note_heard(clock::wall(), agent_wall);
         match message {
             FromAgent::Hello(_) => {
                 Err(Some(Status::invalid_argument("a session begins with one hello and has no second")))
