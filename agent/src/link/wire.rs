@@ -141,7 +141,7 @@ pub(super) fn held(lease: &HeldLease) -> v1::HeldLease {
 }
 
 pub(super) fn heartbeat(number: u64, renew: Vec<v1::HeldLease>) -> v1::AgentMessage {
-    message(Message::Heartbeat(v1::Heartbeat { number, renew }))
+    message(Message::Heartbeat(v1::Heartbeat { number, renew, wall_ms: common::clock::wall().0 }))
 }
 
 pub(super) fn facts(facts: &HostFacts) -> v1::AgentMessage {
