@@ -230,7 +230,6 @@ fn written(state: &State) -> Vec<u8> {
 }
 
 proptest! {
-
     /// Replicas that apply one log are equal, whether by the log alone, by its bytes, or by a snapshot in between; no
     /// command breaks an invariant; and a refused one changes nothing.
     #[test]
