@@ -16,6 +16,7 @@ use super::Member;
 use super::membership::{self, Admission};
 use super::node::{RaftNode, RaftSettings};
 use super::server::Server;
+use super::state_machine::Replica;
 use super::wire::{Answer, Method, Wire};
 use crate::state::host;
 use crate::state::sample;
@@ -193,10 +194,21 @@ impl Cluster {
         clock::boot().since(begun)
     }
 
+    /// Returns what was agreed, from whoever leads.
+    async fn agreed(&self) -> Arc<Replica> {
+        let agreed = async {
+            loop {
+                if let Ok(replica) = self.leader().await.proposer().linearizable().await {
+                    return replica;
+                }
+            }
+        };
+        tokio::time::timeout(Duration::from_secs(20), agreed).await.expect("nobody leads for long")
+    }
+
     /// Waits until all nodes have applied what the leader has, and holds them against each other.
     async fn assert_equal(&self) {
-        let leader = self.leader().await;
-        let expected = leader.proposer().linearizable().await.unwrap();
+        let expected = self.agreed().await;
         for running in self.running.values() {
             let mut replicas = running.node.proposer().replicas();
             let caught_up = replicas.wait_for(|replica| replica.applied >= expected.applied);
@@ -235,7 +247,7 @@ async fn writes_come_back_after_every_kill_and_nothing_is_lost() {
     }
     gaps.sort();
     println!("writes came back after {gaps:?}");
-    let replica = cluster.leader().await.proposer().linearizable().await.unwrap();
+    let replica = cluster.agreed().await;
     let hosts = replica.state.hosts().table();
     for round in 0..6 {
         for host in [format!("before-{round}"), format!("after-{round}")] {
@@ -296,7 +308,7 @@ async fn a_cluster_that_was_off_comes_back_with_its_snapshot() {
         cluster.start(id).await;
     }
     cluster.assert_equal().await;
-    let replica = cluster.leader().await.proposer().linearizable().await.unwrap();
+    let replica = cluster.agreed().await;
     assert_eq!(replica.state.hosts().table().len(), 21);
     cluster.stop().await;
 }

@@ -251,16 +251,18 @@ fn config() -> Result<Config, RaftError> {
     config.validate().map_err(|error| RaftError::Config(Box::new(error)))
 }
 
-/// Tells who leads: this node only once it has applied all that was there when it began to lead.
+/// Tells who leads: this node only once a quorum has acknowledged it and it has applied all that was there then.
 async fn watch_leadership(raft: Raft, leadership: watch::Sender<Leadership>, shutdown: Shutdown) {
     let mut metrics = raft.metrics();
     let mut began: Option<(u64, Option<u64>)> = None;
     loop {
         let seen = metrics.borrow_and_update().clone();
         let leads = seen.state == ServerState::Leader && seen.current_leader == Some(seen.id);
+        // openraft restores a leader at its start although another may lead since: believe it with the first quorum.
+        let is_acked = seen.millis_since_quorum_ack.is_some();
         if !leads {
             began = None;
-        } else if began.is_none_or(|(term, _)| term != seen.current_term) {
+        } else if is_acked && began.is_none_or(|(term, _)| term != seen.current_term) {
             began = Some((seen.current_term, seen.last_log_index));
         }
         let applied = seen.last_applied.map(|applied| applied.index);
