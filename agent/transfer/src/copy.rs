@@ -21,7 +21,7 @@ use crate::memory::Memory;
 use crate::owner::Owners;
 use crate::peer::{ContentReceiver, FetchSender, Source};
 use crate::pull::flow::Flow;
-use crate::pull::{self, Incoming, Pass};
+use crate::pull::{self, Host, Incoming, Pass};
 use crate::scan::{Scan, ScanSettings};
 use crate::stage::Stage;
 use crate::tally::Counters;
@@ -60,12 +60,13 @@ pub async fn run_copy(
         () = stop.cancelled() => return Err(stopped(&ctx)),
     };
     let incoming = incoming(&source, &params).await?;
+    let is_network = source.opened().is_network_fs;
     let counters = Arc::new(Counters::default());
     let flow = Arc::new(Flow::default());
     let mut work = {
         let (ctx, params, memory) = (ctx.clone(), params.clone(), memory.clone());
         let (counters, flow) = (Arc::clone(&counters), Arc::clone(&flow));
-        tokio::task::spawn_blocking(move || pass(&ctx, params, &memory, incoming, counters, flow))
+        tokio::task::spawn_blocking(move || pass(&ctx, params, &memory, incoming, counters, flow, is_network))
     };
     let (done, source) = watch(&ctx, source, &counters, &flow, &mut work).await;
     let bytes_on_wire = match source {
@@ -146,25 +147,30 @@ fn pass(
     incoming: Incoming,
     counters: Arc<Counters>,
     flow: Arc<Flow>,
+    is_network_source: bool,
 ) -> Result<(), Failure> {
     let filter = filter_of(&params)?;
     let owners = Owners::new(params.numeric_ids);
-    let stage = open_stage(ctx, &params, memory)?;
+    let (stage, boot_id) = open_stage(ctx, &params, memory)?;
     let mut committer = Committer::open(stage, ctx.token, ctx.lease.clone(), KillPoint::default())?;
+    pull::clear_leftovers(committer.stage())?;
     let settings = ScanSettings { filter, workers: SCAN_WORKERS, spill_dir: memory.folder().to_owned() };
+    let host = Host { boot_id, is_network_source };
     let scan = Scan::start(committer.stage().root.clone(), settings)?;
-    let pass = Pass::new(params, &committer, ctx.findings.clone(), counters, flow);
+    let pass = Pass::new(params, &committer, ctx.findings.clone(), counters, flow, host)?;
     pull::run(&pass, &mut committer, incoming, scan, owners)
 }
 
 /// Opens the destination's root and the stage in it, making both if they are missing.
-fn open_stage(ctx: &StepContext, params: &FileParams, memory: &Memory) -> Result<Stage, Failure> {
+fn open_stage(ctx: &StepContext, params: &FileParams, memory: &Memory) -> Result<(Stage, String), Failure> {
     let (root, created) =
         Root::create(Path::new(&params.destination_root)).map_err(|error| of_stage(&error))?;
-    match Stage::find(&root, &ctx.migration, memory)? {
-        Some(stage) => Ok(stage),
-        None => Stage::make(&root, &ctx.migration, created, memory),
-    }
+    let boot_id = root.identity().map_err(|error| of_stage(&error))?.boot_id;
+    let stage = match Stage::find(&root, &ctx.migration, memory)? {
+        Some(stage) => stage,
+        None => Stage::make(&root, &ctx.migration, created, memory)?,
+    };
+    Ok((stage, boot_id))
 }
 
 /// Returns the filter that the parameters ask for.

@@ -8,6 +8,7 @@ mod account;
 mod buffer;
 mod commit;
 mod compress;
+mod content;
 mod context;
 mod copy;
 mod counter;
@@ -26,6 +27,7 @@ mod memory;
 mod owner;
 #[cfg(test)]
 mod pair;
+mod passes;
 mod peer;
 mod pull;
 mod root;

@@ -195,6 +195,9 @@ impl Committer {
         expect(&parent, &name, &seen.entry)?;
         if seen.entry.kind.is_directory() {
             self.forget_parents();
+            if !is_empty(&parent.open_dir(&name)?)? {
+                return Err(CONFLICT);
+            }
         }
         self.kill.pass()?;
         parent.rename_over(&name, &undo, &kept)?;

@@ -2,6 +2,7 @@
 
 use common::digest::Digest;
 use common::rel_path::RelPath;
+use serde::{Deserialize, Serialize};
 use sync::entry::Entry;
 use sync::stamp::Time;
 use tree::{Dir, Name, Problem, TreeError};
@@ -62,7 +63,7 @@ pub(crate) struct Staged {
 }
 
 /// What the scan saw at a path.
-#[derive(Clone, Debug)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub(crate) struct Seen {
     /// The entry.
     pub(crate) entry: Entry,

@@ -10,4 +10,6 @@ mod record;
 
 pub(crate) use history::{Histories, History};
 pub(crate) use log::{LEDGER, Ledger, SettledRecords, read_settled};
-pub(crate) use record::{Change, Intent, Settled, listing_order};
+#[cfg(test)]
+pub(crate) use record::Settled;
+pub(crate) use record::{Change, Intent, listing_order};

@@ -1,40 +1,51 @@
 //! The appliers' threads: answers of the source become staged files.
 
+use std::sync::Arc;
 use std::sync::mpsc::{Sender, SyncSender};
 
 use common::digest::Digest;
 use common::failure::{Failure, FailureKind};
 use common::finding::{Rule, Severity};
-use sync::entry::Kind;
+use common::rel_path::RelPath;
+use sync::entry::{Entry, Kind};
 use sync::pack;
-use sync::wire::content::{Failed, Pack, PackedFile, Reply, Why};
+use sync::stamp::Stamp;
+use sync::wire::content::{Digested, Failed, Fetch, Pack, PackedFile, RangeReply, Reply, What, Why};
+use tree::Name;
 
 use super::ask::Ask;
 use super::committing::unwritable;
-use super::{Item, Landing, Pass, Wish};
-use crate::commit::{Effect, Staged, Task};
+use super::large::{Large, Next};
+use super::links::{LinkName, anchor, doubtful};
+use super::plan::same_content;
+use super::{Again, Compare, Item, Landing, Pass as Shared, Small, Wish, unasked};
+use crate::commit::{Effect, Seen, Staged};
+use crate::content::read;
 use crate::peer::{ContentReceiver, Delivery};
 use crate::staged::{Made, Workbench};
 use crate::trouble::{is_fatal, of_stage};
 
+/// Times that a file which is another one each time is asked for.
+const TIMES_ASKED_MAX: u32 = 3;
+
 /// One applier.
 struct Applier<'a> {
-    pass: &'a Pass,
+    pass: &'a Shared,
     bench: Workbench,
     items: &'a SyncSender<Item>,
-    _asks: &'a Sender<Ask>,
+    asks: &'a Sender<Ask>,
 }
 
 /// Takes answers until nothing more is wanted.
 pub(super) fn run(
-    pass: &Pass,
+    pass: &Shared,
     number: usize,
     mut content: ContentReceiver,
     items: &SyncSender<Item>,
     asks: &Sender<Ask>,
 ) -> Result<(), Failure> {
     let bench = Workbench::open(&pass.stage, &format!("applier-{number}"))?;
-    let mut applier = Applier { pass, bench, items, _asks: asks };
+    let mut applier = Applier { pass, bench, items, asks };
     loop {
         let Delivery { reply, content } = match content.blocking_next() {
             Ok(delivery) => delivery,
@@ -45,13 +56,31 @@ pub(super) fn run(
         pass.flow.check()?;
         match reply {
             Reply::Pack(pack) => applier.pack(&pack, &content)?,
+            Reply::Range(range) => applier.range(&range, &content)?,
+            Reply::Digests(digests) => {
+                for digested in digests {
+                    applier.digested(digested)?;
+                }
+            }
+            Reply::Values(values) => match pass.look_at_wish(values.id)? {
+                Wish::Confirm(large) => large.take_values(values.first, &values.values)?,
+                Wish::Small(_) | Wish::Range { .. } | Wish::Compare(_) | Wish::Group(_) => {
+                    return Err(unasked());
+                }
+            },
+            Reply::Confirmed(confirmed) => match pass.take_wish(confirmed.id)? {
+                Wish::Confirm(large) => {
+                    let next = large.confirmed(confirmed.stamp, confirmed.is_reread)?;
+                    applier.next(&large, next)?;
+                }
+                Wish::Small(_) | Wish::Range { .. } | Wish::Compare(_) | Wish::Group(_) => {
+                    return Err(unasked());
+                }
+            },
             Reply::Failed(failed) => {
                 for Failed { id, why } in failed {
                     applier.failed(id, &why)?;
                 }
-            }
-            Reply::Range(_) | Reply::Digests(_) | Reply::Values(_) | Reply::Confirmed(_) => {
-                return Err(Failure::new(FailureKind::Bug, "the source answered what was not asked for"));
             }
         }
     }
@@ -63,15 +92,19 @@ impl Applier<'_> {
             Failure::new(FailureKind::Bug, "a pack of the source does not hold what it says")
         })?;
         for (file, data) in files {
-            let wish = self.pass.take_wish(file.id)?;
-            self.small(wish, file, data)?;
+            match self.pass.take_wish(file.id)? {
+                Wish::Small(small) => self.small(*small, file, data)?,
+                Wish::Range { .. } | Wish::Confirm(_) | Wish::Compare(_) | Wish::Group(_) => {
+                    return Err(unasked());
+                }
+            }
         }
         Ok(())
     }
 
     /// Stages a small file.
-    fn small(&mut self, wish: Wish, file: &PackedFile, data: &[u8]) -> Result<(), Failure> {
-        let Wish { path, mut source, seen, cost } = wish;
+    fn small(&mut self, small: Small, file: &PackedFile, data: &[u8]) -> Result<(), Failure> {
+        let Small { path, mut source, seen, is_anchor, times_asked: _, cost } = small;
         // It may have changed since the scan: what is written is what was read.
         source.kind = Kind::File { size: file.stamp.size, allocated_bytes: data.len() as u64 };
         source.mtime = file.stamp.mtime;
@@ -91,46 +124,225 @@ impl Applier<'_> {
             )
             .hint("It is fetched again; if this repeats, look at the memory of both hosts."));
         }
-        let Made { dir, name, entry, problems } = made;
-        let effect = Effect::Install {
-            staged: Staged { dir, name, is_anchor: false },
-            new: Box::new(entry),
-            digest: Some(digest),
-            seen,
-        };
-        let landing = Landing::Content { bytes: file.stamp.size };
-        self.send(Item { task: Task { path, effect }, landing, cost: Some(cost), problems })
+        let made = if is_anchor { anchor(self.pass, made, &source)? } else { made };
+        self.install(path, seen, made, digest, is_anchor, cost, None)
     }
 
-    /// Reports what the source could not give.
-    fn failed(&mut self, id: u64, why: &Why) -> Result<(), Failure> {
-        let Wish { path, cost, .. } = self.pass.take_wish(id)?;
-        let (rule, severity, message, hint) = match why {
-            Why::Vanished => (
-                Rule::Vanished,
-                Severity::Notice,
-                "it vanished between the scan and the read".to_owned(),
-                "Nothing to do if it was removed on purpose.",
-            ),
-            Why::Changed { stamp: _ } => (
-                Rule::Changed,
-                Severity::Error,
-                "it changed each time it was read; nothing of it was written".to_owned(),
-                "Run the migration again when it is quieter, or stop whatever writes to it.",
-            ),
-            Why::Unreadable { why } => (
-                Rule::Unreadable,
-                Severity::Error,
-                format!("it could not be read at the source: {why}"),
-                "Look at it on the source host, then run the migration again.",
-            ),
+    #[expect(clippy::too_many_arguments, reason = "they are the parts of one item")]
+    fn install(
+        &self,
+        path: RelPath,
+        seen: Option<Box<Seen>>,
+        made: Made,
+        digest: Digest,
+        is_anchor: bool,
+        cost: u64,
+        sidecar: Option<Name>,
+    ) -> Result<(), Failure> {
+        let Made { dir, name, entry, problems } = made;
+        let landing = Landing::Content { bytes: entry.size() };
+        let staged = Staged { dir, name, is_anchor };
+        let effect = Effect::Install { staged, new: Box::new(entry), digest: Some(digest), seen };
+        self.send(Item { cost: Some(cost), problems, sidecar, ..Item::new(path, effect, landing) })
+    }
+
+    fn range(&mut self, range: &RangeReply, content: &[u8]) -> Result<(), Failure> {
+        let Wish::Range { large, cost } = self.pass.take_wish(range.id)? else { return Err(unasked()) };
+        let next = large.take(range, content)?;
+        if let Some(cost) = cost {
+            self.pass.flow.release(cost);
+        }
+        self.next(&large, next)
+    }
+
+    /// Goes on with a large file.
+    fn next(&mut self, large: &Arc<Large>, next: Next) -> Result<(), Failure> {
+        match next {
+            Next::Wait => Ok(()),
+            Next::Confirm(stamp) => {
+                let id = self.pass.wish(Wish::Confirm(Arc::clone(large)));
+                self.ask(Fetch { id, path: large.path.clone(), stamp, what: What::Confirm })
+            }
+            Next::Again(stamp, indexes) => {
+                for index in indexes {
+                    // They were in flight before; their room was given back when they were proven.
+                    let id = self.pass.wish(Wish::Range { large: Arc::clone(large), cost: None });
+                    self.ask(Fetch { id, path: large.path.clone(), stamp, what: What::Range { index } })?;
+                }
+                Ok(())
+            }
+            Next::Whole => {
+                let (made, digest) = large.finish(&self.pass.stage)?;
+                let made = if large.is_anchor { anchor(self.pass, made, &large.source)? } else { made };
+                let (path, seen) = (large.path.clone(), large.seen.clone());
+                self.install(path, seen, made, digest, large.is_anchor, large.cost, large.sidecar())
+            }
+            Next::Changed => {
+                report(self.pass, &large.path, &Why::Changed { stamp: None });
+                self.pass.flow.release(large.cost);
+                Ok(())
+            }
+            // Why was told, or it is asked for again, when it failed.
+            Next::Failed => {
+                self.pass.flow.release(large.cost);
+                Ok(())
+            }
+        }
+    }
+
+    /// Compares a file that looks the same on both sides.
+    fn digested(&mut self, digested: Digested) -> Result<(), Failure> {
+        let compare = match self.pass.take_wish(digested.id)? {
+            Wish::Compare(compare) => compare,
+            Wish::Group(group) => return self.compared_group(group, digested),
+            Wish::Small(_) | Wish::Range { .. } | Wish::Confirm(_) => return Err(unasked()),
         };
-        self.pass.except(rule, severity, &path, message, hint);
-        self.pass.flow.release(cost);
+        let Compare { path, mut source, seen } = *compare;
+        let own = read(&self.pass.stage.root, &path, false);
+        let is_same = digested.stamp.size == source.size()
+            && own.is_ok_and(|own| own.digest == Digest::from(digested.digest));
+        let again = if is_same {
+            source.mtime = digested.stamp.mtime;
+            if let Some(item) = same_content(self.pass, path, source, seen.entry) {
+                self.send(item)?;
+            }
+            None
+        } else {
+            renew(&mut source, digested.stamp);
+            Some(Again { path, source, seen: Some(seen), is_anchor: false, times_asked: 0 })
+        };
+        if let Some(again) = again {
+            self.pass.ask_again(&again)?;
+        }
+        self.pass.flow.release(0);
         Ok(())
+    }
+
+    /// Compares a group of hard links by the name that was asked about.
+    fn compared_group(&mut self, mut group: Vec<LinkName>, digested: Digested) -> Result<(), Failure> {
+        let same = doubtful(&group).and_then(|name| {
+            let own = read(&self.pass.stage.root, &name.path, false).ok()?;
+            let is_same =
+                digested.stamp == name.source.stamp() && own.digest == Digest::from(digested.digest);
+            is_same.then_some(own.stat)
+        });
+        for name in &mut group {
+            // Another inode in the place of a name of this group was not read.
+            let is_it = name
+                .seen
+                .as_ref()
+                .is_some_and(|seen| same.is_some_and(|stat| stat.is_inode(seen.entry.dev, seen.entry.ino)));
+            name.is_doubtful = !is_it;
+        }
+        self.pass.put_compared(&group)?;
+        self.pass.flow.release(0);
+        Ok(())
+    }
+
+    /// Deals with what the source could not give.
+    fn failed(&mut self, id: u64, why: &Why) -> Result<(), Failure> {
+        match self.pass.take_wish(id)? {
+            Wish::Small(small) => {
+                let Small { path, source, seen, is_anchor, times_asked, cost } = *small;
+                let again = Again { path, source, seen, is_anchor, times_asked };
+                self.again_or_report(again, why)?;
+                self.pass.flow.release(cost);
+                Ok(())
+            }
+            Wish::Range { large, cost } => {
+                let next = self.fail_large(&large, why)?;
+                if let Some(cost) = cost {
+                    self.pass.flow.release(cost);
+                }
+                self.next(&large, next)
+            }
+            Wish::Confirm(large) => {
+                large.fail_whole();
+                self.fail_large_first(&large, why)?;
+                self.next(&large, Next::Failed)
+            }
+            Wish::Group(group) => {
+                self.pass.put_compared(&group)?;
+                self.pass.flow.release(0);
+                Ok(())
+            }
+            Wish::Compare(compare) => {
+                report(self.pass, &compare.path, why);
+                self.pass.flow.release(0);
+                Ok(())
+            }
+        }
+    }
+
+    /// Notes that a range will not come; the first of them says why.
+    fn fail_large(&mut self, large: &Arc<Large>, why: &Why) -> Result<Next, Failure> {
+        let (is_first, next) = large.fail();
+        if is_first {
+            self.fail_large_first(large, why)?;
+        }
+        Ok(next)
+    }
+
+    fn fail_large_first(&mut self, large: &Arc<Large>, why: &Why) -> Result<(), Failure> {
+        let again = Again {
+            path: large.path.clone(),
+            source: large.source.clone(),
+            seen: large.seen.clone(),
+            is_anchor: large.is_anchor,
+            times_asked: large.times_asked,
+        };
+        self.again_or_report(again, why)
+    }
+
+    /// Asks once more for a file that is another one by now; else tells why it cannot be had.
+    fn again_or_report(&mut self, mut again: Again, why: &Why) -> Result<(), Failure> {
+        if let Why::Changed { stamp: Some(stamp) } = why
+            && again.times_asked + 1 < TIMES_ASKED_MAX
+        {
+            again.times_asked += 1;
+            renew(&mut again.source, *stamp);
+            return self.pass.ask_again(&again);
+        }
+        report(self.pass, &again.path, why);
+        Ok(())
+    }
+
+    fn ask(&self, fetch: Fetch) -> Result<(), Failure> {
+        self.asks.send(Ask::Fetch(fetch)).or_else(|_ended| self.pass.flow.check())
     }
 
     fn send(&self, item: Item) -> Result<(), Failure> {
         self.items.send(item).or_else(|_ended| self.pass.flow.check())
     }
+}
+
+/// Makes the entry that of a file as it is now.
+fn renew(source: &mut Entry, stamp: Stamp) {
+    source.kind = Kind::File { size: stamp.size, allocated_bytes: stamp.size };
+    (source.ino, source.mtime, source.ctime) = (stamp.ino, stamp.mtime, stamp.ctime);
+}
+
+/// Tells that a file could not be had.
+fn report(pass: &Shared, path: &RelPath, why: &Why) {
+    let (rule, severity, message, hint) = match why {
+        Why::Vanished => (
+            Rule::Vanished,
+            Severity::Notice,
+            "it vanished between the scan and the read".to_owned(),
+            "Nothing to do if it was removed on purpose.",
+        ),
+        Why::Changed { stamp: _ } => (
+            Rule::Changed,
+            Severity::Error,
+            "it changed each time it was read; nothing of it was written".to_owned(),
+            "Run the migration again when it is quieter, or stop whatever writes to it.",
+        ),
+        Why::Unreadable { why } => (
+            Rule::Unreadable,
+            Severity::Error,
+            format!("it could not be read at the source: {why}"),
+            "Look at it on the source host, then run the migration again.",
+        ),
+    };
+    pass.except(rule, severity, path, message, hint);
 }

@@ -61,12 +61,12 @@ pub(super) fn commit(pass: &Pass, committer: &mut Committer, group: Vec<Item>) -
     }
     let mut tasks = Vec::with_capacity(group.len());
     let mut rest = Vec::with_capacity(group.len());
-    for Item { task, landing, cost, problems } in group {
-        rest.push((task.path.clone(), landing, cost, problems));
+    for Item { task, landing, cost, problems, sidecar } in group {
+        rest.push((task.path.clone(), landing, cost, problems, sidecar));
         tasks.push(task);
     }
     let outcomes = committer.commit(pass.number, tasks)?;
-    for ((path, landing, cost, mut problems), outcome) in rest.into_iter().zip(outcomes) {
+    for ((path, landing, cost, mut problems, sidecar), outcome) in rest.into_iter().zip(outcomes) {
         match outcome {
             Outcome::Done { ctime: _, problems: more } => {
                 problems.extend(more);
@@ -74,6 +74,10 @@ pub(super) fn commit(pass: &Pass, committer: &mut Committer, group: Vec<Item>) -
             }
             Outcome::Conflict => conflict(pass, &path, landing),
             Outcome::Failed(error) => unwritable(pass, &path, &error),
+        }
+        if let Some(sidecar) = sidecar {
+            // What stays is cleared at the end of the pass.
+            pass.stage.large.unlink(&sidecar).ok();
         }
         for problem in problems {
             attribute(pass, &path, &problem);

@@ -11,7 +11,7 @@ use sync::entry::Entry;
 
 use super::plan::{Later, Planner};
 use super::{Item, Landing, Pass};
-use crate::commit::{Effect, Seen, Task};
+use crate::commit::{Effect, Seen};
 use crate::frame_file::FrameReader;
 use crate::standing::{look, look_at_self};
 use crate::trouble::{finding, of_stage};
@@ -67,9 +67,9 @@ fn delete(
                     continue;
                 }
                 let seen = Box::new(Seen { entry, is_ours });
-                let task = Task { path, effect: Effect::Remove { seen } };
                 pass.flow.acquire(0)?;
-                send(Item { task, landing: Landing::Removal, cost: Some(0), problems: Vec::new() })?;
+                let item = Item::new(path, Effect::Remove { seen }, Landing::Removal);
+                send(Item { cost: Some(0), ..item })?;
             }
         }
     }
@@ -126,8 +126,7 @@ fn finish_directories(
         }
         let effect = Effect::Metadata { seen: Box::new(now), wanted: Box::new(wanted) };
         pass.flow.acquire(0)?;
-        let task = Task { path, effect };
-        send(Item { task, landing: Landing::Directory, cost: Some(0), problems: Vec::new() })?;
+        send(Item { cost: Some(0), ..Item::new(path, effect, Landing::Directory) })?;
     }
     pass.flow.wait_until_idle()
 }

@@ -15,8 +15,13 @@ mod ask;
 mod committing;
 mod ending;
 pub(crate) mod flow;
+mod large;
+mod links;
 mod plan;
+mod room;
 mod source;
+#[cfg(test)]
+mod tests;
 
 use std::collections::HashMap;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering::Relaxed};
@@ -26,14 +31,16 @@ use common::failure::{Failure, FailureKind};
 use common::finding::{Rule, Severity};
 use common::rel_path::RelPath;
 use common::step::file::FileParams;
+use serde::{Deserialize, Serialize};
 use sync::entry::Entry;
-use tree::Problem;
+use tree::{Name, Problem};
 
-use crate::commit::{Committer, Seen, Task};
+use crate::commit::{Committer, Effect, Seen, Task};
 use crate::findings::FindingSink;
 use crate::frame_file::FrameWriter;
 use crate::ledger::Histories;
 use crate::manifest::{Exception, ManifestWriter, create_exceptions, publish_exceptions};
+use crate::passes::Passes;
 use crate::peer::{ContentReceiver, FetchSender, ManifestReceiver};
 use crate::scan::Scan;
 use crate::stage::{Stage, clear};
@@ -41,6 +48,8 @@ use crate::tally::Counters;
 use crate::trouble::finding;
 
 use flow::{Flow, PanicGuard};
+use large::Large;
+use links::LinkName;
 
 /// Threads that write staged files; more only wait for each other on one disk.
 const APPLIERS: usize = 2;
@@ -62,18 +71,60 @@ pub(crate) struct Pass {
     /// What the pass saw of the source, once it was seen whole.
     manifest: Mutex<Option<ManifestWriter>>,
     exceptions: Mutex<Option<FrameWriter<Exception>>>,
+    again: Mutex<Option<FrameWriter<Again>>>,
+    /// Groups of hard links that were compared.
+    compared: Mutex<Option<FrameWriter<Vec<LinkName>>>>,
+    passes: Mutex<Passes>,
+    boot_id: String,
+    is_network_source: bool,
 }
 
 /// What is asked of the source and not yet answered.
-#[derive(Debug)]
-pub(crate) struct Wish {
+#[derive(Clone, Debug)]
+enum Wish {
+    /// A small file.
+    Small(Box<Small>),
+    /// A range of a large file, with what it weighs in the flow.
+    Range { large: Arc<Large>, cost: Option<u64> },
+    /// Whether the ranges of a large file are one state.
+    Confirm(Arc<Large>),
+    /// The digest of a file that looks the same on both sides.
+    Compare(Box<Compare>),
+    /// The same for a group of hard links.
+    Group(Vec<LinkName>),
+}
+
+/// A small file that is asked for.
+#[derive(Clone, Debug)]
+struct Small {
     path: RelPath,
     /// The source's entry, its owners in this host's numbers.
     source: Entry,
     /// What the scan saw at the destination.
     seen: Option<Box<Seen>>,
+    /// Whether it is the first name of a group of hard links.
+    is_anchor: bool,
+    times_asked: u32,
     /// What it weighs in the flow.
     cost: u64,
+}
+
+/// A file whose content is compared.
+#[derive(Clone, Debug)]
+struct Compare {
+    path: RelPath,
+    source: Entry,
+    seen: Box<Seen>,
+}
+
+/// Something that has to be asked for once more, spilled until the rest has come.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+struct Again {
+    path: RelPath,
+    source: Entry,
+    seen: Option<Box<Seen>>,
+    is_anchor: bool,
+    times_asked: u32,
 }
 
 /// A task on its way to the committer.
@@ -85,6 +136,15 @@ pub(crate) struct Item {
     cost: Option<u64>,
     /// Attributes that could not be set in the stage.
     problems: Vec<Problem>,
+    /// What of `large/` is not needed once it is committed.
+    sidecar: Option<Name>,
+}
+
+impl Item {
+    /// Makes an item without a past.
+    fn new(path: RelPath, effect: Effect, landing: Landing) -> Self {
+        Self { task: Task { path, effect }, landing, cost: None, problems: Vec::new(), sidecar: None }
+    }
 }
 
 /// What is counted when a task is done.
@@ -104,6 +164,15 @@ pub(crate) enum Landing {
     Touch,
 }
 
+/// What a pass needs to know of both machines.
+#[derive(Clone, Debug)]
+pub(crate) struct Host {
+    /// The boot of this machine.
+    pub(crate) boot_id: String,
+    /// Whether the source's root is on a network file system, whose times cannot be relied on.
+    pub(crate) is_network_source: bool,
+}
+
 /// What comes from the source.
 pub(crate) struct Incoming {
     pub(crate) manifest: ManifestReceiver,
@@ -119,19 +188,45 @@ impl Pass {
         findings: FindingSink,
         counters: Arc<Counters>,
         flow: Arc<Flow>,
-    ) -> Self {
-        Self {
+        host: Host,
+    ) -> Result<Self, Failure> {
+        let stage = committer.stage().clone();
+        let passes = Passes::read(&stage.dir)?;
+        Ok(Self {
             params,
-            number: committer.last_pass() + 1,
-            stage: committer.stage().clone(),
+            number: passes.next_number().max(committer.last_pass() + 1),
+            stage,
             findings,
             counters,
             flow,
+            boot_id: host.boot_id,
+            is_network_source: host.is_network_source,
+            passes: Mutex::new(passes),
+            again: Mutex::new(None),
+            compared: Mutex::new(None),
             wishes: Mutex::new(HashMap::new()),
             next_wish: AtomicU64::new(1),
             is_all_asked: AtomicBool::new(false),
             manifest: Mutex::new(None),
             exceptions: Mutex::new(None),
+        })
+    }
+
+    /// Has something asked for once more when the rest has come.
+    fn ask_again(&self, again: &Again) -> Result<(), Failure> {
+        match lock(&self.again).as_mut() {
+            Some(writer) => writer.write(again),
+            None => {
+                Err(Failure::new(FailureKind::Bug, "something is asked for again after the end of a pass"))
+            }
+        }
+    }
+
+    /// Has the names of a group dealt with, now that it was compared.
+    fn put_compared(&self, group: &Vec<LinkName>) -> Result<(), Failure> {
+        match lock(&self.compared).as_mut() {
+            Some(writer) => writer.write(group),
+            None => Err(Failure::new(FailureKind::Bug, "hard links are compared after the end of a pass")),
         }
     }
 
@@ -161,9 +256,12 @@ impl Pass {
             publish_exceptions(&self.stage, exceptions)?;
         }
         match lock(&self.manifest).take() {
-            Some(manifest) => manifest.finish(&self.stage),
-            None => Err(Failure::new(FailureKind::Bug, "a pass ended before the source was seen whole")),
+            Some(manifest) => manifest.finish(&self.stage)?,
+            None => {
+                return Err(Failure::new(FailureKind::Bug, "a pass ended before the source was seen whole"));
+            }
         }
+        lock(&self.passes).end(&self.stage.dir)
     }
 
     fn wish(&self, wish: Wish) -> u64 {
@@ -178,9 +276,12 @@ impl Pass {
     }
 
     fn take_wish(&self, id: u64) -> Result<Wish, Failure> {
-        self.wishes().remove(&id).ok_or_else(|| {
-            Failure::new(FailureKind::Bug, "the source answered something that was not asked for")
-        })
+        self.wishes().remove(&id).ok_or_else(unasked)
+    }
+
+    /// Returns a wish that is not fulfilled yet.
+    fn look_at_wish(&self, id: u64) -> Result<Wish, Failure> {
+        self.wishes().get(&id).cloned().ok_or_else(unasked)
     }
 
     fn wishes(&self) -> MutexGuard<'_, HashMap<u64, Wish>> {
@@ -188,10 +289,20 @@ impl Pass {
     }
 }
 
+fn unasked() -> Failure {
+    Failure::new(FailureKind::Bug, "the source answered something that was not asked for")
+}
+
 /// What is locked here is changed by single calls, so a poisoned lock holds a whole value; and a thread that panicked
 /// has failed the pass.
 fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
     mutex.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+/// Removes what an attempt that was stopped has left in the stage and cannot be used again; before the scan begins, for
+/// an anchor counts as a name of its inode.
+pub(crate) fn clear_leftovers(stage: &Stage) -> Result<(), Failure> {
+    [&stage.new, &stage.anchors, &stage.spill].into_iter().try_for_each(clear)
 }
 
 /// Runs one pass to its end; for a thread of its own.
@@ -205,8 +316,6 @@ pub(crate) fn run(
     scan: Scan,
     owners: crate::owner::Owners,
 ) -> Result<(), Failure> {
-    clear(&pass.stage.new)?;
-    pass.stage.clear_spill()?;
     *lock(&pass.exceptions) = Some(create_exceptions(&pass.stage)?);
     let histories = Histories::sort(Some(committer.settled()?), &pass.stage.spill, "ledger")?;
     let (asks, asked) = mpsc::channel();
@@ -231,6 +340,8 @@ pub(crate) fn run(
         commits.join().ok();
     });
     pass.flow.check()?;
+    clear(&pass.stage.anchors)?;
+    clear(&pass.stage.large)?;
     pass.publish()
 }
 

@@ -1,7 +1,9 @@
 //! Deciding entry by entry, in order, what has to be done, and handing it on.
 
+use std::sync::Arc;
 use std::sync::mpsc::{Sender, SyncSender};
 
+use common::digest::Digest;
 use common::failure::{Failure, FailureKind};
 use common::finding::{Rule, Severity};
 use common::rel_path::RelPath;
@@ -9,17 +11,22 @@ use serde::{Deserialize, Serialize};
 use sync::diff::{Decision, Difference, Found, Join};
 use sync::entry::{Entry, Kind};
 use sync::listing::ListingEnd;
-use sync::range::RANGE_BYTES;
+use sync::range::{self, RANGE_BYTES};
+use sync::stamp::Stamp;
 use sync::wire::content::{Fetch, What};
-use tree::Name;
+use tree::{Name, TreeError};
 
 use super::ask::Ask;
 use super::committing::{landing_of, unwritable};
 use super::ending::{self, Candidate};
+use super::large::Large;
+use super::links::{self, LinkName};
+use super::room::Room;
 use super::source::SourceListings;
-use super::{Item, Landing, Pass, Wish};
-use crate::commit::{Effect, Seen, Staged, Task};
-use crate::frame_file::FrameWriter;
+use super::{Again, Compare, Item, Landing, Pass, Small, Wish, lock};
+use crate::commit::{Effect, Seen, Staged};
+use crate::external_sort::Sorter;
+use crate::frame_file::{FrameReader, FrameWriter};
 use crate::ledger::{Histories, History};
 use crate::scan::Scan;
 use crate::staged::{Made, Workbench};
@@ -45,6 +52,10 @@ pub(super) struct Planner<'a> {
     pub(super) directories: FrameWriter<Later>,
     pub(super) candidates: FrameWriter<Candidate>,
     open: Option<Open>,
+    pub(super) links: Sorter<LinkName>,
+    room: Room,
+    /// Whether files that look the same may have to be compared by content.
+    compares: bool,
     /// The directory that a file took the place of, with all that was in it.
     replaced: Option<RelPath>,
 }
@@ -65,6 +76,7 @@ impl<'a> Planner<'a> {
         asks: Sender<Ask>,
         items: SyncSender<Item>,
     ) -> Result<Self, Failure> {
+        *lock(&pass.again) = Some(again_writer(pass)?);
         let spill = |name: &str| {
             let name = Name::new(name).expect("a constant without slash");
             pass.stage.spill.create_append(&name).map_err(|error| of_stage(&error))
@@ -77,6 +89,9 @@ impl<'a> Planner<'a> {
             bench: Workbench::open(&pass.stage, "planner")?,
             directories: FrameWriter::new(spill("directories")?),
             candidates: FrameWriter::new(spill("deletes")?),
+            links: Sorter::new(&pass.stage.spill, "links"),
+            room: Room::default(),
+            compares: pass.params.checksum || !lock(&pass.passes).is_first(),
             open: None,
             replaced: None,
         })
@@ -100,10 +115,42 @@ impl<'a> Planner<'a> {
         Ok(())
     }
 
+    /// Puts a name of a group of hard links off until the whole group is known.
+    fn linked(&mut self, path: RelPath, source: Entry, destination: Option<Entry>) -> Result<(), Failure> {
+        self.touch()?;
+        let history = self.histories.find(&path)?;
+        let seen = match destination {
+            Some(destination) => match self.replaceable(&path, &source, destination, history.as_ref())? {
+                Some(seen) => Some(Box::new(seen)),
+                None => return Ok(()),
+            },
+            None => None,
+        };
+        let is_doubtful =
+            self.compares && source.kind.is_file() && self.is_doubtful(&source, history.as_ref());
+        self.links.push(LinkName { path, source, seen, is_doubtful })
+    }
+
+    /// Asks for what came too early or changed, until nothing is left of that.
+    pub(super) fn fetch_again(&mut self) -> Result<(), Failure> {
+        loop {
+            self.pass.flow.wait_until_idle()?;
+            let Some(again) = lock(&self.pass.again).replace(again_writer(self.pass)?) else { return Ok(()) };
+            let file = again.finish()?;
+            if file.length_bytes() == 0 {
+                return Ok(());
+            }
+            let mut reader = FrameReader::<Again>::forwards(file, 0);
+            while let Some(wanted) = reader.next()? {
+                self.fetch(wanted)?;
+            }
+        }
+    }
+
     /// Waits for all that was asked for, then does what had to wait.
-    pub(super) fn finish(self) -> Result<(), Failure> {
-        let flow = &self.pass.flow;
-        flow.wait_until_idle()?;
+    pub(super) fn finish(mut self) -> Result<(), Failure> {
+        self.fetch_again()?;
+        links::run(&mut self)?;
         self.pass.is_all_asked.store(true, std::sync::atomic::Ordering::Relaxed);
         self.asks.send(Ask::End).ok();
         ending::run(self)
@@ -121,12 +168,20 @@ impl<'a> Planner<'a> {
         match found {
             Found::Missing { source } => {
                 let path = self.path_of(&source.name)?;
-                self.bring(path, source, None)
+                if source.is_hard_link() {
+                    self.linked(path, source, None)
+                } else {
+                    self.bring(path, source, None)
+                }
             }
             Found::Both { source, destination } => {
                 add(&self.pass.counters.destination_entries, 1);
                 let path = self.path_of(&source.name)?;
-                self.both(path, source, destination)
+                if source.is_hard_link() {
+                    self.linked(path, source, Some(destination))
+                } else {
+                    self.both(path, source, destination)
+                }
             }
             Found::Extra { destination } => {
                 add(&self.pass.counters.destination_entries, 1);
@@ -155,29 +210,52 @@ impl<'a> Planner<'a> {
     fn bring(&mut self, path: RelPath, source: Entry, seen: Option<Box<Seen>>) -> Result<(), Failure> {
         self.touch()?;
         match source.kind {
-            Kind::File { size, .. } if size > 0 => self.fetch(path, source, seen),
+            Kind::File { size, .. } if size > 0 => {
+                self.fetch(Again { path, source, seen, is_anchor: false, times_asked: 0 })
+            }
             _ => self.place(path, &source, seen),
         }
     }
 
-    fn fetch(&mut self, path: RelPath, source: Entry, seen: Option<Box<Seen>>) -> Result<(), Failure> {
-        let size = source.size();
-        if size > RANGE_BYTES {
-            return self.fetch_large(path, source, seen);
+    /// Asks for the content of a file.
+    pub(super) fn fetch(&mut self, wanted: Again) -> Result<(), Failure> {
+        if wanted.source.size() > RANGE_BYTES {
+            return self.fetch_large(wanted);
         }
-        self.pass.flow.acquire(size)?;
-        let stamp = source.stamp();
-        let id = self.pass.wish(Wish { path: path.clone(), source, seen, cost: size });
+        self.room.check(self.pass, blocks_of(&wanted.source))?;
+        let Again { path, source, seen, is_anchor, times_asked } = wanted;
+        let (cost, stamp) = (source.size(), source.stamp());
+        self.pass.flow.acquire(cost)?;
+        let small = Small { path: path.clone(), source, seen, is_anchor, times_asked, cost };
+        let id = self.pass.wish(Wish::Small(Box::new(small)));
         self.ask(Fetch { id, path, stamp, what: What::Whole })
     }
 
-    fn fetch_large(
-        &mut self,
-        _path: RelPath,
-        _source: Entry,
-        _seen: Option<Box<Seen>>,
-    ) -> Result<(), Failure> {
-        Err(Failure::new(FailureKind::Unsupported, "large files come next"))
+    fn fetch_large(&mut self, wanted: Again) -> Result<(), Failure> {
+        let Again { path, source, seen, is_anchor, times_asked } = wanted;
+        let blocks = blocks_of(&source);
+        let mut large = Large::open(&self.pass.stage, &self.pass.boot_id, path.clone(), source, seen)?;
+        (large.is_anchor, large.times_asked) = (is_anchor, times_asked);
+        self.room.check(self.pass, blocks.saturating_sub(large.proven_bytes()))?;
+        self.pass.flow.acquire(large.cost)?;
+        let large = Arc::new(large);
+        let (stamp, missing) = large.begin();
+        if missing.is_empty() {
+            let id = self.pass.wish(Wish::Confirm(large));
+            return self.ask(Fetch { id, path, stamp, what: What::Confirm });
+        }
+        for index in missing {
+            let cost = match large.has_sidecar() {
+                true => Some(range::bounds(stamp.size, index).map_or(0, |bounds| bounds.end - bounds.start)),
+                false => None,
+            };
+            if let Some(cost) = cost {
+                self.pass.flow.acquire(cost)?;
+            }
+            let id = self.pass.wish(Wish::Range { large: Arc::clone(&large), cost });
+            self.ask(Fetch { id, path: path.clone(), stamp, what: What::Range { index } })?;
+        }
+        Ok(())
     }
 
     fn ask(&self, fetch: Fetch) -> Result<(), Failure> {
@@ -189,7 +267,25 @@ impl<'a> Planner<'a> {
         if source.kind.is_directory() {
             self.directories.write(&Later { path: path.clone(), wanted: source.clone() })?;
         }
-        let Made { dir, name, mut entry, problems } = match self.bench.place(source) {
+        let made = self.bench.place(source);
+        self.install_placed(path, source, seen, made, false)
+    }
+
+    /// Makes something without content in the stage.
+    pub(super) fn make(&mut self, source: &Entry) -> Result<Made, TreeError> {
+        self.bench.place(source)
+    }
+
+    /// Has something without content committed.
+    pub(super) fn install_placed(
+        &self,
+        path: RelPath,
+        source: &Entry,
+        seen: Option<Box<Seen>>,
+        made: Result<Made, TreeError>,
+        is_anchor: bool,
+    ) -> Result<(), Failure> {
+        let Made { dir, name, entry, problems } = match made {
             Ok(made) => made,
             Err(error) if is_fatal(&error) => return Err(of_stage(&error)),
             Err(error) => {
@@ -197,12 +293,10 @@ impl<'a> Planner<'a> {
                 return Ok(());
             }
         };
-        entry.nlink = source.nlink;
-        let digest = source.kind.is_file().then(|| common::digest::Digest::of(b""));
-        let staged = Staged { dir, name, is_anchor: false };
+        let digest = source.kind.is_file().then(|| Digest::of(b""));
+        let staged = Staged { dir, name, is_anchor };
         let effect = Effect::Install { staged, new: Box::new(entry), digest, seen };
-        let landing = landing_of(source);
-        self.send(Item { task: Task { path, effect }, landing, cost: None, problems })
+        self.send(Item { problems, ..Item::new(path, effect, landing_of(source)) })
     }
 
     fn both(&mut self, path: RelPath, source: Entry, destination: Entry) -> Result<(), Failure> {
@@ -213,27 +307,54 @@ impl<'a> Planner<'a> {
             }
             return Ok(());
         }
-        if difference.needs_content() {
-            let history = self.histories.find(&path)?;
+        // One that shares its inode here, and not at the source, gets an inode of its own.
+        let needs_content = difference.needs_content() || destination.is_hard_link();
+        let may_be_doubtful = source.kind.is_file() && source.size() > 0 && self.compares;
+        let history = if needs_content || may_be_doubtful { self.histories.find(&path)? } else { None };
+        if needs_content {
             let Some(seen) = self.replaceable(&path, &source, destination, history.as_ref())? else {
                 return Ok(());
             };
             return self.bring(path, source, Some(Box::new(seen)));
         }
-        if difference.is_metadata() {
-            let bytes = source.size();
-            let effect = Effect::Metadata { seen: Box::new(destination), wanted: Box::new(source) };
-            let landing = Landing::Metadata { bytes };
-            return self.send(Item {
-                task: Task { path, effect },
-                landing,
-                cost: None,
-                problems: Vec::new(),
-            });
+        if may_be_doubtful && self.is_doubtful(&source, history.as_ref()) {
+            let is_ours = history.is_some_and(|history| history.is_ours(destination.ino));
+            return self.compare(path, source, Seen { entry: destination, is_ours });
         }
-        add(&self.pass.counters.files_unchanged, 1);
-        self.pass.counters.done(source.size());
-        Ok(())
+        match same_content(self.pass, path, source, destination) {
+            Some(item) => self.send(item),
+            None => Ok(()),
+        }
+    }
+
+    /// Whether a file that looks the same must be compared by content.
+    fn is_doubtful(&self, source: &Entry, history: Option<&History>) -> bool {
+        let wrote = history.and_then(|history| Some(history.changes.last()?.intent.pass));
+        self.pass.params.checksum
+            || self.pass.is_network_source
+            || lock(&self.pass.passes).is_doubtful(source, wrote)
+    }
+
+    fn compare(&mut self, path: RelPath, source: Entry, seen: Seen) -> Result<(), Failure> {
+        // Whatever comes of it, something may be changed in this directory.
+        self.touch()?;
+        self.pass.flow.acquire(0)?;
+        let stamp = source.stamp();
+        let compare = Compare { path: path.clone(), source, seen: Box::new(seen) };
+        let id = self.pass.wish(Wish::Compare(Box::new(compare)));
+        self.ask(Fetch { id, path, stamp, what: What::Digest })
+    }
+
+    /// Has a group of hard links compared by one of its names.
+    pub(super) fn compare_group(
+        &self,
+        path: RelPath,
+        stamp: Stamp,
+        group: Vec<LinkName>,
+    ) -> Result<(), Failure> {
+        self.pass.flow.acquire(0)?;
+        let id = self.pass.wish(Wish::Group(group));
+        self.ask(Fetch { id, path, stamp, what: What::Digest })
     }
 
     /// Says whether what stands there may be replaced; a directory with entries only when extra ones are deleted.
@@ -343,16 +464,39 @@ impl<'a> Planner<'a> {
         if is_at_source && !path.is_root() {
             self.directories.write(&Later { path: path.clone(), wanted: seen.clone() })?;
         }
-        let effect = Effect::Touch { seen: Box::new(seen) };
-        self.send(Item {
-            task: Task { path, effect },
-            landing: Landing::Touch,
-            cost: None,
-            problems: Vec::new(),
-        })
+        self.send(Item::new(path, Effect::Touch { seen: Box::new(seen) }, Landing::Touch))
     }
 
     pub(super) fn send(&self, item: Item) -> Result<(), Failure> {
         self.items.send(item).or_else(|_ended| self.pass.flow.check())
+    }
+}
+
+/// Counts something whose content is the same on both sides, or returns what sets its metadata.
+pub(super) fn same_content(pass: &Pass, path: RelPath, source: Entry, destination: Entry) -> Option<Item> {
+    let bytes = source.size();
+    if Difference::between(&source, &destination).is_none() {
+        add(&pass.counters.files_unchanged, 1);
+        pass.counters.done(bytes);
+        return None;
+    }
+    let effect = Effect::Metadata { seen: Box::new(destination), wanted: Box::new(source) };
+    Some(Item::new(path, effect, Landing::Metadata { bytes }))
+}
+
+fn again_writer(pass: &Pass) -> Result<FrameWriter<Again>, Failure> {
+    let name = Name::new("again").expect("a constant without slash");
+    match pass.stage.spill.unlink(&name) {
+        Err(error) if !error.is_not_found() => return Err(of_stage(&error)),
+        _ => {}
+    }
+    pass.stage.spill.create_append(&name).map(FrameWriter::new).map_err(|error| of_stage(&error))
+}
+
+/// Returns the room that a file takes: less than its size where it has holes.
+fn blocks_of(source: &Entry) -> u64 {
+    match source.kind {
+        Kind::File { size, allocated_bytes } => size.min(allocated_bytes),
+        _ => 0,
     }
 }

@@ -39,6 +39,7 @@ impl<'a> SourceListings<'a> {
                 }
             }
         };
+        super::lock(&pass.passes).begin(&pass.stage.dir, pass.number, head.started)?;
         let mut root = head.root;
         owners.apply(&RelPath::root(), &mut root)?;
         let writer = Some(ManifestWriter::create(&pass.stage, pass.number, root.clone())?);
@@ -79,7 +80,8 @@ impl<'a> SourceListings<'a> {
                 Kind::Directory => directories += 1,
                 _ => files += 1,
             }
-            bytes += entry.size();
+            // A group of hard links counts once, when the group is known.
+            bytes += if entry.is_hard_link() { 0 } else { entry.size() };
         }
         let counters = &self.pass.counters;
         add(&counters.files_total, files);

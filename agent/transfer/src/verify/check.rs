@@ -17,7 +17,8 @@ use tree::{Dir, Stat, TreeError};
 
 use super::digest::TreeDigest;
 use super::progress_of;
-use super::reader::{Content, Read, Remote, read};
+use super::reader::{Content, Remote};
+use crate::content::{Read, read};
 use crate::context::StepContext;
 use crate::ledger::History;
 use crate::standing::time;

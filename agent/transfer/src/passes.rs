@@ -1,0 +1,167 @@
+//! The passes of a migration over one root: when each began, by the source's clock.
+//!
+//! They tell which files must be compared by content although size and time say nothing: one whose change time at the
+//! source is not older than the beginning of the pass that last proved it may have been changed behind its back.
+
+use common::failure::{Failure, FailureKind};
+use serde::{Deserialize, Serialize};
+use sync::entry::Entry;
+use sync::stamp::Time;
+use tree::{Dir, Name};
+
+use crate::trouble::of_stage;
+
+const NAME: &str = "passes";
+const VERSION: u32 = 1;
+/// More than any migration has; the oldest are forgotten.
+const PASSES_MAX: usize = 1024;
+const BYTES_MAX: u64 = 1024 * 1024;
+/// What a source's clock, its file system's granularity and a write under way may differ by.
+const MARGIN_S: u32 = 2;
+
+/// All passes so far, oldest first.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub(crate) struct Passes {
+    version: u32,
+    passes: Vec<PassRecord>,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+struct PassRecord {
+    number: u32,
+    /// By the source's clock.
+    started: Time,
+    is_whole: bool,
+}
+
+impl Passes {
+    /// Reads them from a stage.
+    pub(crate) fn read(stage: &Dir) -> Result<Self, Failure> {
+        match stage.read_small(&name(), BYTES_MAX) {
+            Ok(content) => {
+                let passes: Self = serde_json::from_slice(&content).map_err(|error| unreadable(&error))?;
+                if passes.version == VERSION { Ok(passes) } else { Err(unreadable(&"an unknown version")) }
+            }
+            Err(error) if error.is_not_found() => Ok(Self { version: VERSION, passes: Vec::new() }),
+            Err(error) => Err(of_stage(&error)),
+        }
+    }
+
+    /// Returns the number of the next pass.
+    pub(crate) fn next_number(&self) -> u32 {
+        self.passes.last().map_or(1, |pass| pass.number.saturating_add(1))
+    }
+
+    /// Whether no pass came before the present one.
+    pub(crate) fn is_first(&self) -> bool {
+        self.passes.len() <= 1
+    }
+
+    /// Notes durably that a pass begins.
+    pub(crate) fn begin(&mut self, stage: &Dir, number: u32, started: Time) -> Result<(), Failure> {
+        if self.passes.len() >= PASSES_MAX {
+            self.passes.remove(0);
+        }
+        self.passes.push(PassRecord { number, started, is_whole: false });
+        self.write(stage)
+    }
+
+    /// Notes durably that the last pass saw and brought the whole tree.
+    pub(crate) fn end(&mut self, stage: &Dir) -> Result<(), Failure> {
+        if let Some(pass) = self.passes.last_mut() {
+            pass.is_whole = true;
+        }
+        self.write(stage)
+    }
+
+    /// Whether a file must be compared by content: it looks the same, but may have changed since it was proven.
+    ///
+    /// `proven_in` is the pass that wrote it, if this migration did.
+    pub(crate) fn is_doubtful(&self, source: &Entry, proven_in: Option<u32>) -> bool {
+        let present = self.passes.last().map_or(0, |pass| pass.number);
+        let earlier = || self.passes.iter().filter(|pass| pass.number < present);
+        let last_whole = earlier().rfind(|pass| pass.is_whole);
+        let wrote = proven_in.and_then(|number| earlier().find(|pass| pass.number == number));
+        // A whole pass proved everything, also what an earlier one wrote.
+        let proven = match (last_whole, wrote) {
+            (Some(whole), Some(wrote)) => Some(if wrote.number > whole.number { wrote } else { whole }),
+            (whole, wrote) => wrote.or(whole),
+        };
+        let Some(proven) = proven else { return false };
+        let Some(now) = self.passes.last() else { return false };
+        // A clock that went back says nothing about any time.
+        now.started < proven.started || source.ctime >= proven.started.seconds_earlier(MARGIN_S)
+    }
+
+    fn write(&self, stage: &Dir) -> Result<(), Failure> {
+        let content = serde_json::to_vec(self).map_err(|error| {
+            Failure::new(FailureKind::Bug, format!("failed to write the passes: {error}"))
+        })?;
+        stage.write_atomic(&name(), &content, 0o600).map_err(|error| of_stage(&error))
+    }
+}
+
+fn name() -> Name {
+    Name::new(NAME).expect("a constant without slash")
+}
+
+fn unreadable(why: &dyn std::fmt::Display) -> Failure {
+    Failure::new(FailureKind::Conflict, format!("the stage's list of passes cannot be read: {why}"))
+        .hint("Something wrote into the migration's stage; settle the migration and start a new one.")
+}
+
+#[cfg(test)]
+mod tests {
+    use sync::entry::Kind;
+    use tree::Root;
+
+    use super::*;
+
+    fn entry(ctime_s: i64) -> Entry {
+        let time = Time { seconds: ctime_s, nanos: 0 };
+        Entry {
+            name: b"f".to_vec(),
+            kind: Kind::File { size: 1, allocated_bytes: 512 },
+            mode: 0,
+            uid: 0,
+            gid: 0,
+            mtime: time,
+            ctime: time,
+            dev: 1,
+            ino: 1,
+            nlink: 1,
+            xattrs: Vec::new(),
+        }
+    }
+
+    fn at(seconds: i64) -> Time {
+        Time { seconds, nanos: 0 }
+    }
+
+    #[test]
+    fn a_file_is_doubtful_if_it_changed_since_the_pass_that_proved_it() {
+        let folder = tempfile::tempdir().unwrap();
+        let stage = Root::open(folder.path()).unwrap().dir();
+        let mut passes = Passes::read(&stage).unwrap();
+        passes.begin(&stage, passes.next_number(), at(100)).unwrap();
+        assert!(!passes.is_doubtful(&entry(1_000), None), "nothing was proven yet");
+        passes.end(&stage).unwrap();
+
+        let mut passes = Passes::read(&stage).unwrap();
+        assert_eq!(passes.next_number(), 2);
+        passes.begin(&stage, 2, at(200)).unwrap();
+        assert!(!passes.is_doubtful(&entry(97), None));
+        assert!(passes.is_doubtful(&entry(98), None));
+        // The second pass is killed: it proved what it wrote, and nothing else.
+        passes.begin(&stage, 3, at(300)).unwrap();
+        assert!(!passes.is_doubtful(&entry(150), Some(2)));
+        assert!(passes.is_doubtful(&entry(150), Some(1)));
+        assert!(passes.is_doubtful(&entry(199), Some(2)));
+        assert!(passes.is_doubtful(&entry(150), None));
+        passes.end(&stage).unwrap();
+        passes.begin(&stage, 4, at(250)).unwrap();
+        assert!(passes.is_doubtful(&entry(1), None), "the clock went back");
+    }
+}

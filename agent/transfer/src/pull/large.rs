@@ -1,0 +1,549 @@
+//! Large files: fetched in ranges, each proven by its chaining value, and resumed where an earlier attempt stopped.
+//!
+//! The partial file stands in the stage's `large/` under the digest of its path, with a side-car beside it: a head that
+//! says what it is a copy of, and one record for each range that was written and matched. A range is written first
+//! and recorded afterwards, so the side-car never claims what is not there, as long as the machine runs; after a
+//! reboot every recorded range is read again before it counts.
+
+use std::sync::{Condvar, Mutex, MutexGuard, PoisonError};
+
+use common::digest::Digest;
+use common::failure::{Failure, FailureKind};
+use common::rel_path::RelPath;
+use serde::{Deserialize, Serialize};
+use sync::cursor::Cursor;
+use sync::entry::{Entry, Kind};
+use sync::pack;
+use sync::range::{self, ChainingValue};
+use sync::stamp::Stamp;
+use sync::wire::content::{Layout, RangeReply};
+use tree::{AppendFile, Dir, Name, NewFile};
+
+use crate::commit::Seen;
+use crate::frame_file::{FrameReader, encode};
+use crate::stage::Stage;
+use crate::staged::{Made, finish_file};
+use crate::trouble::{is_fatal, of_stage};
+
+/// Files up to this size count whole as in flight until they are committed, and have no side-car.
+pub(super) const WITHOUT_SIDECAR_MAX: u64 = 4 * 1024 * 1024;
+/// Second reads of a file that goes on changing.
+const ROUNDS_MAX: u32 = 3;
+const VERSION: u32 = 1;
+
+/// What a side-car is made of.
+#[derive(Debug, Serialize, Deserialize)]
+enum Record {
+    Head { version: u32, path: RelPath, stamp: Stamp, boot_id: String, dev: u64, ino: u64 },
+    Proven { index: u64, value: ChainingValue },
+}
+
+/// One large file under way.
+#[derive(Debug)]
+pub(crate) struct Large {
+    pub(super) path: RelPath,
+    pub(super) source: Entry,
+    pub(super) seen: Option<Box<Seen>>,
+    /// What it weighs in the flow until it is committed.
+    pub(super) cost: u64,
+    /// Whether it is the first name of a group of hard links.
+    pub(super) is_anchor: bool,
+    pub(super) times_asked: u32,
+    name: Name,
+    file: NewFile,
+    state: Mutex<State>,
+    /// Told when values of a second read have come.
+    values_came: Condvar,
+}
+
+#[derive(Debug)]
+struct State {
+    stamp: Stamp,
+    cursor: Cursor,
+    sidecar: Option<AppendFile>,
+    /// Ranges that were asked for and have not come.
+    outstanding: u64,
+    second: Vec<ChainingValue>,
+    rounds: u32,
+    is_failed: bool,
+}
+
+/// What is to be done next about a large file.
+#[derive(Debug)]
+pub(super) enum Next {
+    /// Other ranges are still to come.
+    Wait,
+    /// Ask whether what came is one state.
+    Confirm(Stamp),
+    /// These ranges changed: ask for them again, under this stamp.
+    Again(Stamp, Vec<u64>),
+    /// It is whole.
+    Whole,
+    /// It goes on changing.
+    Changed,
+    /// It failed before, and the last of its ranges has come now.
+    Failed,
+}
+
+impl Large {
+    /// Opens a partial file of an earlier attempt, or makes one.
+    pub(super) fn open(
+        stage: &Stage,
+        boot_id: &str,
+        path: RelPath,
+        source: Entry,
+        seen: Option<Box<Seen>>,
+    ) -> Result<Self, Failure> {
+        let key = Digest::of(path.as_bytes()).to_string();
+        let name = Name::new(key[..32].to_owned()).expect("digits are a name");
+        let sidecar_name = sidecar_name(&name);
+        let has_sidecar = source.size() > WITHOUT_SIDECAR_MAX;
+        let stamp = source.stamp();
+        let resumed = match has_sidecar {
+            true => resume(&stage.large, boot_id, &name, &path, stamp)?,
+            false => None,
+        };
+        let (file, cursor, sidecar) = match resumed {
+            Some((file, cursor, sidecar)) => (file, cursor, Some(sidecar)),
+            None => {
+                for stale in [&name, &sidecar_name] {
+                    match stage.large.unlink(stale) {
+                        Err(error) if !error.is_not_found() => return Err(of_stage(&error)),
+                        _ => {}
+                    }
+                }
+                let file = stage
+                    .large
+                    .create_file(&name, 0o600)
+                    .and_then(|file| file.set_len(stamp.size).map(|()| file))
+                    .map_err(|error| of_stage(&error))?;
+                let cursor = new_cursor(stamp.size)?;
+                let sidecar = match has_sidecar {
+                    true => Some(new_sidecar(&stage.large, &sidecar_name, boot_id, &path, stamp, &file)?),
+                    false => None,
+                };
+                (file, cursor, sidecar)
+            }
+        };
+        let cost = if has_sidecar { 0 } else { stamp.size };
+        let state =
+            State { stamp, cursor, sidecar, outstanding: 0, second: Vec::new(), rounds: 0, is_failed: false };
+        Ok(Self {
+            path,
+            source,
+            seen,
+            cost,
+            is_anchor: false,
+            times_asked: 0,
+            name,
+            file,
+            state: Mutex::new(state),
+            values_came: Condvar::new(),
+        })
+    }
+
+    /// Returns the ranges to ask for, and counts them as asked.
+    pub(super) fn begin(&self) -> (Stamp, Vec<u64>) {
+        let mut state = self.lock();
+        let missing: Vec<u64> = state.cursor.missing().collect();
+        state.outstanding = missing.len() as u64;
+        (state.stamp, missing)
+    }
+
+    /// Returns how many bytes an earlier attempt has brought.
+    pub(super) fn proven_bytes(&self) -> u64 {
+        self.lock().cursor.proven_bytes()
+    }
+
+    /// Whether every range is accounted for in the flow by itself.
+    pub(super) fn has_sidecar(&self) -> bool {
+        self.cost == 0
+    }
+
+    /// Writes a range that came.
+    pub(super) fn take(&self, reply: &RangeReply, data: &[u8]) -> Result<Next, Failure> {
+        let bounds = range::bounds(self.source.size(), reply.index)
+            .filter(|bounds| bounds.end - bounds.start == u64::from(reply.length))
+            .ok_or_else(|| Failure::new(FailureKind::Bug, "the source sent a range that does not exist"))?;
+        let value = pack::range_value(reply, data);
+        if value != reply.value {
+            return Err(Failure::new(
+                FailureKind::Corrupt,
+                format!("a range of `{}` does not have the digest that the source sent with it", self.path),
+            )
+            .hint("It is fetched again; if this repeats, look at the memory of both hosts."));
+        }
+        let is_refetched = self.lock().rounds > 0;
+        self.write(bounds.start, &reply.layout, reply.length, data, is_refetched)?;
+        let mut state = self.lock();
+        state.cursor.mark(reply.index, value);
+        if let Some(sidecar) = &mut state.sidecar {
+            let mut frame = Vec::new();
+            encode(&Record::Proven { index: reply.index, value }, &mut frame)?;
+            sidecar.append(&frame).map_err(|error| of_stage(&error))?;
+        }
+        Ok(state.came())
+    }
+
+    fn write(
+        &self,
+        start: u64,
+        layout: &Layout,
+        length: u32,
+        data: &[u8],
+        is_refetched: bool,
+    ) -> Result<(), Failure> {
+        if is_refetched && *layout != Layout::Dense {
+            // What was data in the read before may be a hole now.
+            self.file
+                .punch_hole(start, u64::from(length))
+                .or_else(|error| if is_fatal(&error) { Err(error) } else { self.write_zeros(start, length) })
+                .map_err(|error| of_stage(&error))?;
+        }
+        let length = usize::try_from(length).unwrap_or(usize::MAX);
+        for (offset, piece) in pack::pieces(layout, length, data) {
+            self.file.write_at(piece, start + offset).map_err(|error| of_stage(&error))?;
+        }
+        Ok(())
+    }
+
+    fn write_zeros(&self, start: u64, length: u32) -> Result<(), tree::TreeError> {
+        let zeros = vec![0; usize::try_from(length).unwrap_or(0)];
+        self.file.write_at(&zeros, start)
+    }
+
+    /// Notes that a range will not come; says whether it is the first such.
+    pub(super) fn fail(&self) -> (bool, Next) {
+        let mut state = self.lock();
+        let was_failed = std::mem::replace(&mut state.is_failed, true);
+        (!was_failed, state.came())
+    }
+
+    /// Notes that the file failed when nothing of it was asked for any more.
+    pub(super) fn fail_whole(&self) {
+        self.lock().is_failed = true;
+    }
+
+    /// Takes values of a second read.
+    pub(super) fn take_values(&self, first: u64, values: &[ChainingValue]) -> Result<(), Failure> {
+        let mut state = self.lock();
+        if state.second.len() as u64 != first
+            || first.saturating_add(values.len() as u64) > range::count(self.source.size())
+        {
+            return Err(Failure::new(FailureKind::Bug, "the source sent values of ranges that do not exist"));
+        }
+        state.second.extend_from_slice(values);
+        self.values_came.notify_all();
+        Ok(())
+    }
+
+    /// Decides after the source's answer to a confirmation.
+    pub(super) fn confirmed(&self, stamp: Stamp, is_reread: bool) -> Result<Next, Failure> {
+        let mut state = self.lock();
+        if !is_reread {
+            return Ok(Next::Whole);
+        }
+        let count = range::count(self.source.size());
+        // They came before this answer; another thread may still be taking them.
+        while (state.second.len() as u64) < count {
+            state = self.values_came.wait(state).unwrap_or_else(PoisonError::into_inner);
+        }
+        let second = std::mem::take(&mut state.second);
+        let changed: Vec<u64> = (0..)
+            .zip(&second)
+            .filter(|(index, value)| state.cursor.value(*index) != Some(**value))
+            .map(|(index, _value)| index)
+            .collect();
+        // It may have grown: what is copied is its state at the size that was seen first.
+        state.stamp = Stamp { size: self.source.size(), ..stamp };
+        if changed.is_empty() {
+            return Ok(Next::Whole);
+        }
+        state.rounds += 1;
+        if state.rounds >= ROUNDS_MAX {
+            state.is_failed = true;
+            return Ok(Next::Changed);
+        }
+        for index in &changed {
+            state.cursor.forget(*index);
+        }
+        state.outstanding = changed.len() as u64;
+        Ok(Next::Again(state.stamp, changed))
+    }
+
+    /// Gives a whole file its metadata.
+    pub(super) fn finish(&self, stage: &Stage) -> Result<(Made, Digest), Failure> {
+        let state = self.lock();
+        let digest = state
+            .cursor
+            .digest()
+            .ok_or_else(|| Failure::new(FailureKind::Bug, "a large file was finished before it was whole"))?;
+        let mut wanted = self.source.clone();
+        wanted.mtime = state.stamp.mtime;
+        wanted.kind = Kind::File { size: state.stamp.size, allocated_bytes: state.stamp.size };
+        drop(state);
+        self.file.sync_data().map_err(|error| of_stage(&error))?;
+        let file = stage
+            .large
+            .open_existing_for_write(&self.name, self.dev_ino()?.0, self.dev_ino()?.1)
+            .map_err(|error| of_stage(&error))?;
+        let made = finish_file(&stage.large, file, &wanted).map_err(|error| of_stage(&error))?;
+        Ok((made, digest))
+    }
+
+    fn dev_ino(&self) -> Result<(u64, u64), Failure> {
+        let stat = self.file.stat().map_err(|error| of_stage(&error))?;
+        Ok((stat.dev, stat.ino))
+    }
+
+    /// Returns the name of the side-car, to be removed once the file is committed.
+    pub(super) fn sidecar(&self) -> Option<Name> {
+        self.has_sidecar().then(|| sidecar_name(&self.name))
+    }
+
+    fn lock(&self) -> MutexGuard<'_, State> {
+        // A thread that panicked has failed the pass.
+        self.state.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+impl State {
+    /// Counts a range that came, or will not come.
+    fn came(&mut self) -> Next {
+        self.outstanding = self.outstanding.saturating_sub(1);
+        match (self.outstanding, self.is_failed) {
+            (0, true) => Next::Failed,
+            (0, false) => Next::Confirm(self.stamp),
+            (_, _) => Next::Wait,
+        }
+    }
+}
+
+fn sidecar_name(name: &Name) -> Name {
+    let mut bytes = name.as_bytes().to_vec();
+    bytes.extend_from_slice(b".ranges");
+    Name::new(bytes).expect("a name of ours with a suffix is a name")
+}
+
+fn new_cursor(size: u64) -> Result<Cursor, Failure> {
+    Cursor::new(size).map_err(|error| Failure::of(FailureKind::Unsupported, &error))
+}
+
+fn new_sidecar(
+    large: &Dir,
+    name: &Name,
+    boot_id: &str,
+    path: &RelPath,
+    stamp: Stamp,
+    file: &NewFile,
+) -> Result<AppendFile, Failure> {
+    let stat = file.stat().map_err(|error| of_stage(&error))?;
+    let head = Record::Head {
+        version: VERSION,
+        path: path.clone(),
+        stamp,
+        boot_id: boot_id.to_owned(),
+        dev: stat.dev,
+        ino: stat.ino,
+    };
+    let mut frame = Vec::new();
+    encode(&head, &mut frame)?;
+    let mut sidecar = large.create_append(name).map_err(|error| of_stage(&error))?;
+    sidecar.append(&frame).map_err(|error| of_stage(&error))?;
+    Ok(sidecar)
+}
+
+/// Opens what an earlier attempt left; nothing if it is of another file, or of another state of it.
+fn resume(
+    large: &Dir,
+    this_boot: &str,
+    name: &Name,
+    wanted: &RelPath,
+    now: Stamp,
+) -> Result<Option<(NewFile, Cursor, AppendFile)>, Failure> {
+    let sidecar = match large.open_append(&sidecar_name(name)) {
+        Ok(sidecar) => sidecar,
+        Err(error) if error.is_not_found() => return Ok(None),
+        Err(error) => return Err(of_stage(&error)),
+    };
+    let mut reader = FrameReader::<Record>::forwards(sidecar, 0);
+    let Some(Record::Head { version: VERSION, path, stamp, boot_id, dev, ino }) = reader.next()? else {
+        return Ok(None);
+    };
+    if path != *wanted || stamp != now {
+        return Ok(None);
+    }
+    let file = match large.open_existing_for_write(name, dev, ino) {
+        Ok(file) => file,
+        Err(error) if error.is_not_found() || error.is_replaced() => return Ok(None),
+        Err(error) => return Err(of_stage(&error)),
+    };
+    let mut cursor = new_cursor(now.size)?;
+    while let Some(record) = reader.next()? {
+        if let Record::Proven { index, value } = record {
+            cursor.mark(index, value);
+        }
+    }
+    let whole_bytes = reader.offset();
+    let mut sidecar = reader.into_file();
+    sidecar.truncate(whole_bytes).map_err(|error| of_stage(&error))?;
+    if boot_id != this_boot {
+        read_again(&file, &mut cursor)?;
+    }
+    Ok(Some((file, cursor, sidecar)))
+}
+
+/// Forgets ranges that are not on the disk as they were recorded: the machine was down since.
+fn read_again(file: &NewFile, cursor: &mut Cursor) -> Result<(), Failure> {
+    let mut buffer = Vec::new();
+    for index in 0..range::count(cursor.size()) {
+        let (Some(value), Some(bounds)) = (cursor.value(index), range::bounds(cursor.size(), index)) else {
+            continue;
+        };
+        buffer.resize(usize::try_from(bounds.end - bounds.start).unwrap_or(0), 0);
+        let count = file.read_at(&mut buffer, bounds.start).map_err(|error| of_stage(&error))?;
+        if count < buffer.len() || range::chaining_value(index, &buffer) != value {
+            cursor.forget(index);
+        }
+    }
+    Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use common::id::MigrationId;
+    use sync::wire::content::Coding;
+    use tree::Root;
+
+    use super::*;
+    use crate::memory::Memory;
+
+    const SIZE: u64 = 6 * 1024 * 1024 + 77;
+
+    fn stage(folder: &std::path::Path) -> Stage {
+        let migration: MigrationId = "m1".parse().unwrap();
+        std::fs::create_dir(folder.join("root")).unwrap();
+        let root = Root::open(&folder.join("root")).unwrap();
+        Stage::make(&root, &migration, Vec::new(), &Memory::open(folder, &migration).unwrap()).unwrap()
+    }
+
+    fn source() -> Entry {
+        let time = sync::stamp::Time { seconds: 5, nanos: 6 };
+        Entry {
+            name: b"big".to_vec(),
+            kind: Kind::File { size: SIZE, allocated_bytes: SIZE },
+            mode: 0o600,
+            uid: 0,
+            gid: 0,
+            mtime: time,
+            ctime: time,
+            dev: 1,
+            ino: 2,
+            nlink: 1,
+            xattrs: Vec::new(),
+        }
+    }
+
+    fn content() -> Vec<u8> {
+        (0..SIZE).map(|at| (at / 4099 % 251) as u8).collect()
+    }
+
+    fn reply(content: &[u8], index: u64) -> (RangeReply, Vec<u8>) {
+        let bounds = range::bounds(SIZE, index).unwrap();
+        let data = content[bounds.start as usize..bounds.end as usize].to_vec();
+        let reply = RangeReply {
+            id: 1,
+            index,
+            stamp: source().stamp(),
+            length: data.len() as u32,
+            layout: Layout::Dense,
+            value: range::chaining_value(index, &data),
+            coding: Coding::Plain,
+            stored_bytes: data.len(),
+        };
+        (reply, data)
+    }
+
+    fn open(stage: &Stage, boot: &str) -> Large {
+        let path = RelPath::try_from(b"big".to_vec()).unwrap();
+        Large::open(stage, boot, path, source(), None).unwrap()
+    }
+
+    #[test]
+    fn what_was_proven_is_not_asked_for_again_and_after_a_reboot_it_is_read_first() {
+        let folder = tempfile::tempdir().unwrap();
+        let (stage, content) = (stage(folder.path()), content());
+        let large = open(&stage, "boot-1");
+        let (_stamp, missing) = large.begin();
+        assert_eq!(missing, [0, 1, 2, 3, 4, 5, 6]);
+        for index in [0, 2, 6] {
+            let (reply, data) = reply(&content, index);
+            assert!(matches!(large.take(&reply, &data).unwrap(), Next::Wait));
+        }
+        drop(large);
+        assert_eq!(open(&stage, "boot-1").begin().1, [1, 3, 4, 5]);
+
+        let name = Name::new(Digest::of(b"big").to_string()[..32].to_owned()).unwrap();
+        let stat = stage.large.stat(&name).unwrap();
+        let file = stage.large.open_existing_for_write(&name, stat.dev, stat.ino).unwrap();
+        file.write_at(b"lost by the power cut", 2 * 1024 * 1024).unwrap();
+        assert_eq!(open(&stage, "boot-1").begin().1, [1, 3, 4, 5]);
+        let large = open(&stage, "boot-2");
+        assert_eq!(large.begin().1, [1, 2, 3, 4, 5]);
+        for index in [1, 2, 3, 4] {
+            let (reply, data) = reply(&content, index);
+            large.take(&reply, &data).unwrap();
+        }
+        let (last, data) = reply(&content, 5);
+        assert!(matches!(large.take(&last, &data).unwrap(), Next::Confirm(_)));
+        assert!(matches!(large.confirmed(source().stamp(), false).unwrap(), Next::Whole));
+        let (made, digest) = large.finish(&stage).unwrap();
+        assert_eq!(digest, Digest::of(&content));
+        assert_eq!(stage.large.read_small(&made.name, SIZE).unwrap(), content);
+    }
+
+    #[test]
+    fn a_damaged_range_is_refused_and_another_state_begins_anew() {
+        let folder = tempfile::tempdir().unwrap();
+        let (stage, content) = (stage(folder.path()), content());
+        let large = open(&stage, "boot-1");
+        large.begin();
+        let (reply, mut data) = reply(&content, 3);
+        data[5] ^= 1;
+        assert_eq!(large.take(&reply, &data).unwrap_err().kind, FailureKind::Corrupt);
+        data[5] ^= 1;
+        large.take(&reply, &data).unwrap();
+        drop(large);
+        let mut changed = source();
+        changed.mtime.seconds += 1;
+        let path = RelPath::try_from(b"big".to_vec()).unwrap();
+        assert_eq!(Large::open(&stage, "boot-1", path, changed, None).unwrap().begin().1.len(), 7);
+    }
+
+    #[test]
+    fn a_second_read_names_the_ranges_that_changed() {
+        let folder = tempfile::tempdir().unwrap();
+        let (stage, content) = (stage(folder.path()), content());
+        let large = open(&stage, "boot-1");
+        large.begin();
+        for index in 0..7 {
+            let (reply, data) = reply(&content, index);
+            large.take(&reply, &data).unwrap();
+        }
+        let mut values: Vec<_> = (0..7).map(|index| reply(&content, index).0.value).collect();
+        values[4] = ChainingValue([9; 32]);
+        let mut later = source().stamp();
+        (later.size, later.mtime.seconds) = (SIZE + 100, 99);
+        for _round in 1..ROUNDS_MAX {
+            large.take_values(0, &values[..3]).unwrap();
+            large.take_values(3, &values[3..]).unwrap();
+            let Next::Again(stamp, again) = large.confirmed(later, true).unwrap() else { panic!() };
+            assert_eq!((stamp.size, stamp.mtime.seconds, again), (SIZE, 99, vec![4]));
+            let (reply, data) = reply(&content, 4);
+            assert!(matches!(large.take(&reply, &data).unwrap(), Next::Confirm(_)));
+        }
+        large.take_values(0, &values).unwrap();
+        assert!(matches!(large.confirmed(later, true).unwrap(), Next::Changed));
+        assert!(large.take_values(0, &[ChainingValue([0; 32]); 8]).is_err());
+    }
+}

@@ -1,0 +1,297 @@
+//! Hard links: groups of names that are one inode at the source become one inode here.
+//!
+//! All names of groups are put off until the tree was seen, and sorted by inode. For each group one inode is chosen: one
+//! that stands here already and is right, or one that is fetched. It gets an *anchor*, a name in the stage, and every
+//! other name is linked from there, never from a live path. So an unchanged tree that is wrongly linked, or not linked
+//! at all, is noticed too, and memory holds one group at a time.
+
+use std::cmp::Ordering;
+
+use common::digest::Digest;
+use common::failure::{Failure, FailureKind};
+use common::finding::{Rule, Severity};
+use common::rel_path::RelPath;
+use serde::{Deserialize, Serialize};
+use sync::diff::Difference;
+use sync::entry::{Entry, Kind};
+use tree::{Name, TreeError};
+
+use super::plan::{Planner, same_content};
+use super::{Again, Item, Landing, Pass, lock};
+use crate::commit::{Effect, Seen, Staged};
+use crate::content::read;
+use crate::external_sort::Sorted;
+use crate::frame_file::{FrameReader, FrameWriter};
+use crate::ledger::listing_order;
+use crate::staged::Made;
+use crate::standing::look;
+use crate::tally::add;
+use crate::trouble::{is_fatal, of_stage};
+
+/// One name of a group.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+pub(super) struct LinkName {
+    pub(super) path: RelPath,
+    /// The source's entry; its device and inode name the group.
+    pub(super) source: Entry,
+    /// What stands there now.
+    pub(super) seen: Option<Box<Seen>>,
+    /// Whether what stands there must not be believed by size and time.
+    pub(super) is_doubtful: bool,
+}
+
+impl LinkName {
+    fn group(&self) -> (u64, u64) {
+        (self.source.dev, self.source.ino)
+    }
+
+    /// Returns the inode that stands there, if its content is that of the group.
+    fn standing(&self) -> Option<(u64, u64)> {
+        if self.is_doubtful { None } else { self.alike() }
+    }
+
+    /// Returns the inode that stands there, if it looks as if its content were that of the group.
+    fn alike(&self) -> Option<(u64, u64)> {
+        let seen = self.seen.as_ref()?;
+        let is_alike = !Difference::between(&self.source, &seen.entry).needs_content();
+        is_alike.then_some((seen.entry.dev, seen.entry.ino))
+    }
+}
+
+/// Returns the name of a group by which it is to be compared, if it must not be believed by size and time alone.
+pub(super) fn doubtful(group: &[LinkName]) -> Option<&LinkName> {
+    if group.iter().any(|name| name.standing().is_some()) {
+        return None;
+    }
+    group.iter().find(|name| name.alike().is_some())
+}
+
+impl Ord for LinkName {
+    fn cmp(&self, other: &Self) -> Ordering {
+        self.group().cmp(&other.group()).then_with(|| listing_order(&self.path, &other.path))
+    }
+}
+
+impl PartialOrd for LinkName {
+    fn partial_cmp(&self, other: &Self) -> Option<Ordering> {
+        Some(self.cmp(other))
+    }
+}
+
+impl PartialEq for LinkName {
+    fn eq(&self, other: &Self) -> bool {
+        self.cmp(other) == Ordering::Equal
+    }
+}
+
+impl Eq for LinkName {}
+
+/// A name that is to be linked once its group has its anchor.
+#[derive(Debug, Serialize, Deserialize)]
+struct Link {
+    name: LinkName,
+    group: (u64, u64),
+}
+
+/// Brings all groups.
+pub(super) fn run(planner: &mut Planner<'_>) -> Result<(), Failure> {
+    let pass = planner.pass;
+    let spill = &pass.stage.spill;
+    let sorter = std::mem::replace(&mut planner.links, crate::external_sort::Sorter::new(spill, "no-links"));
+    let mut names = sorter.finish()?;
+    let later = Name::new("links-later").expect("a constant without slash");
+    let mut later = FrameWriter::new(spill.create_append(&later).map_err(|error| of_stage(&error))?);
+    *lock(&pass.compared) = Some(compared_writer(pass)?);
+    while let Some(group) = next_group(&mut names)? {
+        pass.flow.check()?;
+        match doubtful(&group) {
+            Some(name) => {
+                let (path, stamp) = (name.path.clone(), name.source.stamp());
+                planner.compare_group(path, stamp, group)?;
+            }
+            None => choose(planner, group, &mut later)?,
+        }
+    }
+    pass.flow.wait_until_idle()?;
+    if let Some(compared) = lock(&pass.compared).take() {
+        let mut compared = FrameReader::<Vec<LinkName>>::forwards(compared.finish()?, 0);
+        while let Some(group) = compared.next()? {
+            choose(planner, group, &mut later)?;
+        }
+    }
+    planner.fetch_again()?;
+    let mut later = FrameReader::<Link>::forwards(later.finish()?, 0);
+    let mut linker = Linker { planner, known: None };
+    while let Some(link) = later.next()? {
+        pass.flow.check()?;
+        linker.link(link)?;
+    }
+    pass.flow.wait_until_idle()
+}
+
+fn compared_writer(pass: &Pass) -> Result<FrameWriter<Vec<LinkName>>, Failure> {
+    let name = Name::new("links-compared").expect("a constant without slash");
+    pass.stage.spill.create_append(&name).map(FrameWriter::new).map_err(|error| of_stage(&error))
+}
+
+/// Takes all names of the next group.
+fn next_group(names: &mut Sorted<LinkName>) -> Result<Option<Vec<LinkName>>, Failure> {
+    let Some(first) = names.next()? else { return Ok(None) };
+    let mut group = vec![first];
+    while names.peek().is_some_and(|name| name.group() == group[0].group()) {
+        group.extend(names.next()?);
+    }
+    Ok(Some(group))
+}
+
+/// Chooses the inode of a group, has it fetched if there is none, and puts off the names that are not it.
+fn choose(
+    planner: &mut Planner<'_>,
+    group: Vec<LinkName>,
+    later: &mut FrameWriter<Link>,
+) -> Result<(), Failure> {
+    let pass = planner.pass;
+    let id = group[0].group();
+    let size = group[0].source.size();
+    add(&pass.counters.bytes_total, size);
+    pass.flow.know(size);
+    let Some(leader) = leader(&group) else {
+        let mut names = group.into_iter();
+        let Some(first) = names.next() else { return Ok(()) };
+        for name in names {
+            later.write(&Link { name, group: id })?;
+        }
+        return bring_first(planner, first);
+    };
+    let mut is_counted = false;
+    let mut has_anchor = false;
+    for name in group {
+        if name.seen.as_ref().map(|seen| (seen.entry.dev, seen.entry.ino)) != Some(leader.inode) {
+            if !has_anchor {
+                has_anchor = make_anchor(pass, &leader, id)?;
+            }
+            later.write(&Link { name, group: id })?;
+            continue;
+        }
+        let LinkName { path, source, seen, .. } = name;
+        let Some(seen) = seen else { continue };
+        if is_counted {
+            add(&pass.counters.files_unchanged, 1);
+            pass.counters.done(0);
+        } else if let Some(item) = same_content(pass, path, source, seen.entry) {
+            planner.send(item)?;
+        }
+        is_counted = true;
+    }
+    Ok(())
+}
+
+struct Leader {
+    path: RelPath,
+    inode: (u64, u64),
+}
+
+/// Returns an inode that stands here, is right, and has no name outside of the group.
+fn leader(group: &[LinkName]) -> Option<Leader> {
+    group.iter().find_map(|candidate| {
+        let inode = candidate.standing()?;
+        let names = group
+            .iter()
+            .filter(|name| name.seen.as_ref().is_some_and(|seen| (seen.entry.dev, seen.entry.ino) == inode));
+        let nlink = candidate.seen.as_ref().map_or(0, |seen| seen.entry.nlink);
+        let is_own = u32::try_from(names.count()).is_ok_and(|count| count >= nlink);
+        is_own.then(|| Leader { path: candidate.path.clone(), inode })
+    })
+}
+
+/// Has the first name of a group brought, as its anchor.
+fn bring_first(planner: &mut Planner<'_>, first: LinkName) -> Result<(), Failure> {
+    let LinkName { path, source, seen, .. } = first;
+    if matches!(source.kind, Kind::File { size, .. } if size > 0) {
+        return planner.fetch(Again { path, source, seen, is_anchor: true, times_asked: 0 });
+    }
+    let made = planner.make(&source);
+    let made = match made {
+        Ok(made) => Ok(anchor(planner.pass, made, &source)?),
+        Err(error) => Err(error),
+    };
+    planner.install_placed(path, &source, seen, made, true)
+}
+
+/// Returns the name of a group's anchor.
+fn anchor_name((dev, ino): (u64, u64)) -> Name {
+    Name::new(format!("{dev:x}-{ino:x}")).expect("digits are a name")
+}
+
+/// Moves something staged to its group's anchor.
+pub(super) fn anchor(pass: &Pass, made: Made, source: &Entry) -> Result<Made, Failure> {
+    let name = anchor_name((source.dev, source.ino));
+    made.dir.rename_over(&made.name, &pass.stage.anchors, &name).map_err(|error| of_stage(&error))?;
+    Ok(Made { dir: pass.stage.anchors.clone(), name, ..made })
+}
+
+/// Gives an inode that stands in the tree an anchor; not if it is another one by now.
+fn make_anchor(pass: &Pass, leader: &Leader, group: (u64, u64)) -> Result<bool, Failure> {
+    let Some((parent, name)) = leader.path.split() else { return Ok(false) };
+    let name = Name::new(name).map_err(|error| Failure::of(FailureKind::Bug, &error))?;
+    let linked = pass.stage.root.open_beneath(parent.as_bytes()).and_then(|dir| {
+        let pinned = dir.pin(&name)?;
+        if !pinned.stat()?.is_inode(leader.inode.0, leader.inode.1) {
+            return Ok(false);
+        }
+        pinned.link_into(&pass.stage.anchors, &anchor_name(group)).map(|()| true)
+    });
+    match linked {
+        Ok(is_linked) => Ok(is_linked),
+        Err(error) if is_fatal(&error) => Err(of_stage(&error)),
+        // The names that were to be linked say so.
+        Err(_error) => Ok(false),
+    }
+}
+
+/// Links names to anchors, group by group.
+struct Linker<'p, 'a> {
+    planner: &'p Planner<'a>,
+    /// The group of the last name: its anchor as it is, with its content's digest.
+    known: Option<((u64, u64), Option<(Entry, Option<Digest>)>)>,
+}
+
+impl Linker<'_, '_> {
+    fn link(&mut self, link: Link) -> Result<(), Failure> {
+        let pass = self.planner.pass;
+        let Link { name: LinkName { path, source, seen, .. }, group } = link;
+        if self.known.as_ref().is_none_or(|(known, _)| *known != group) {
+            let found = look_at_anchor(pass, group)?;
+            self.known = Some((group, found));
+        }
+        let Some((_, Some((anchor, digest)))) = &self.known else {
+            pass.except(
+                Rule::HardLink,
+                Severity::Error,
+                &path,
+                "it could not be linked: the file that it is a further name of was not brought",
+                "See the finding of that file, then run the migration again.",
+            );
+            return Ok(());
+        };
+        let mut new = anchor.clone();
+        new.name.clone_from(&source.name);
+        new.nlink = source.nlink;
+        let staged = Staged { dir: pass.stage.anchors.clone(), name: anchor_name(group), is_anchor: true };
+        let effect = Effect::Install { staged, new: Box::new(new), digest: *digest, seen };
+        pass.flow.acquire(0)?;
+        self.planner.send(Item { cost: Some(0), ..Item::new(path, effect, Landing::Place) })
+    }
+}
+
+fn look_at_anchor(pass: &Pass, group: (u64, u64)) -> Result<Option<(Entry, Option<Digest>)>, Failure> {
+    let found = look(&pass.stage.anchors, &anchor_name(group)).map_err(|error| of_stage(&error))?;
+    let Some(entry) = found else { return Ok(None) };
+    if !entry.kind.is_file() {
+        return Ok(Some((entry, None)));
+    }
+    let path = RelPath::try_from(anchor_name(group).as_bytes().to_vec())
+        .map_err(|error| Failure::of(FailureKind::Bug, &error))?;
+    let digest = read(&pass.stage.anchors, &path, false).map_err(|error: TreeError| of_stage(&error))?.digest;
+    Ok(Some((entry, Some(digest))))
+}

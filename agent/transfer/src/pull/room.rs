@@ -1,0 +1,64 @@
+//! Noticing that the destination's disk will not do, before it is full.
+
+use std::sync::atomic::Ordering::Relaxed;
+
+use common::failure::{Failure, FailureKind};
+use common::human;
+
+use super::Pass;
+use crate::trouble::of_stage;
+
+/// Bytes asked for between two looks at the file system.
+const LOOK_EVERY_BYTES: u64 = 64 * 1024 * 1024;
+/// Files asked for between two looks.
+const LOOK_EVERY_FILES: u64 = 1024;
+
+/// What was asked for so far.
+#[derive(Debug, Default)]
+pub(super) struct Room {
+    bytes: u64,
+    files: u64,
+    next_bytes: u64,
+    next_files: u64,
+}
+
+impl Room {
+    /// Counts a file that is about to be asked for.
+    ///
+    /// # Errors
+    /// `Exhausted` when what was asked for and has not landed is more than what is free.
+    pub(super) fn check(&mut self, pass: &Pass, bytes: u64) -> Result<(), Failure> {
+        self.bytes += bytes;
+        self.files += 1;
+        if self.bytes < self.next_bytes && self.files < self.next_files {
+            return Ok(());
+        }
+        self.next_bytes = self.bytes + LOOK_EVERY_BYTES;
+        self.next_files = self.files + LOOK_EVERY_FILES;
+        let space = pass.stage.dir.space().map_err(|error| of_stage(&error))?;
+        let pending_bytes = self.bytes.saturating_sub(pass.counters.bytes_sent.load(Relaxed));
+        let pending_files = self.files.saturating_sub(pass.counters.files_sent.load(Relaxed));
+        let free =
+            if rustix::process::geteuid().is_root() { space.bytes_free } else { space.bytes_available };
+        if pending_bytes.saturating_sub(in_stage(pass)) > free {
+            let (needed, free) = (human::bytes(pending_bytes), human::bytes(free));
+            return Err(exhausted(format!("at least {needed} are still to come and {free} are free")));
+        }
+        match space.inodes_free {
+            Some(free) if pending_files > free => Err(exhausted(format!(
+                "at least {pending_files} files are still to come and {free} inodes are free"
+            ))),
+            Some(_) | None => Ok(()),
+        }
+    }
+}
+
+/// What is in the stage already takes no more room: at most what may be in flight.
+fn in_stage(pass: &Pass) -> u64 {
+    pass.flow.bytes_in_flight()
+}
+
+fn exhausted(why: String) -> Failure {
+    Failure::new(FailureKind::Exhausted, format!("the destination's file system is too small: {why}"))
+        .hint("Make room at the destination, then retry: what has landed stays and is not sent again.")
+}
