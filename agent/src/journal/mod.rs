@@ -194,11 +194,26 @@ impl Journal {
     /// # Errors
     /// When the store refuses.
     pub fn acknowledge(&self, number: u64) -> Result<(), JournalError> {
-        for entry in self.outbox.range(..=part_key(number, u16::MAX)) {
-            self.outbox.remove(entry?.0)?;
-        }
+        self.forget(number)?;
         self.meta.insert(ACKNOWLEDGED, &number.to_be_bytes())?;
         Ok(())
+    }
+
+    /// Gives every event a new number above `acknowledged`, in order, and returns how many there are. Not flushed: after
+    /// a crash it is done again.
+    ///
+    /// # Errors
+    /// When the store refuses or a record is damaged.
+    pub fn renumber(&self, acknowledged: u64) -> Result<u64, JournalError> {
+        let mut number = acknowledged;
+        while let Some((old, record)) = self.events_after(0, 1)?.pop().filter(|(old, _)| *old <= acknowledged)
+        {
+            number += 1;
+            self.put_event(number, &record)?;
+            self.forget(old)?;
+        }
+        self.meta.insert(ACKNOWLEDGED, &acknowledged.to_be_bytes())?;
+        Ok(number - acknowledged)
     }
 
     /// Returns the highest acknowledged number and the highest number ever given.
@@ -216,6 +231,13 @@ impl Journal {
             }
         };
         Ok((acknowledged, last.unwrap_or(0).max(acknowledged)))
+    }
+
+    fn forget(&self, number: u64) -> Result<(), JournalError> {
+        for entry in self.outbox.range(..=part_key(number, u16::MAX)) {
+            self.outbox.remove(entry?.0)?;
+        }
+        Ok(())
     }
 
     /// Makes everything so far durable.

@@ -206,6 +206,11 @@ impl FakeCoordinator {
         self.sessions.lock().await.recv().await.unwrap()
     }
 
+    /// Whether no agent said hello since the last one that was taken.
+    pub(crate) fn has_no_session(&self) -> bool {
+        self.sessions.try_lock().unwrap().is_empty()
+    }
+
     pub(crate) fn tokens_seen(&self) -> Vec<String> {
         self.service.tokens.lock().unwrap().clone()
     }

@@ -90,6 +90,31 @@ impl Outbox {
         Ok(events)
     }
 
+    /// Takes what the coordinator says at the beginning of a session: the highest number that it holds of this host.
+    ///
+    /// A number that this outbox never gave came from a journal that is lost, as after a restore of the host from an
+    /// older image. What waits here would then be taken for what it has, so it is told under new numbers.
+    ///
+    /// # Errors
+    /// When the journal refuses.
+    pub fn agree(&self, acknowledged: u64) -> Result<(), JournalError> {
+        let shared = &self.shared;
+        let mut given = shared.given.lock().unwrap_or_else(PoisonError::into_inner);
+        if acknowledged > *given {
+            let moved = shared.journal.renumber(acknowledged)?;
+            tracing::warn!(
+                moved,
+                "the coordinator holds later events of this host than its journal; numbers go on from there"
+            );
+            *given = acknowledged + moved;
+            shared.acknowledged.send_replace(acknowledged);
+            shared.durable.send_replace(*given);
+            return Ok(());
+        }
+        drop(given);
+        self.acknowledge(acknowledged)
+    }
+
     /// Forgets what the coordinator has.
     ///
     /// # Errors
@@ -97,7 +122,7 @@ impl Outbox {
     pub fn acknowledge(&self, number: u64) -> Result<(), JournalError> {
         let shared = &self.shared;
         let given = *shared.given.lock().unwrap_or_else(PoisonError::into_inner);
-        // A number that was never given belongs to another journal of this host, and says nothing about this one.
+        // A number that was never given says nothing about the events here.
         if number > given || number <= *shared.acknowledged.borrow() {
             return Ok(());
         }
@@ -190,12 +215,20 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn a_number_of_another_journal_acknowledges_nothing() {
+    async fn events_behind_a_lost_journal_are_told_under_new_numbers() {
         let directory = tempfile::tempdir().unwrap();
         let outbox = Outbox::open(Journal::open(directory.path()).unwrap()).unwrap();
-        let number = outbox.append(record(1, OutboxEvent::CaughtUp { lag_ms: 5 })).await.unwrap();
-        outbox.acknowledge(number + 1_000).unwrap();
+        let records = [1, 2].map(|index| record(index, OutboxEvent::CaughtUp { lag_ms: index }));
+        for record in &records {
+            outbox.append(record.clone()).await.unwrap();
+        }
+        let held = outbox.acknowledged() + 1_000;
+        outbox.acknowledge(held).unwrap();
         assert!(!outbox.is_empty());
+        outbox.agree(held).unwrap();
+        let [first, second] = records;
+        assert_eq!(outbox.after(outbox.acknowledged()).unwrap(), [(held + 1, first), (held + 2, second)]);
+        assert_eq!(outbox.append(record(3, OutboxEvent::CaughtUp { lag_ms: 5 })).await.unwrap(), held + 3);
     }
 
     #[tokio::test]

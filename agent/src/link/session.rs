@@ -103,9 +103,12 @@ impl Session {
     /// Keeps a session until the shutdown, through every failure.
     pub async fn run(mut self) {
         let (mut urgent, mut idle) = (backoff(URGENT_PAUSE), backoff(IDLE_PAUSE));
-        let mut told: Option<String> = None;
+        let (mut told, mut pause) = (None, Duration::ZERO);
         for number in 1.. {
-            let pause = match self.converse(number).await {
+            if !self.rest(pause).await {
+                return;
+            }
+            pause = match self.converse(number).await {
                 (_, Ended::Shutdown) => return,
                 (Some(spread), Ended::Broken(failure)) => {
                     tracing::info!(%failure, "session ended");
@@ -123,9 +126,6 @@ impl Session {
                     pauses.next_delay(jitter())
                 }
             };
-            if !self.rest(pause).await {
-                return;
-            }
         }
     }
 
@@ -276,7 +276,7 @@ impl Conversation {
             }
             is_new
         });
-        session.outbox.acknowledge(acknowledged)?;
+        session.outbox.agree(acknowledged)?;
         self.sent_to = session.outbox.acknowledged();
         let leader = session.coordinators.leader().unwrap_or_default();
         tracing::info!(leader, leases = session.held.borrow().len(), "session opened");
@@ -476,11 +476,16 @@ mod tests {
         reports: mpsc::Sender<Report>,
         clock_ahead_ms: watch::Receiver<i64>,
         addresses: watch::Receiver<Vec<String>>,
+        certificate_end: watch::Sender<WallMs>,
         shutdown: Shutdown,
         running: JoinHandle<()>,
     }
 
     async fn bench() -> Bench {
+        bench_with(WallMs(u64::MAX)).await
+    }
+
+    async fn bench_with(end: WallMs) -> Bench {
         let authority = Authority::new();
         let coordinator = FakeCoordinator::start(&authority).await;
         let host = joined(&authority, &coordinator);
@@ -490,7 +495,7 @@ mod tests {
         let (held, held_seen) = watch::channel(Vec::new());
         let (clock_to, clock_ahead_ms) = watch::channel(0);
         let (addresses_to, addresses) = watch::channel(Vec::new());
-        let shutdown = Shutdown::new();
+        let (shutdown, certificate_end) = (Shutdown::new(), watch::Sender::new(end));
         let session = Session {
             coordinators: Arc::clone(&host.coordinators),
             incarnation: 5,
@@ -499,7 +504,7 @@ mod tests {
             orders: orders_to,
             reports: reports_from,
             held: held_seen,
-            certificate_end: watch::channel(WallMs(u64::MAX)).1,
+            certificate_end: certificate_end.subscribe(),
             addresses: addresses_to,
             clock_ahead_ms: clock_to,
             shutdown: shutdown.clone(),
@@ -514,6 +519,7 @@ mod tests {
             reports,
             clock_ahead_ms,
             addresses,
+            certificate_end,
             shutdown,
             running,
         }
@@ -661,6 +667,17 @@ mod tests {
         assert!((50_000..=60_000).contains(&ahead), "{ahead}");
         let expected = [bench.coordinator.address.to_string()];
         bench.addresses.wait_for(|addresses| *addresses == expected).await.unwrap();
+    }
+
+    #[tokio::test]
+    async fn an_expired_certificate_is_shown_to_nobody() {
+        let expired = bench_with(WallMs(1)).await;
+        expired.certificate_end.send_replace(WallMs(2));
+        let other = bench().await;
+        let _seen = other.welcome().await;
+        assert!(expired.coordinator.has_no_session());
+        expired.certificate_end.send_replace(WallMs(u64::MAX));
+        let _seen = expired.welcome().await;
     }
 
     #[tokio::test]

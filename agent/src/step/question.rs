@@ -109,3 +109,59 @@ async fn stream(
     };
     blocking(read).await
 }
+
+#[cfg(test)]
+mod tests {
+    use common::step::file::{RootAnswer, RootSide};
+
+    use super::*;
+
+    async fn ask(state_dir: &Path, asked_for: AskedFor, document: String) -> Vec<Answer> {
+        let (reports, mut heard) = mpsc::channel(8);
+        answer(state_dir, 1, 7, Question { asked_for, document }, reports).await;
+        let mut answers = Vec::new();
+        while let Some(report) = heard.recv().await {
+            let Report::Answer { session: 1, number: 7, answer } = report else { panic!("{report:?}") };
+            answers.push(answer);
+        }
+        answers
+    }
+
+    #[tokio::test]
+    async fn a_root_is_looked_at() {
+        let directory = tempfile::tempdir().unwrap();
+        let path = directory.path().to_str().unwrap().to_owned();
+        let question = write(&RootQuestion { path, side: RootSide::Source }).unwrap();
+        let answers = ask(directory.path(), AskedFor::Root, question).await;
+        let [Answer::Document(document)] = answers.as_slice() else { panic!("{answers:?}") };
+        assert!(read::<RootAnswer>(document).unwrap().exists);
+    }
+
+    #[tokio::test]
+    async fn a_question_of_another_version_is_refused() {
+        let answers = ask(Path::new("/nowhere"), AskedFor::Settle, "{\"version\":9}".to_owned()).await;
+        let [Answer::Failure(failure)] = answers.as_slice() else { panic!("{answers:?}") };
+        assert_eq!(failure.kind, FailureKind::Unsupported);
+    }
+
+    #[tokio::test]
+    async fn a_list_comes_in_whole_lines_and_ends() {
+        let directory = tempfile::tempdir().unwrap();
+        let path = directory.path().join("list");
+        let text = "{\"line\":\"0123456789\"}\n".repeat(30_000);
+        std::fs::write(&path, &text).unwrap();
+        let (reports, mut heard) = mpsc::channel(8);
+        stream(File::open(path).unwrap(), 1, 7, &reports).await.unwrap();
+        drop(reports);
+        let (mut whole, mut pieces) = (Vec::new(), 0);
+        while let Some(Report::Answer { answer: Answer::Piece(piece), .. }) = heard.recv().await {
+            assert!(piece.ends_with(b"}\n"));
+            whole.extend(piece);
+            pieces += 1;
+        }
+        assert_eq!((whole == text.as_bytes(), pieces), (true, 3));
+        let absent = write(&ListQuestion { migration: "m1".parse().unwrap(), list_file: "../x".to_owned() });
+        let answers = ask(directory.path(), AskedFor::List, absent.unwrap()).await;
+        assert!(matches!(answers.as_slice(), [Answer::Failure(_)]), "{answers:?}");
+    }
+}
