@@ -39,6 +39,10 @@ const AUTHORITY_CONTEXT: &str = "drover authority key of cluster ";
 /// How long the connections of a host that was revoked stay open after its session was ended.
 const CUT_DELAY: Duration = Duration::from_millis(250);
 
+/// How old a quorum's word may be on which this node answers as the leader: a leader that was replaced without knowing
+/// it must not keep a lease alive that its successor gives away.
+const QUORUM_AGE_MAX: Duration = Duration::from_secs(1);
+
 /// The authority and what follows from it; opened once the state has arrived.
 #[derive(Debug)]
 pub struct Seals {
@@ -131,6 +135,11 @@ impl Hub {
     /// Whether this node leads.
     pub fn is_leader(&self) -> bool {
         self.proposer.is_leader()
+    }
+
+    /// Whether this node leads and a quorum has just said so: a leader that is cut off believes in itself for ever.
+    pub async fn leads_surely(&self) -> bool {
+        self.is_leader() && self.proposer.quorum_acked_within(QUORUM_AGE_MAX).await
     }
 
     /// Returns where `ctl` and agents reach the leader, as far as this node knows.

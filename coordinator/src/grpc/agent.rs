@@ -5,6 +5,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use common::clock;
+use common::digest::Digest;
 use common::failure::{Failure, FailureKind};
 use common::host::HostFacts;
 use common::id::{HostName, TenantId};
@@ -30,6 +31,7 @@ use crate::hub::Hub;
 use crate::pki::authority::RequestedKey;
 use crate::pki::join_token::JoinToken;
 use crate::pki::node_document::NodeDocument;
+use crate::state::join::Join;
 use crate::state::{Command, Outcome, cluster, host};
 
 /// How long an agent may take from opening a session to its hello.
@@ -53,22 +55,9 @@ impl AgentDoor {
         Self { hub }
     }
 
-    fn check_leader(&self) -> Result<(), Status> {
-        if self.hub.is_leader() { Ok(()) } else { Err(refuse::not_leader(self.hub.leader_address())) }
-    }
-
-    fn refused(&self, failure: &Failure) -> Status {
-        if session::is_about_leadership(failure) && !self.hub.is_leader() {
-            refuse::not_leader(self.hub.leader_address())
-        } else {
-            to_status(failure)
-        }
-    }
-
     /// Proposes for a caller.
     async fn propose(&self, principal: &Principal, command: Command) -> Result<Outcome, Status> {
-        let proposed = self.hub.propose(principal.clone(), command).await;
-        proposed.map_err(|failure| self.refused(&failure))
+        refuse::or_status(&self.hub, self.hub.propose(principal.clone(), command).await).await
     }
 
     /// Joins a host: consumes its token and issues its first certificate.
@@ -81,6 +70,9 @@ impl AgentDoor {
     ) -> Result<EnrollResponse, Status> {
         let principal = Principal::Agent { tenant: tenant.clone(), host: name.clone() };
         let token = token.digest(self.hub.cluster_key.expose(), &principal);
+        let state = self.hub.state();
+        let join = state.hosts().get(&tenant, &name).and_then(|host| host.join.as_ref());
+        check_join(join, &name, &token, key)?;
         let change = host::Change::Enroll { token, public_key: key.as_bytes().to_vec() };
         let command = host::Command { tenant: tenant.clone(), host: name, change };
         let Outcome::Enrolled { generation, .. } = self.propose(&principal, Command::Host(command)).await?
@@ -107,6 +99,9 @@ impl AgentDoor {
         key: &RequestedKey,
     ) -> Result<EnrollResponse, Status> {
         let token = token.digest(self.hub.cluster_key.expose(), &principal);
+        let state = self.hub.state();
+        let join = state.cluster().nodes.get(&name).and_then(|node| node.join.as_ref());
+        check_join(join, &name, &token, key)?;
         let command = cluster::Command::EnrollNode { name, token, public_key: key.as_bytes().to_vec() };
         let Outcome::NodeEnrolled { node_id } = self.propose(&principal, Command::Cluster(command)).await?
         else {
@@ -195,7 +190,7 @@ impl AgentService for AgentDoor {
 
     async fn enroll(&self, request: Request<EnrollRequest>) -> Result<Response<EnrollResponse>, Status> {
         refuse::check(&request, Call::Enroll)?;
-        self.check_leader()?;
+        refuse::check_leader(&self.hub).await?;
         let EnrollRequest { token, name, certificate_request, protocol } = request.into_inner();
         check_protocol(protocol)?;
         let token = JoinToken::parse(&token).map_err(|error| {
@@ -220,7 +215,7 @@ impl AgentService for AgentDoor {
 
     async fn renew(&self, request: Request<RenewRequest>) -> Result<Response<RenewResponse>, Status> {
         let principal = refuse::check_known(&request, Call::Renew)?;
-        self.check_leader()?;
+        refuse::check_leader(&self.hub).await?;
         let peer = refuse::connection(&request)?.peer.ok_or_else(|| Status::internal("no certificate"))?;
         let RenewRequest { certificate_request, generation } = request.into_inner();
         let key = RequestedKey::of_request(&certificate_request)
@@ -264,7 +259,7 @@ impl AgentService for AgentDoor {
         request: Request<Streaming<AgentMessage>>,
     ) -> Result<Response<Self::SessionStream>, Status> {
         let principal = refuse::check_known(&request, Call::Session)?;
-        self.check_leader()?;
+        refuse::check_leader(&self.hub).await?;
         let connection = refuse::connection(&request)?;
         let peer = connection.peer.ok_or_else(|| Status::internal("no certificate"))?;
         let Principal::Agent { tenant, host } = principal else {
@@ -285,7 +280,7 @@ impl AgentService for AgentDoor {
             .is_none_or(|record| !record.accepts(peer.generation.unwrap_or(0), &peer.public_key));
         if is_revoked || !self.hub.is_leader() {
             self.hub.sessions.leave(&tenant, &host, &handle);
-            return Err(refuse::not_leader(self.hub.leader_address()));
+            return Err(refuse::elsewhere(&self.hub));
         }
         let (outbound, stream) = mpsc::channel(OUTBOUND_MAX);
         let over = session::sort_held(&self.hub, &tenant, &host, hello.held);
@@ -325,6 +320,20 @@ async fn first_message(inbound: &mut Streaming<AgentMessage>) -> Result<Hello, S
         Some(FromAgent::Hello(hello)) => Ok(hello),
         Some(_) | None => Err(Status::invalid_argument("a session begins with a hello")),
     }
+}
+
+/// Looks at a token before anything is proposed for it, so that nobody without one makes the cluster write.
+fn check_join(
+    join: Option<&Join>,
+    name: &impl std::fmt::Display,
+    token: &Digest,
+    key: &RequestedKey,
+) -> Result<(), Status> {
+    let checked = match join {
+        Some(join) => join.clone().consume(name, token, key.as_bytes(), clock::wall()),
+        None => Err(Join::refused(name)),
+    };
+    checked.map_err(|refusal| to_status(refusal.failure()))
 }
 
 fn check_protocol(protocol: u32) -> Result<(), Status> {

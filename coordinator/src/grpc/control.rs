@@ -24,7 +24,7 @@ use tokio_stream::Stream;
 use tokio_stream::wrappers::ReceiverStream;
 use tonic::{Request, Response, Status};
 
-use super::{refuse, session};
+use super::refuse;
 use crate::access::policy::Call;
 use crate::hub::Hub;
 use crate::live::grant;
@@ -59,25 +59,19 @@ impl ControlDoor {
     }
 
     /// Lets a call pass that this node may answer: its caller is allowed, and this node leads.
-    fn admit<T>(&self, request: &Request<T>, call: Call) -> Result<(Principal, TenantId), Status> {
+    async fn admit<T: Sync>(
+        &self,
+        request: &Request<T>,
+        call: Call,
+    ) -> Result<(Principal, TenantId), Status> {
         let principal = refuse::check_known(request, call)?;
-        if !self.hub.is_leader() {
-            return Err(refuse::not_leader(self.hub.leader_address()));
-        }
+        refuse::check_leader(&self.hub).await?;
         let tenant = principal.tenant();
         Ok((principal, tenant))
     }
 
-    /// Returns the refusal that a failure stands for; one for lack of a leader sends the caller to it.
-    fn refused(&self, failure: &Failure) -> Status {
-        if session::is_about_leadership(failure) && !self.hub.is_leader() {
-            return refuse::not_leader(self.hub.leader_address());
-        }
-        to_status(failure)
-    }
-
     async fn propose(&self, principal: Principal, command: Command) -> Result<crate::state::Outcome, Status> {
-        self.hub.propose(principal, command).await.map_err(|failure| self.refused(&failure))
+        refuse::or_status(&self.hub, self.hub.propose(principal, command).await).await
     }
 
     fn find(&self, tenant: &TenantId, id: &str) -> Result<Arc<Migration>, Status> {
@@ -211,22 +205,21 @@ impl ControlService for ControlDoor {
     type StreamListStream = Lines<Piece>;
 
     async fn migrate(&self, request: Request<MigrateRequest>) -> Answer<Document> {
-        let (principal, tenant) = self.admit(&request, Call::Change)?;
+        let (principal, tenant) = self.admit(&request, Call::Change).await?;
         let MigrateRequest { request_id, spec, plan_only, confirmed } = request.into_inner();
         let asked = migrate::Asked { principal, tenant: tenant.clone(), request_id, spec, confirmed };
         let made = if plan_only {
-            let plan =
-                migrate::plan_only(&self.hub, &asked).await.map_err(|failure| self.refused(&failure))?;
+            let plan = refuse::or_status(&self.hub, migrate::plan_only(&self.hub, &asked).await).await?;
             return Ok(Response::new(document(&plan)?));
         } else {
-            migrate::migrate(&self.hub, asked).await.map_err(|failure| self.refused(&failure))?
+            refuse::or_status(&self.hub, migrate::migrate(&self.hub, asked).await).await?
         };
         let migration = self.find(&tenant, made.as_str())?;
         Ok(Response::new(document(&self.view(&migration, true))?))
     }
 
     async fn act(&self, request: Request<ActRequest>) -> Answer<Document> {
-        let (principal, tenant) = self.admit(&request, Call::Change)?;
+        let (principal, tenant) = self.admit(&request, Call::Change).await?;
         let ActRequest { migration: id, verb, deep, confirmed } = request.into_inner();
         let migration = self.find(&tenant, &id)?;
         let act = match verb.as_str() {
@@ -234,7 +227,7 @@ impl ControlService for ControlDoor {
             "retry" => Act::Retry,
             "rollback" => {
                 if !confirmed {
-                    self.preview_rollback(&migration).await.map_err(|failure| self.refused(&failure))?;
+                    refuse::or_status(&self.hub, self.preview_rollback(&migration).await).await?;
                 }
                 Act::Rollback
             }
@@ -256,13 +249,13 @@ impl ControlService for ControlDoor {
     }
 
     async fn get_migration(&self, request: Request<MigrationRequest>) -> Answer<Document> {
-        let (_, tenant) = self.admit(&request, Call::Read)?;
+        let (_, tenant) = self.admit(&request, Call::Read).await?;
         let migration = self.find(&tenant, &request.into_inner().migration)?;
         Ok(Response::new(document(&self.view(&migration, true))?))
     }
 
     async fn list_migrations(&self, request: Request<PageRequest>) -> Answer<Page> {
-        let (_, tenant) = self.admit(&request, Call::Read)?;
+        let (_, tenant) = self.admit(&request, Call::Read).await?;
         let PageRequest { from: begin, limit } = request.into_inner();
         let state = self.hub.state();
         let limit = usize::try_from(limit).unwrap_or(usize::MAX);
@@ -276,7 +269,7 @@ impl ControlService for ControlDoor {
         &self,
         request: Request<MigrationRequest>,
     ) -> Answer<Self::WatchMigrationStream> {
-        let (_, tenant) = self.admit(&request, Call::Read)?;
+        let (_, tenant) = self.admit(&request, Call::Read).await?;
         let id = request.into_inner().migration;
         self.find(&tenant, &id)?;
         // One view waits while another is on its way; a slow reader gets the newest.
@@ -287,7 +280,7 @@ impl ControlService for ControlDoor {
     }
 
     async fn get_report(&self, request: Request<MigrationRequest>) -> Answer<Document> {
-        let (_, tenant) = self.admit(&request, Call::Read)?;
+        let (_, tenant) = self.admit(&request, Call::Read).await?;
         let migration = self.find(&tenant, &request.into_inner().migration)?;
         let report = ReportView {
             version: REPORT_VERSION,
@@ -301,7 +294,7 @@ impl ControlService for ControlDoor {
     }
 
     async fn stream_list(&self, request: Request<MigrationRequest>) -> Answer<Self::StreamListStream> {
-        let (_, tenant) = self.admit(&request, Call::Read)?;
+        let (_, tenant) = self.admit(&request, Call::Read).await?;
         let migration = self.find(&tenant, &request.into_inner().migration)?;
         let (host, list_file) = list_of(&migration).ok_or_else(|| {
             let message = format!("migration `{}` has no list at its agent", migration.id);
@@ -333,7 +326,7 @@ impl ControlService for ControlDoor {
     }
 
     async fn list_hosts(&self, request: Request<PageRequest>) -> Answer<Page> {
-        let (_, tenant) = self.admit(&request, Call::Read)?;
+        let (_, tenant) = self.admit(&request, Call::Read).await?;
         let PageRequest { from: begin, limit } = request.into_inner();
         let state = self.hub.state();
         let limit = usize::try_from(limit).unwrap_or(usize::MAX);
@@ -348,19 +341,19 @@ impl ControlService for ControlDoor {
     }
 
     async fn get_host(&self, request: Request<HostRequest>) -> Answer<Document> {
-        let (_, tenant) = self.admit(&request, Call::Read)?;
+        let (_, tenant) = self.admit(&request, Call::Read).await?;
         let view = self.host_view(&tenant, &request.into_inner().host)?;
         Ok(Response::new(document(&view)?))
     }
 
     async fn enroll_host(&self, request: Request<HostRequest>) -> Answer<Document> {
-        let (principal, tenant) = self.admit(&request, Call::Change)?;
+        let (principal, tenant) = self.admit(&request, Call::Change).await?;
         let joiner = Principal::Agent { tenant, host: host_name(&request.into_inner().host)? };
         Ok(Response::new(document(&self.invite(principal, joiner).await?)?))
     }
 
     async fn drain_host(&self, request: Request<DrainRequest>) -> Answer<Document> {
-        let (principal, tenant) = self.admit(&request, Call::Change)?;
+        let (principal, tenant) = self.admit(&request, Call::Change).await?;
         let DrainRequest { host: name, drain } = request.into_inner();
         let change = host::Change::Drain(drain);
         let command = host::Command { tenant: tenant.clone(), host: host_name(&name)?, change };
@@ -370,7 +363,7 @@ impl ControlService for ControlDoor {
     }
 
     async fn revoke_host(&self, request: Request<HostRequest>) -> Answer<Document> {
-        let (principal, tenant) = self.admit(&request, Call::Change)?;
+        let (principal, tenant) = self.admit(&request, Call::Change).await?;
         let name = request.into_inner().host;
         let host = host_name(&name)?;
         let command =
@@ -390,7 +383,7 @@ impl ControlService for ControlDoor {
     }
 
     async fn enroll_node(&self, request: Request<NodeRequest>) -> Answer<Document> {
-        let (principal, _) = self.admit(&request, Call::ChangeCluster)?;
+        let (principal, _) = self.admit(&request, Call::ChangeCluster).await?;
         let name: NodeName = request
             .into_inner()
             .name
@@ -406,10 +399,11 @@ async fn watch(hub: &Hub, tenant: &TenantId, id: &str, views: &mpsc::Sender<Resu
     let mut last = String::new();
     loop {
         replicas.mark_unchanged();
+        let is_leader = hub.leads_surely().await;
         let next = hub.migration(tenant, id).map(|migration| view(hub, &migration, true));
         let is_end = next.as_ref().map_or(true, |view| view.status.is_end());
         let message = match next {
-            _ if !hub.is_leader() => Err(refuse::not_leader(hub.leader_address())),
+            _ if !is_leader => Err(refuse::elsewhere(hub)),
             Ok(view) => document(&view),
             Err(failure) => Err(to_status(&failure)),
         };
@@ -430,7 +424,7 @@ async fn watch(hub: &Hub, tenant: &TenantId, id: &str, views: &mpsc::Sender<Resu
         tokio::select! {
             biased;
             () = hub.shutdown.cancelled() => {
-                drop(views.try_send(Err(refuse::not_leader(hub.leader_address().filter(|_| !hub.is_leader())))));
+                drop(views.try_send(Err(refuse::elsewhere(hub))));
                 return;
             }
             () = views.closed() => return,

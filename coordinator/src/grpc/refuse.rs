@@ -1,5 +1,6 @@
 //! How calls are refused at the door, and who calls.
 
+use common::failure::{Failure, FailureKind};
 use common::principal::Principal;
 use proto::LEADER_KEY;
 use proto::status::to_status;
@@ -7,6 +8,7 @@ use tonic::{Request, Status};
 
 use super::connection::ConnectionInfo;
 use crate::access::policy::{self, Call};
+use crate::hub::Hub;
 
 /// Returns the refusal of a node that does not lead; with the leader's address where it is known.
 pub fn not_leader(leader: Option<String>) -> Status {
@@ -19,6 +21,41 @@ pub fn not_leader(leader: Option<String>) -> Status {
     let value = leader.unwrap_or_default().parse().unwrap_or(tonic::metadata::MetadataValue::from_static(""));
     status.metadata_mut().insert(LEADER_KEY, value);
     status
+}
+
+/// Lets a call pass that only the leader may answer.
+///
+/// # Errors
+/// When this node does not lead, with the leader's address where it is known; or when it is cut off from the others,
+/// so that the caller tries them.
+pub async fn check_leader(hub: &Hub) -> Result<(), Status> {
+    if hub.leads_surely().await {
+        return Ok(());
+    }
+    Err(elsewhere(hub))
+}
+
+/// Returns the refusal that sends a caller on: to the leader, or to any other node when this one only believes that it
+/// leads.
+pub fn elsewhere(hub: &Hub) -> Status {
+    not_leader(hub.leader_address().filter(|_| !hub.is_leader()))
+}
+
+/// Passes a result on, and turns a failure into the refusal that it stands for: of who asked, or of a node that does
+/// not lead.
+///
+/// # Errors
+/// With that refusal.
+pub async fn or_status<T>(hub: &Hub, result: Result<T, Failure>) -> Result<T, Status> {
+    let failure = match result {
+        Ok(value) => return Ok(value),
+        Err(failure) => failure,
+    };
+    let is_about_leadership = matches!(failure.kind, FailureKind::Unreachable | FailureKind::Timeout);
+    if is_about_leadership && !hub.leads_surely().await {
+        return Err(elsewhere(hub));
+    }
+    Err(to_status(&failure))
 }
 
 /// Returns the connection that a call came over.

@@ -38,9 +38,6 @@ const SEND_DEADLINE: Duration = Duration::from_secs(10);
 const PIECE_DEADLINE: Duration = Duration::from_secs(2);
 /// Questions to one agent that wait for an answer.
 const QUESTIONS_MAX: usize = 64;
-/// How old the quorum's word may be under which a renewal is answered: a leader that was replaced without knowing it
-/// must not keep a lease alive that its successor gives away.
-const QUORUM_AGE_MAX: Duration = Duration::from_secs(1);
 /// Leases in one heartbeat; far more than an agent runs at once.
 const RENEWALS_MAX: usize = 1024;
 
@@ -114,7 +111,7 @@ impl Session {
                 "the session was cut: another one took its place, or the host was revoked",
             );
         }
-        refuse::not_leader(self.hub.leader_address().filter(|_| !self.hub.is_leader()))
+        refuse::elsewhere(&self.hub)
     }
 
     /// Does what another part asks.
@@ -164,11 +161,11 @@ impl Session {
 
     /// Renews the leases that are held, and revokes those that are not.
     ///
-    /// Only a leader that a quorum has just acknowledged may answer; one that was replaced without knowing it stays
-    /// silent, and the leases end by themselves.
+    /// Only a leader that a quorum has just acknowledged may answer; one that is cut off sends the agent away, to look
+    /// for the leader before its leases end.
     async fn renew(&mut self, heartbeat: v1::Heartbeat) -> Result<(), Option<Status>> {
-        if !self.hub.proposer.quorum_acked_within(QUORUM_AGE_MAX).await {
-            return Ok(());
+        if !self.hub.leads_surely().await {
+            return Err(Some(refuse::elsewhere(&self.hub)));
         }
         let (now, wall, state) = (clock::boot(), clock::wall(), self.hub.state());
         let seals = self.hub.seals().map_err(|failure| Some(proto::status::to_status(&failure)))?;
@@ -233,9 +230,7 @@ impl Session {
                 self.send(ToAgent::Acknowledge(v1::Acknowledge { number })).await
             }
             Ok(_) => Ok(()),
-            Err(failure) if is_about_leadership(&failure) => {
-                Err(Some(refuse::not_leader(self.hub.leader_address())))
-            }
+            Err(failure) if is_about_leadership(&failure) => Err(Some(refuse::elsewhere(&self.hub))),
             Err(failure) => {
                 tracing::warn!(host = %self.host, number, %failure, "an event was refused");
                 Ok(())
@@ -258,9 +253,7 @@ impl Session {
         let change = host::Change::Facts(facts);
         let command = host::Command { tenant: self.tenant.clone(), host: self.host.clone(), change };
         match self.propose(Command::Host(command)).await {
-            Err(failure) if is_about_leadership(&failure) => {
-                Err(Some(refuse::not_leader(self.hub.leader_address())))
-            }
+            Err(failure) if is_about_leadership(&failure) => Err(Some(refuse::elsewhere(&self.hub))),
             Err(failure) => {
                 tracing::warn!(host = %self.host, %failure, "facts were refused");
                 Ok(())
@@ -334,7 +327,7 @@ impl Questions {
 }
 
 /// Whether a proposal failed because this node does not lead, or cannot.
-pub(super) fn is_about_leadership(failure: &Failure) -> bool {
+fn is_about_leadership(failure: &Failure) -> bool {
     matches!(failure.kind, FailureKind::Unreachable | FailureKind::Timeout)
 }
 

@@ -35,7 +35,7 @@ impl Join {
     ///
     /// # Errors
     /// When the token is another, has ended, or was used by another key.
-    pub(super) fn consume(
+    pub(crate) fn consume(
         &mut self,
         name: &impl std::fmt::Display,
         token: &Digest,
@@ -60,7 +60,7 @@ impl Join {
     }
 
     /// What a wrong token gets, and a name that nobody invited: the two cannot be told apart.
-    pub(super) fn refused(name: &impl std::fmt::Display) -> Refusal {
+    pub(crate) fn refused(name: &impl std::fmt::Display) -> Refusal {
         unusable(format!("the join token does not fit the name `{name}`"))
     }
 }
