@@ -20,7 +20,7 @@ pub(crate) struct Link(Arc<Inner>);
 struct Inner {
     connection: Connection,
     peer: Peer,
-    _window: WindowShare,
+    window: WindowShare,
 }
 
 /// Why a connection that was made cannot be used.
@@ -34,7 +34,7 @@ impl Link {
         let identity = connection.peer_identity().ok_or(UnknownPeer)?;
         let chain = identity.downcast::<Vec<CertificateDer<'static>>>().or(Err(UnknownPeer))?;
         let peer = tls::peer_of(&chain, clock::wall()).or(Err(UnknownPeer))?;
-        Ok(Self(Arc::new(Inner { connection, peer, _window: window })))
+        Ok(Self(Arc::new(Inner { connection, peer, window })))
     }
 
     /// Returns who is at the other end.
@@ -70,6 +70,11 @@ impl Link {
     /// Returns the time of a round trip, as it is estimated now.
     pub(crate) fn round_trip(&self) -> std::time::Duration {
         self.0.connection.rtt()
+    }
+
+    /// Fits the windows to the round trips that are known by now; asked for each second.
+    pub(crate) fn tune(&self) {
+        self.0.window.tune();
     }
 
     /// Returns the payload of all datagrams that this side sent.

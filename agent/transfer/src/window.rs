@@ -1,10 +1,12 @@
 //! Flow-control windows: all connections of an agent share one budget.
 //!
 //! Content flows one way, so the dialling side gets a large window to receive into and the serving side a large one to
-//! send from; what the other direction needs is small. As connections come and go, each one's part changes; a window
-//! that shrinks takes effect as its bytes are consumed.
+//! send from; what the other direction needs is small. A window is what 10 Gbit/s need over the shortest round trip
+//! seen: a larger one would only fill, and overflow, the kernel's buffer whenever the receiver is not scheduled in time.
+//! As connections come and go, each one's part changes; a window that shrinks takes effect as its bytes are consumed.
 
 use std::sync::{Arc, Mutex, PoisonError};
+use std::time::Duration;
 
 use common::limit::TRANSFER_WINDOW_BYTES;
 use quinn::{Connection, VarInt};
@@ -13,6 +15,10 @@ use quinn::{Connection, VarInt};
 pub(crate) const WINDOW_BYTES_MAX: u64 = 16 * 1024 * 1024;
 /// The least that lets a connection work at all.
 const WINDOW_BYTES_MIN: u64 = 1024 * 1024;
+/// For near peers: what the kernel's buffer holds, and several milliseconds of a busy host.
+const WINDOW_BYTES_NEAR: u64 = 3 * 1024 * 1024;
+/// Bytes per microsecond at 10 Gbit/s.
+const BYTES_PER_US: u64 = 1_250;
 /// For the direction of requests: several batches with long paths.
 const REQUEST_WINDOW_BYTES: u64 = 1024 * 1024;
 
@@ -56,9 +62,16 @@ impl Drop for WindowShare {
     }
 }
 
+impl WindowShare {
+    /// Sizes all windows anew, as round trips are known by now.
+    pub(crate) fn tune(&self) {
+        resize(&self.budget.open.lock().unwrap_or_else(PoisonError::into_inner));
+    }
+}
+
 fn resize(open: &[(Connection, Role)]) {
-    let part = part_of(open.len());
     for (connection, role) in open {
+        let part = part_of(open.len()).min(window_of(connection.min_rtt()));
         let (receive, send) = match role {
             Role::Destination => (part, REQUEST_WINDOW_BYTES),
             Role::Source => (REQUEST_WINDOW_BYTES, part),
@@ -66,6 +79,12 @@ fn resize(open: &[(Connection, Role)]) {
         connection.set_receive_window(VarInt::from_u64(receive).unwrap_or(VarInt::MAX));
         connection.set_send_window(send);
     }
+}
+
+/// Returns the window that a peer at this distance needs.
+fn window_of(round_trip: Duration) -> u64 {
+    let microseconds = u64::try_from(round_trip.as_micros()).unwrap_or(u64::MAX);
+    microseconds.saturating_mul(BYTES_PER_US).clamp(WINDOW_BYTES_NEAR, WINDOW_BYTES_MAX)
 }
 
 /// Returns the larger window of one of so many connections.
@@ -78,6 +97,14 @@ fn part_of(connections: usize) -> u64 {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn windows_grow_with_the_distance() {
+        assert_eq!(window_of(Duration::from_micros(80)), WINDOW_BYTES_NEAR);
+        assert_eq!(window_of(Duration::from_millis(5)), 6_250_000);
+        assert_eq!(window_of(Duration::from_millis(80)), WINDOW_BYTES_MAX);
+        assert_eq!(window_of(Duration::MAX), WINDOW_BYTES_MAX);
+    }
 
     #[test]
     fn all_windows_stay_within_the_budget() {

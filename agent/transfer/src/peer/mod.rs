@@ -116,7 +116,7 @@ impl Source {
             }
         });
         tasks.spawn(async move {
-            let (code, failure) = listen(receiver, &counted).await;
+            let (code, failure) = listen(receiver, &counted, &listener_ended.link).await;
             listener_ended.end(code, failure.context("host", peer_name));
         });
         Ok(Self { link, opened, counters, commands, ended, buffers: Buffers::default(), tasks })
@@ -240,12 +240,17 @@ fn silent(peer: &Peer) -> Failure {
 }
 
 /// Takes counters until something else comes, and says how it ended.
-async fn listen(mut receiver: LaneReceiver, counted: &watch::Sender<Counters>) -> (ErrorCode, Failure) {
+async fn listen(
+    mut receiver: LaneReceiver,
+    counted: &watch::Sender<Counters>,
+    link: &Link,
+) -> (ErrorCode, Failure) {
     let mut body = Vec::new();
     loop {
         match tokio::time::timeout(SILENCE_MAX, receiver.message::<ToDestination>(&mut body)).await {
             Ok(Ok(Some(ToDestination::Counters(counters)))) => {
                 counted.send_replace(counters);
+                link.tune();
             }
             Ok(Ok(Some(ToDestination::Bye(bye)))) => return (ErrorCode::Done, farewell(&bye)),
             Ok(Ok(Some(ToDestination::Opened(_)))) => {

@@ -225,6 +225,7 @@ async fn serve(
                 if ticket::now(&session.settings) > ticket.expires {
                     return Some((sender, goodbye(ErrorCode::Expired, "the ticket ran out and no fresh one came")));
                 }
+                session.link.tune();
                 let counters = session.counter.told(session.link.wire_bytes());
                 sender.message(&ToDestination::Counters(counters)).await.ok()?;
             }
