@@ -45,6 +45,12 @@ pub struct Membership {
     key: String,
 }
 
+/// The part of the file that every version has.
+#[derive(Deserialize)]
+struct Versioned {
+    version: u32,
+}
+
 /// A certificate as a coordinator answers it.
 #[derive(Clone, Debug)]
 pub struct Issued {
@@ -73,8 +79,16 @@ pub enum MembershipError {
         #[source]
         source: io::Error,
     },
+    /// The file was written by a later version of the agent.
+    #[error("{path} is of version {found}, and this agent knows version {VERSION}")]
+    Version {
+        /// The file.
+        path: PathBuf,
+        /// Its version.
+        found: u32,
+    },
     /// The file is not ours.
-    #[error("{path} is not a membership of version {VERSION}")]
+    #[error("{path} is not a membership")]
     Form {
         /// The file.
         path: PathBuf,
@@ -109,6 +123,9 @@ impl From<MembershipError> for Failure {
                 _ => Self::of(FailureKind::Exhausted, &error)
                     .hint("look at the free space and the health of the disk that holds the state directory"),
             },
+            MembershipError::Version { .. } => {
+                Self::of(FailureKind::Unsupported, &error).hint("install the newer agent again")
+            }
             MembershipError::Form { .. } | MembershipError::Tls(_) => Self::of(FailureKind::Invalid, &error)
                 .hint("move membership.toml away and join this host again"),
             MembershipError::Key(_) => Self::of(FailureKind::Bug, &error),
@@ -129,7 +146,12 @@ impl Membership {
             io::ErrorKind::NotFound => MembershipError::Absent(path.clone()),
             _ => MembershipError::Io { path: path.clone(), source },
         })?;
-        toml::from_str(&text).map_err(|source| MembershipError::Form { path, source: Box::new(source) })
+        let form = |source| MembershipError::Form { path: path.clone(), source: Box::new(source) };
+        let Versioned { version } = toml::from_str(&text).map_err(form)?;
+        if version != VERSION {
+            return Err(MembershipError::Version { path, found: version });
+        }
+        toml::from_str(&text).map_err(form)
     }
 
     /// Whether this host has joined already.
@@ -317,6 +339,9 @@ mod tests {
         let mode = std::fs::metadata(state_dir.join(FILE)).unwrap().permissions().mode();
         assert_eq!(mode & 0o777, 0o600);
         assert!(!format!("{membership:?}").contains("PRIVATE"));
+        let later = std::fs::read_to_string(state_dir.join(FILE)).unwrap();
+        std::fs::write(state_dir.join(FILE), later.replace("version = 1", "version = 2\nmore = 1")).unwrap();
+        assert!(matches!(Membership::load(state_dir), Err(MembershipError::Version { found: 2, .. })));
         membership.identity().unwrap();
     }
 
