@@ -1,14 +1,17 @@
 //! `file.copy`, and the same again as `file.catch_up` and `file.finish`: one pass over the tree.
 
+use std::collections::VecDeque;
 use std::path::Path;
-use std::sync::Arc;
+use std::sync::atomic::Ordering::Relaxed;
+use std::sync::{Arc, OnceLock};
 use std::time::Duration;
 
-use common::clock;
+use common::clock::{self, BootTime};
 use common::failure::{Failure, FailureKind};
 use common::step::file::{FileOutput, FileParams, VERSION};
 use sync::byte_string::ByteString;
 use sync::filter::Filter;
+use sync::wire::control::Counters as Counted;
 use sync::wire::hello::ScanRequest;
 use tokio::task::JoinHandle;
 use tree::Root;
@@ -22,6 +25,7 @@ use crate::owner::Owners;
 use crate::peer::{ContentReceiver, FetchSender, Source};
 use crate::pull::flow::Flow;
 use crate::pull::{self, Host, Incoming, Pass};
+use crate::saved_counters::{SavedCounters, Totals};
 use crate::scan::{Scan, ScanSettings};
 use crate::stage::Stage;
 use crate::tally::Counters;
@@ -33,6 +37,10 @@ const CONTENT_LANES: usize = 4;
 const SCAN_WORKERS: usize = 2;
 /// How often progress is told.
 const PROGRESS_EVERY: Duration = Duration::from_millis(250);
+/// Counters are saved every second.
+const SAVE_EVERY_TICKS: u64 = 4;
+/// The rate that is told is that of the last five seconds.
+const RATE_TICKS: usize = 20;
 /// The list of all findings of a migration, lines of JSON, in the agent's state directory.
 pub(crate) const FINDINGS_LIST: &str = "findings.jsonl";
 
@@ -60,63 +68,145 @@ pub async fn run_copy(
         () = stop.cancelled() => return Err(stopped(&ctx)),
     };
     let incoming = incoming(&source, &params).await?;
-    let is_network = source.opened().is_network_fs;
-    let counters = Arc::new(Counters::default());
-    let flow = Arc::new(Flow::default());
-    let mut work = {
-        let (ctx, params, memory) = (ctx.clone(), params.clone(), memory.clone());
-        let (counters, flow) = (Arc::clone(&counters), Arc::clone(&flow));
-        tokio::task::spawn_blocking(move || pass(&ctx, params, &memory, incoming, counters, flow, is_network))
-    };
-    let (done, source) = watch(&ctx, source, &counters, &flow, &mut work).await;
-    let bytes_on_wire = match source {
-        Some(source) => source.finish().await.0,
-        None => 0,
-    };
+    let attempt = Arc::new(Attempt::new(&ctx, began, source.opened().is_network_fs));
+    let work_attempt = Arc::clone(&attempt);
+    let mut work = tokio::task::spawn_blocking(move || pass(&work_attempt, params, &memory, incoming));
+    let (done, (wire, counted)) = watch(&attempt, source, &mut work).await;
+    attempt.save(wire, counted.content_bytes);
     ctx.findings.flush()?;
     done?;
-    let mut output = FileOutput { version: VERSION, bytes_on_wire, ..FileOutput::default() };
-    counters.fill(&mut output);
-    output.duration_ms = u64::try_from(clock::boot().since(began).as_millis()).unwrap_or(u64::MAX);
+    let mut output = attempt.output(wire, counted.content_bytes);
     output.findings_total = ctx.findings.totals().total;
     output.list_file = Some(FINDINGS_LIST.to_owned());
-    let last = *ctx.progress.borrow();
-    ctx.progress.send_replace(counters.progress(bytes_on_wire, &last));
     Ok(output)
 }
 
-/// Tells progress until the work ends; closes the connection when the step must stop, so that no thread waits for it.
+/// One attempt: what its threads share, and what it counts together with those before it.
+pub(crate) struct Attempt {
+    ctx: StepContext,
+    began: BootTime,
+    is_network_source: bool,
+    counters: Arc<Counters>,
+    flow: Arc<Flow>,
+    saved: OnceLock<SavedCounters>,
+}
+
+impl Attempt {
+    fn new(ctx: &StepContext, began: BootTime, is_network_source: bool) -> Self {
+        Self {
+            ctx: ctx.clone(),
+            began,
+            is_network_source,
+            counters: Arc::new(Counters::default()),
+            flow: Arc::new(Flow::default()),
+            saved: OnceLock::new(),
+        }
+    }
+
+    fn before(&self) -> Totals {
+        self.saved.get().map(|saved| saved.before).unwrap_or_default()
+    }
+
+    /// Tells progress.
+    fn tell(&self, wire: u64, bytes_per_s: u64) {
+        let wire = wire + self.before().wire_bytes;
+        let earlier = *self.ctx.progress.borrow();
+        self.ctx.progress.send_replace(self.counters.progress(wire, bytes_per_s, &earlier));
+    }
+
+    /// Returns what all attempts have counted.
+    fn totals(&self, wire: u64, content: u64) -> Totals {
+        let before = self.before();
+        let worked = clock::boot().since(self.began).as_millis();
+        Totals {
+            first_pass: before.first_pass,
+            wire_bytes: before.wire_bytes + wire,
+            content_bytes: before.content_bytes + content,
+            files_sent: before.files_sent + self.counters.files_sent.load(Relaxed),
+            duration_ms: before.duration_ms.saturating_add(u64::try_from(worked).unwrap_or(u64::MAX)),
+            progress: *self.ctx.progress.borrow(),
+        }
+    }
+
+    /// Saves the counters, once the stage is open.
+    fn save(&self, wire: u64, content: u64) {
+        if let Some(saved) = self.saved.get()
+            && let Err(failure) = saved.save(&self.totals(wire, content))
+        {
+            self.flow.fail(failure);
+        }
+    }
+
+    fn output(&self, wire: u64, content: u64) -> FileOutput {
+        self.tell(wire, 0);
+        let totals = self.totals(wire, content);
+        let mut output = FileOutput { version: VERSION, ..FileOutput::default() };
+        self.counters.fill(&mut output);
+        output.files_sent = totals.files_sent;
+        output.bytes_on_wire = totals.wire_bytes;
+        output.bytes_resent = totals.content_bytes.saturating_sub(self.counters.data_landed.load(Relaxed));
+        output.duration_ms = totals.duration_ms;
+        output
+    }
+}
+
+/// Tells progress until the work ends. When the step must stop it parts from the source, so that no thread waits for
+/// it; returns how it ended, and what was counted in the end.
 async fn watch(
-    ctx: &StepContext,
+    attempt: &Attempt,
     source: Source,
-    counters: &Counters,
-    flow: &Flow,
     work: &mut JoinHandle<Result<(), Failure>>,
-) -> (Result<(), Failure>, Option<Source>) {
+) -> (Result<(), Failure>, (u64, Counted)) {
     let mut tick = tokio::time::interval(PROGRESS_EVERY);
-    let stop = ctx.lease.stop();
-    let mut source = Some(source);
-    loop {
+    let stop = attempt.ctx.lease.stop();
+    let mut rate = Rate::default();
+    let mut ticks = 0_u64;
+    let done = loop {
         tokio::select! {
             biased;
-            done = &mut *work => {
-                let done = done.unwrap_or_else(|error| Err(Failure::of(FailureKind::Bug, &error)));
-                return (done, source);
-            }
-            () = stop.cancelled(), if source.is_some() => {
-                flow.fail(stopped(ctx));
-                source = None;
+            done = &mut *work => break Some(done),
+            () = stop.cancelled() => {
+                attempt.flow.fail(stopped(&attempt.ctx));
+                break None;
             }
             _ = tick.tick() => {
                 // A thread that waits for the source would not notice that another one has failed.
-                if flow.failure().is_some() {
-                    source = None;
+                if attempt.flow.failure().is_some() {
+                    break None;
                 }
-                let Some(source) = &source else { continue };
-                let last = *ctx.progress.borrow();
-                ctx.progress.send_replace(counters.progress(source.wire_bytes(), &last));
+                let (wire, counted) = (source.wire_bytes(), source.counters());
+                attempt.tell(wire, rate.of(attempt.counters.bytes_done.load(Relaxed)));
+                ticks += 1;
+                if ticks % SAVE_EVERY_TICKS == 0 {
+                    attempt.save(wire, counted.content_bytes);
+                }
             }
         }
+    };
+    let totals = source.finish().await;
+    let done = match done {
+        Some(done) => done,
+        None => work.await,
+    };
+    (done.unwrap_or_else(|error| Err(Failure::of(FailureKind::Bug, &error))), totals)
+}
+
+/// Bytes per second over the last ticks.
+#[derive(Debug, Default)]
+struct Rate {
+    samples: VecDeque<(BootTime, u64)>,
+}
+
+impl Rate {
+    fn of(&mut self, bytes: u64) -> u64 {
+        let now = clock::boot();
+        self.samples.push_back((now, bytes));
+        if self.samples.len() > RATE_TICKS {
+            self.samples.pop_front();
+        }
+        let Some((first, before)) = self.samples.front() else { return 0 };
+        let elapsed_ms = u64::try_from(now.since(*first).as_millis()).unwrap_or(u64::MAX).max(1);
+        bytes.saturating_sub(*before).saturating_mul(1000) / elapsed_ms
     }
 }
 
@@ -140,24 +230,30 @@ pub(crate) async fn content_of(source: &Source) -> Result<(FetchSender, ContentR
 }
 
 /// The blocking half: one pass.
-fn pass(
-    ctx: &StepContext,
-    params: FileParams,
-    memory: &Memory,
-    incoming: Incoming,
-    counters: Arc<Counters>,
-    flow: Arc<Flow>,
-    is_network_source: bool,
-) -> Result<(), Failure> {
+fn pass(attempt: &Attempt, params: FileParams, memory: &Memory, incoming: Incoming) -> Result<(), Failure> {
+    let Attempt { ctx, counters, flow, .. } = attempt;
     let filter = filter_of(&params)?;
     let owners = Owners::new(params.numeric_ids);
     let (stage, boot_id) = open_stage(ctx, &params, memory)?;
     let mut committer = Committer::open(stage, ctx.token, ctx.lease.clone(), KillPoint::default())?;
+    let number = pull::next_pass(&committer)?;
+    let saved = SavedCounters::open(committer.stage(), &ctx.step, ctx.attempt, number)?;
+    let first_pass = saved.before.first_pass;
+    ctx.progress.send_if_modified(|progress| {
+        let is_behind = progress.files_done < saved.before.progress.files_done;
+        if is_behind {
+            *progress = saved.before.progress;
+        }
+        is_behind
+    });
+    // It is set once: here.
+    attempt.saved.set(saved).ok();
     pull::clear_leftovers(committer.stage())?;
+    let host = Host { pass: number, first_pass, boot_id, is_network_source: attempt.is_network_source };
     let settings = ScanSettings { filter, workers: SCAN_WORKERS, spill_dir: memory.folder().to_owned() };
-    let host = Host { boot_id, is_network_source };
     let scan = Scan::start(committer.stage().root.clone(), settings)?;
-    let pass = Pass::new(params, &committer, ctx.findings.clone(), counters, flow, host)?;
+    let findings = ctx.findings.clone();
+    let pass = Pass::new(params, &committer, findings, Arc::clone(counters), Arc::clone(flow), host)?;
     pull::run(&pass, &mut committer, incoming, scan, owners)
 }
 

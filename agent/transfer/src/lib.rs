@@ -31,6 +31,7 @@ mod passes;
 mod peer;
 mod pull;
 mod root;
+mod saved_counters;
 mod scan;
 mod serve;
 mod spill;

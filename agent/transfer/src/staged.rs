@@ -39,11 +39,6 @@ impl Workbench {
         Ok(Self { dir, next: 0 })
     }
 
-    /// Returns the directory.
-    pub(crate) fn dir(&self) -> &Dir {
-        &self.dir
-    }
-
     /// Returns a name that is not taken.
     pub(crate) fn name(&mut self) -> Name {
         self.next += 1;

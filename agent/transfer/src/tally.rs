@@ -17,6 +17,8 @@ pub(crate) struct Counters {
     /// Files whose content was sent and committed, in this attempt.
     pub(crate) files_sent: AtomicU64,
     pub(crate) bytes_sent: AtomicU64,
+    /// Content that landed, holes left out: in this attempt, and in those before it.
+    pub(crate) data_landed: AtomicU64,
     pub(crate) files_unchanged: AtomicU64,
     pub(crate) metadata_changed: AtomicU64,
     pub(crate) deleted: AtomicU64,
@@ -43,18 +45,23 @@ impl Counters {
         add(&self.bytes_done, bytes);
     }
 
-    /// Returns the progress, never below an earlier one.
-    pub(crate) fn progress(&self, bytes_on_wire: u64, earlier: &Progress) -> Progress {
-        let files_total = self.files_total.load(Relaxed);
-        let bytes_total = self.bytes_total.load(Relaxed);
+    /// Returns the progress, never below an earlier one of this step.
+    pub(crate) fn progress(&self, bytes_on_wire: u64, bytes_per_s: u64, earlier: &Progress) -> Progress {
+        let is_scan_complete = self.is_scan_complete.load(Relaxed);
+        // A scan that is under way again knows less than the one before.
+        let total = |now: &AtomicU64, earlier: u64| {
+            if is_scan_complete { now.load(Relaxed) } else { now.load(Relaxed).max(earlier) }
+        };
+        let files_total = total(&self.files_total, earlier.files_total);
+        let bytes_total = total(&self.bytes_total, earlier.bytes_total);
         Progress {
-            files_done: self.files_done.load(Relaxed).min(files_total),
+            files_done: self.files_done.load(Relaxed).max(earlier.files_done).min(files_total),
             files_total,
-            bytes_done: self.bytes_done.load(Relaxed).min(bytes_total),
+            bytes_done: self.bytes_done.load(Relaxed).max(earlier.bytes_done).min(bytes_total),
             bytes_total,
-            is_scan_complete: self.is_scan_complete.load(Relaxed),
+            is_scan_complete,
             bytes_on_wire: bytes_on_wire.max(earlier.bytes_on_wire),
-            bytes_per_s: earlier.bytes_per_s,
+            bytes_per_s,
         }
     }
 
@@ -69,5 +76,24 @@ impl Counters {
         output.metadata_changed = self.metadata_changed.load(Relaxed);
         output.deleted = self.deleted.load(Relaxed);
         output.is_partial = self.is_partial.load(Relaxed);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn progress_never_falls_below_that_of_an_earlier_attempt() {
+        let counters = Counters::default();
+        add(&counters.files_total, 10);
+        add(&counters.files_done, 4);
+        let earlier = Progress { files_done: 50, files_total: 80, bytes_on_wire: 7, ..Progress::default() };
+        let progress = counters.progress(3, 0, &earlier);
+        assert_eq!((progress.files_done, progress.files_total, progress.bytes_on_wire), (50, 80, 7));
+        add(&counters.files_total, 90);
+        counters.is_scan_complete.store(true, Relaxed);
+        let progress = counters.progress(9, 0, &earlier);
+        assert_eq!((progress.files_done, progress.files_total, progress.bytes_on_wire), (50, 100, 9));
     }
 }

@@ -224,7 +224,7 @@ fn bring(world: &mut World, kill: &KillPoint, wanted: &[(&'static str, Wanted)])
             .changes
             .iter()
             .filter(|settled| settled.intent.change.old().is_none_or(|_old| !is_metadata(settled)))
-            .filter_map(|settled| settled.intent.change.new().map(|new| new.ino));
+            .filter_map(|settled| settled.intent.change.standing().map(|new| new.ino));
         ours.insert(history.path.clone(), inodes.collect());
     }
     let mut touched = std::collections::BTreeSet::new();

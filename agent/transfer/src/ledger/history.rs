@@ -26,17 +26,12 @@ impl History {
     /// Returns what stands there if nobody else touched it, with its change time.
     pub(crate) fn standing(&self) -> Option<(&Entry, Option<Time>)> {
         let last = self.changes.last()?;
-        Some((last.intent.change.new()?, last.ctime))
+        Some((last.intent.change.standing()?, last.ctime))
     }
 
     /// Returns the digest of the content that this migration wrote last, with the inode that holds it.
-    pub(crate) fn written(&self) -> Option<(common::digest::Digest, &Entry)> {
-        self.changes.iter().rev().find_map(|settled| match &settled.intent.change {
-            Change::Create { new, digest, .. } | Change::Replace { new, digest, .. } => {
-                Some(((*digest)?, new))
-            }
-            Change::Remove { .. } | Change::Metadata { .. } => None,
-        })
+    pub(crate) fn written(&self) -> Option<(&Entry, common::digest::Digest)> {
+        self.changes.iter().rev().find_map(|settled| settled.intent.change.written())
     }
 
     /// Whether what stands there with this inode was made by this migration.

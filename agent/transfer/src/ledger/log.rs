@@ -55,7 +55,7 @@ impl Ledger {
                 Record::Intent(intent) => {
                     next_seq = next_seq.max(intent.seq + 1);
                     last_pass = last_pass.max(intent.pass);
-                    open.insert(intent.seq, intent);
+                    open.insert(intent.seq, *intent);
                 }
                 Record::Done { seq, .. } | Record::Abandoned { seq } => {
                     open.remove(&seq);
@@ -77,11 +77,6 @@ impl Ledger {
         self.last_pass
     }
 
-    /// Whether anything was ever intended.
-    pub(crate) fn is_empty(&self) -> bool {
-        self.next_seq == 1
-    }
-
     /// Gathers an intent and returns it with its number.
     pub(crate) fn intend(
         &mut self,
@@ -89,13 +84,13 @@ impl Ledger {
         path: common::rel_path::RelPath,
         change: Change,
     ) -> Result<Intent, Failure> {
-        let record = Record::Intent(Intent { seq: self.next_seq, pass, path, change });
+        let record = Record::Intent(Box::new(Intent { seq: self.next_seq, pass, path, change }));
         encode(&record, &mut self.gathered)?;
         self.next_seq += 1;
         let Record::Intent(intent) = record else {
             return Err(Failure::new(FailureKind::Bug, "not an intent"));
         };
-        Ok(intent)
+        Ok(*intent)
     }
 
     /// Gathers that an intent was carried out.
@@ -160,7 +155,7 @@ impl SettledRecords {
         while !self.is_at_end {
             match self.reader.next()? {
                 Some(Record::Intent(intent)) => {
-                    self.open.insert(intent.seq, intent);
+                    self.open.insert(intent.seq, *intent);
                 }
                 Some(Record::Done { seq, ctime }) => {
                     if let Some(intent) = self.open.remove(&seq) {

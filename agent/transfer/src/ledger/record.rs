@@ -12,7 +12,7 @@ use sync::stamp::Time;
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub(crate) enum Record {
     /// What is about to be done.
-    Intent(Intent),
+    Intent(Box<Intent>),
     /// It was done; the change time that the entry has since, where it is known.
     Done { seq: u64, ctime: Option<Time> },
     /// It was not done and will not be.
@@ -80,17 +80,17 @@ impl Change {
     }
 
     /// Returns what stands there afterwards.
-    pub(crate) fn new(&self) -> Option<&Entry> {
+    pub(crate) fn standing(&self) -> Option<&Entry> {
         match self {
             Self::Create { new, .. } | Self::Replace { new, .. } | Self::Metadata { new, .. } => Some(new),
             Self::Remove { .. } => None,
         }
     }
 
-    /// Returns the digest of what stands there afterwards, if this change wrote content.
-    pub(crate) fn digest(&self) -> Option<Digest> {
+    /// Returns what stands there afterwards with its digest, if this change wrote content.
+    pub(crate) fn written(&self) -> Option<(&Entry, Digest)> {
         match self {
-            Self::Create { digest, .. } | Self::Replace { digest, .. } => *digest,
+            Self::Create { new, digest } | Self::Replace { new, digest, .. } => Some((new, (*digest)?)),
             Self::Remove { .. } | Self::Metadata { .. } => None,
         }
     }

@@ -9,6 +9,7 @@ use common::finding::{Rule, Severity};
 use common::rel_path::RelPath;
 use sync::entry::{Entry, Kind};
 use sync::pack;
+use sync::range::RANGE_BYTES;
 use sync::stamp::Stamp;
 use sync::wire::content::{Digested, Failed, Fetch, Pack, PackedFile, RangeReply, Reply, What, Why};
 use tree::Name;
@@ -18,11 +19,12 @@ use super::committing::unwritable;
 use super::large::{Large, Next};
 use super::links::{LinkName, anchor, doubtful};
 use super::plan::same_content;
-use super::{Again, Compare, Item, Landing, Pass as Shared, Small, Wish, unasked};
+use super::{Again, Compare, Item, Landing, Pass as Shared, Small, Wish, data_of, unasked};
 use crate::commit::{Effect, Seen, Staged};
 use crate::content::read;
 use crate::peer::{ContentReceiver, Delivery};
 use crate::staged::{Made, Workbench};
+use crate::tally::add;
 use crate::trouble::{is_fatal, of_stage};
 
 /// Times that a file which is another one each time is asked for.
@@ -140,7 +142,9 @@ impl Applier<'_> {
         sidecar: Option<Name>,
     ) -> Result<(), Failure> {
         let Made { dir, name, entry, problems } = made;
-        let landing = Landing::Content { bytes: entry.size() };
+        // The ranges of a large file were counted one by one.
+        let is_counted = entry.size() > RANGE_BYTES;
+        let landing = Landing::Content { bytes: entry.size(), data: data_of(&entry), is_counted };
         let staged = Staged { dir, name, is_anchor };
         let effect = Effect::Install { staged, new: Box::new(entry), digest: Some(digest), seen };
         self.send(Item { cost: Some(cost), problems, sidecar, ..Item::new(path, effect, landing) })
@@ -148,6 +152,9 @@ impl Applier<'_> {
 
     fn range(&mut self, range: &RangeReply, content: &[u8]) -> Result<(), Failure> {
         let Wish::Range { large, cost } = self.pass.take_wish(range.id)? else { return Err(unasked()) };
+        if !large.is_again() {
+            add(&self.pass.counters.bytes_done, u64::from(range.length));
+        }
         let next = large.take(range, content)?;
         if let Some(cost) = cost {
             self.pass.flow.release(cost);

@@ -92,10 +92,11 @@ pub(super) fn commit(pass: &Pass, committer: &mut Committer, group: Vec<Item>) -
 fn count(pass: &Pass, landing: Landing) {
     let counters = &pass.counters;
     match landing {
-        Landing::Content { bytes } => {
+        Landing::Content { bytes, data, is_counted } => {
             add(&counters.files_sent, 1);
             add(&counters.bytes_sent, bytes);
-            counters.done(bytes);
+            add(&counters.data_landed, data);
+            counters.done(if is_counted { 0 } else { bytes });
         }
         Landing::Place => {
             add(&counters.files_sent, 1);

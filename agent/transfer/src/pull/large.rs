@@ -173,7 +173,7 @@ impl Large {
             )
             .hint("It is fetched again; if this repeats, look at the memory of both hosts."));
         }
-        let is_refetched = self.lock().rounds > 0;
+        let is_refetched = self.is_again();
         self.write(bounds.start, &reply.layout, reply.length, data, is_refetched)?;
         let mut state = self.lock();
         state.cursor.mark(reply.index, value);
@@ -183,6 +183,11 @@ impl Large {
             sidecar.append(&frame).map_err(|error| of_stage(&error))?;
         }
         Ok(state.came())
+    }
+
+    /// Whether what comes now replaces what came before.
+    pub(super) fn is_again(&self) -> bool {
+        self.times_asked > 0 || self.lock().rounds > 0
     }
 
     fn write(
@@ -280,13 +285,16 @@ impl Large {
             .ok_or_else(|| Failure::new(FailureKind::Bug, "a large file was finished before it was whole"))?;
         let mut wanted = self.source.clone();
         wanted.mtime = state.stamp.mtime;
-        wanted.kind = Kind::File { size: state.stamp.size, allocated_bytes: state.stamp.size };
+        let size = state.stamp.size;
         drop(state);
         self.file.sync_data().map_err(|error| of_stage(&error))?;
         let file = stage
             .large
             .open_existing_for_write(&self.name, self.dev_ino()?.0, self.dev_ino()?.1)
             .map_err(|error| of_stage(&error))?;
+        // What was brought by earlier attempts is not known exactly, but the file system counts blocks.
+        let stat = file.stat().map_err(|error| of_stage(&error))?;
+        wanted.kind = Kind::File { size, allocated_bytes: stat.blocks.saturating_mul(512) };
         let made = finish_file(&stage.large, file, &wanted).map_err(|error| of_stage(&error))?;
         Ok((made, digest))
     }

@@ -252,9 +252,12 @@ fn make_anchor(pass: &Pass, leader: &Leader, group: (u64, u64)) -> Result<bool, 
 /// Links names to anchors, group by group.
 struct Linker<'p, 'a> {
     planner: &'p Planner<'a>,
-    /// The group of the last name: its anchor as it is, with its content's digest.
-    known: Option<((u64, u64), Option<(Entry, Option<Digest>)>)>,
+    /// The group of the last name, and its anchor if it has one.
+    known: Option<((u64, u64), Option<Anchor>)>,
 }
+
+/// An anchor as it is, with its content's digest.
+type Anchor = (Entry, Option<Digest>);
 
 impl Linker<'_, '_> {
     fn link(&mut self, link: Link) -> Result<(), Failure> {
@@ -284,7 +287,7 @@ impl Linker<'_, '_> {
     }
 }
 
-fn look_at_anchor(pass: &Pass, group: (u64, u64)) -> Result<Option<(Entry, Option<Digest>)>, Failure> {
+fn look_at_anchor(pass: &Pass, group: (u64, u64)) -> Result<Option<Anchor>, Failure> {
     let found = look(&pass.stage.anchors, &anchor_name(group)).map_err(|error| of_stage(&error))?;
     let Some(entry) = found else { return Ok(None) };
     if !entry.kind.is_file() {

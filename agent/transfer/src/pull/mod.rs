@@ -32,7 +32,7 @@ use common::finding::{Rule, Severity};
 use common::rel_path::RelPath;
 use common::step::file::FileParams;
 use serde::{Deserialize, Serialize};
-use sync::entry::Entry;
+use sync::entry::{Entry, Kind};
 use tree::{Name, Problem};
 
 use crate::commit::{Committer, Effect, Seen, Task};
@@ -44,7 +44,7 @@ use crate::passes::Passes;
 use crate::peer::{ContentReceiver, FetchSender, ManifestReceiver};
 use crate::scan::Scan;
 use crate::stage::{Stage, clear};
-use crate::tally::Counters;
+use crate::tally::{Counters, add};
 use crate::trouble::finding;
 
 use flow::{Flow, PanicGuard};
@@ -77,6 +77,8 @@ pub(crate) struct Pass {
     passes: Mutex<Passes>,
     boot_id: String,
     is_network_source: bool,
+    /// The pass of the first attempt of this step.
+    first_pass: u32,
 }
 
 /// What is asked of the source and not yet answered.
@@ -150,8 +152,8 @@ impl Item {
 /// What is counted when a task is done.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Landing {
-    /// A file with content that was sent.
-    Content { bytes: u64 },
+    /// A file with content that was sent: its size, how much of it was data, and whether progress knows of it already.
+    Content { bytes: u64, data: u64, is_counted: bool },
     /// A link, a special file, an empty file.
     Place,
     /// Metadata of something that is no directory.
@@ -167,10 +169,14 @@ pub(crate) enum Landing {
 /// What a pass needs to know of both machines.
 #[derive(Clone, Debug)]
 pub(crate) struct Host {
+    /// The number of the pass; see [`next_pass`].
+    pub(crate) pass: u32,
     /// The boot of this machine.
     pub(crate) boot_id: String,
     /// Whether the source's root is on a network file system, whose times cannot be relied on.
     pub(crate) is_network_source: bool,
+    /// The pass of the first attempt of this step.
+    pub(crate) first_pass: u32,
 }
 
 /// What comes from the source.
@@ -194,13 +200,14 @@ impl Pass {
         let passes = Passes::read(&stage.dir)?;
         Ok(Self {
             params,
-            number: passes.next_number().max(committer.last_pass() + 1),
+            number: host.pass,
             stage,
             findings,
             counters,
             flow,
             boot_id: host.boot_id,
             is_network_source: host.is_network_source,
+            first_pass: host.first_pass,
             passes: Mutex::new(passes),
             again: Mutex::new(None),
             compared: Mutex::new(None),
@@ -299,6 +306,12 @@ fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
     mutex.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
+/// Returns the number of the pass that is to begin.
+pub(crate) fn next_pass(committer: &Committer) -> Result<u32, Failure> {
+    let passes = Passes::read(&committer.stage().dir)?;
+    Ok(passes.next_number().max(committer.last_pass() + 1))
+}
+
 /// Removes what an attempt that was stopped has left in the stage and cannot be used again; before the scan begins, for
 /// an anchor counts as a name of its inode.
 pub(crate) fn clear_leftovers(stage: &Stage) -> Result<(), Failure> {
@@ -317,6 +330,7 @@ pub(crate) fn run(
     owners: crate::owner::Owners,
 ) -> Result<(), Failure> {
     *lock(&pass.exceptions) = Some(create_exceptions(&pass.stage)?);
+    count_landed(pass, committer)?;
     let histories = Histories::sort(Some(committer.settled()?), &pass.stage.spill, "ledger")?;
     let (asks, asked) = mpsc::channel();
     let (items, waiting) = mpsc::sync_channel(ITEMS_WAITING);
@@ -343,6 +357,27 @@ pub(crate) fn run(
     clear(&pass.stage.anchors)?;
     clear(&pass.stage.large)?;
     pass.publish()
+}
+
+/// Counts the content that earlier attempts of this step have landed.
+fn count_landed(pass: &Pass, committer: &Committer) -> Result<(), Failure> {
+    let mut settled = committer.settled()?;
+    while let Some(record) = settled.next()? {
+        if record.intent.pass >= pass.first_pass
+            && let Some((new, _digest)) = record.intent.change.written()
+        {
+            add(&pass.counters.data_landed, data_of(new));
+        }
+    }
+    Ok(())
+}
+
+/// Returns how much of a file is data; the rest is holes.
+pub(crate) fn data_of(entry: &Entry) -> u64 {
+    match entry.kind {
+        Kind::File { size, allocated_bytes } => size.min(allocated_bytes),
+        _ => 0,
+    }
 }
 
 /// Runs a thread's work, keeping its failure.

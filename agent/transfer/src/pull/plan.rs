@@ -23,7 +23,7 @@ use super::large::Large;
 use super::links::{self, LinkName};
 use super::room::Room;
 use super::source::SourceListings;
-use super::{Again, Compare, Item, Landing, Pass, Small, Wish, lock};
+use super::{Again, Compare, Item, Landing, Pass, Small, Wish, data_of, lock};
 use crate::commit::{Effect, Seen, Staged};
 use crate::external_sort::Sorter;
 use crate::frame_file::{FrameReader, FrameWriter};
@@ -222,7 +222,7 @@ impl<'a> Planner<'a> {
         if wanted.source.size() > RANGE_BYTES {
             return self.fetch_large(wanted);
         }
-        self.room.check(self.pass, blocks_of(&wanted.source))?;
+        self.room.check(self.pass, data_of(&wanted.source))?;
         let Again { path, source, seen, is_anchor, times_asked } = wanted;
         let (cost, stamp) = (source.size(), source.stamp());
         self.pass.flow.acquire(cost)?;
@@ -233,11 +233,14 @@ impl<'a> Planner<'a> {
 
     fn fetch_large(&mut self, wanted: Again) -> Result<(), Failure> {
         let Again { path, source, seen, is_anchor, times_asked } = wanted;
-        let blocks = blocks_of(&source);
+        let blocks = data_of(&source);
         let mut large = Large::open(&self.pass.stage, &self.pass.boot_id, path.clone(), source, seen)?;
         (large.is_anchor, large.times_asked) = (is_anchor, times_asked);
         self.room.check(self.pass, blocks.saturating_sub(large.proven_bytes()))?;
         self.pass.flow.acquire(large.cost)?;
+        if times_asked == 0 {
+            add(&self.pass.counters.bytes_done, large.proven_bytes());
+        }
         let large = Arc::new(large);
         let (stamp, missing) = large.begin();
         if missing.is_empty() {
@@ -491,12 +494,4 @@ fn again_writer(pass: &Pass) -> Result<FrameWriter<Again>, Failure> {
         _ => {}
     }
     pass.stage.spill.create_append(&name).map(FrameWriter::new).map_err(|error| of_stage(&error))
-}
-
-/// Returns the room that a file takes: less than its size where it has holes.
-fn blocks_of(source: &Entry) -> u64 {
-    match source.kind {
-        Kind::File { size, allocated_bytes } => size.min(allocated_bytes),
-        _ => 0,
-    }
 }

@@ -239,3 +239,44 @@ async fn wrong_links_are_noticed_in_a_tree_that_looks_the_same() {
     assert_same(&snapshot(&pair.destination_root), &original, "undone");
     pair.close().await;
 }
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_copy_that_is_stopped_goes_on_where_it_stood() {
+    let mut pair = Pair::new();
+    write(&pair.source_root, "large", &bytes(48 * 1024 * 1024, 1), 0o600);
+    for number in 0..400 {
+        write(&pair.source_root, &format!("small/{number}"), &bytes(20_000, 2), 0o600);
+    }
+    // So that it can be stopped on the way.
+    pair.params.bandwidth_limit = Some(60 * 1024 * 1024);
+    let mut stops = 0;
+    for part in [10, 30] {
+        let (context, _findings) = pair.context();
+        let mut progress = pair.progress.clone();
+        let running = crate::copy::run_copy(context, &pair.endpoint, pair.params.clone());
+        tokio::pin!(running);
+        let ended = tokio::select! {
+            ended = &mut running => ended,
+            _ = progress.wait_for(|progress| progress.bytes_done > part * 1024 * 1024) => {
+                pair.keeper().lose("the test says so");
+                running.await
+            }
+        };
+        stops += u32::from(ended.is_err());
+        pair.attempt += 1;
+    }
+    assert_eq!(stops, 2, "it was never stopped");
+    pair.params.bandwidth_limit = None;
+    let (output, findings) = pair.copy().await;
+    assert_eq!(findings, []);
+    let output = output.unwrap();
+    assert_same(&snapshot(&pair.destination_root), &snapshot(&pair.source_root), "resumed");
+    let content = 48 * 1024 * 1024 + 400 * 20_000;
+    assert!(output.bytes_resent <= 2 * 8 * 1024 * 1024, "{} bytes came twice", output.bytes_resent);
+    assert!(output.bytes_on_wire >= content, "all attempts count: {}", output.bytes_on_wire);
+    assert!(output.bytes_on_wire <= content + content / 5 + 2 * 8 * 1024 * 1024);
+    assert!(pair.verify().await.0.unwrap().is_verified);
+    assert_eq!(pair.undo().await.0, Ok(0));
+    assert!(!pair.destination_root.exists());
+    pair.close().await;
+}

@@ -53,7 +53,7 @@ impl Basis {
         let pass = history.changes.last().map_or(0, |settled| settled.intent.pass);
         let entry = Box::new(entry.clone());
         match history.written() {
-            Some((digest, written)) if (written.dev, written.ino) == (entry.dev, entry.ino) => {
+            Some((written, digest)) if (written.dev, written.ino) == (entry.dev, entry.ino) => {
                 Self::Written { digest, entry, ctime, pass }
             }
             Some(_) | None => Self::Made { entry, ctime, pass },

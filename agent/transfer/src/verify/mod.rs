@@ -258,7 +258,7 @@ fn take_exception(sorted: &mut Sorted<ByPath>, path: &RelPath) -> Result<Option<
         match crate::ledger::listing_order(&next.path, path) {
             std::cmp::Ordering::Greater => break,
             std::cmp::Ordering::Less => {}
-            std::cmp::Ordering::Equal if found == None || found == Some(Rule::Vanished) => {
+            std::cmp::Ordering::Equal if found.is_none_or(|found| found == Rule::Vanished) => {
                 found = Some(next.rule)
             }
             std::cmp::Ordering::Equal => {}

@@ -1,0 +1,114 @@
+//! Counters of a step that outlive its attempts: saved every second in the stage.
+//!
+//! A log of frames of which the last whole one counts; nothing is synced, for a power cut costs seconds of counting and
+//! nothing else.
+
+use std::sync::{Mutex, PoisonError};
+
+use common::failure::Failure;
+use common::id::StepId;
+use common::progress::Progress;
+use serde::{Deserialize, Serialize};
+use tree::{AppendFile, Name};
+
+use crate::frame_file::{FrameReader, encode};
+use crate::stage::Stage;
+use crate::trouble::of_stage;
+
+/// After so much the log is begun anew.
+const LOG_BYTES_MAX: u64 = 64 * 1024;
+
+/// What is counted over all attempts of a step.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub(crate) struct Totals {
+    /// The pass of the first attempt.
+    pub(crate) first_pass: u32,
+    /// Payload of all datagrams, of both sides.
+    pub(crate) wire_bytes: u64,
+    /// Content that the source sent.
+    pub(crate) content_bytes: u64,
+    /// Files whose content or self was brought.
+    pub(crate) files_sent: u64,
+    /// Time that the step worked.
+    pub(crate) duration_ms: u64,
+    /// How far the step was.
+    pub(crate) progress: Progress,
+}
+
+/// The log of a step's counters.
+#[derive(Debug)]
+pub(crate) struct SavedCounters {
+    /// What the attempts before this one counted.
+    pub(crate) before: Totals,
+    log: Mutex<AppendFile>,
+}
+
+impl SavedCounters {
+    /// Opens the counters of a step; `pass` is the one that begins now. The first attempt begins at zero.
+    pub(crate) fn open(stage: &Stage, step: &StepId, attempt: u32, pass: u32) -> Result<Self, Failure> {
+        let name = Name::new(format!("counters.{step}")).expect("a step's id is part of a name");
+        let mut before = Totals { first_pass: pass, ..Totals::default() };
+        match stage.dir.open_append(&name) {
+            Ok(file) => {
+                let mut reader = FrameReader::<Totals>::forwards(file, 0);
+                while let Some(totals) = reader.next()?
+                    && attempt > 1
+                {
+                    before = totals;
+                }
+                stage.dir.unlink(&name).map_err(|error| of_stage(&error))?;
+            }
+            Err(error) if error.is_not_found() => {}
+            Err(error) => return Err(of_stage(&error)),
+        }
+        let log = stage.dir.create_append(&name).map_err(|error| of_stage(&error))?;
+        let saved = Self { before, log: Mutex::new(log) };
+        saved.save(&before)?;
+        Ok(saved)
+    }
+
+    /// Saves what all attempts together have counted so far.
+    pub(crate) fn save(&self, totals: &Totals) -> Result<(), Failure> {
+        let mut frame = Vec::new();
+        encode(totals, &mut frame)?;
+        // An append is whole or cut back.
+        let mut log = self.log.lock().unwrap_or_else(PoisonError::into_inner);
+        if log.length_bytes() > LOG_BYTES_MAX {
+            log.truncate(0).map_err(|error| of_stage(&error))?;
+        }
+        log.append(&frame).map_err(|error| of_stage(&error))?;
+        Ok(())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use common::id::MigrationId;
+    use tree::Root;
+
+    use super::*;
+    use crate::memory::Memory;
+
+    #[test]
+    fn the_last_save_counts_for_the_next_attempt() {
+        let folder = tempfile::tempdir().unwrap();
+        std::fs::create_dir(folder.path().join("root")).unwrap();
+        let root = Root::open(&folder.path().join("root")).unwrap();
+        let migration: MigrationId = "m1".parse().unwrap();
+        let memory = Memory::open(folder.path(), &migration).unwrap();
+        let stage = Stage::make(&root, &migration, Vec::new(), &memory).unwrap();
+        let step: StepId = "file.copy-1".parse().unwrap();
+        let saved = SavedCounters::open(&stage, &step, 1, 4).unwrap();
+        assert_eq!(saved.before, Totals { first_pass: 4, ..Totals::default() });
+        for wire_bytes in 0..3_000 {
+            saved.save(&Totals { first_pass: 4, wire_bytes, ..Totals::default() }).unwrap();
+        }
+        drop(saved);
+        let again = SavedCounters::open(&stage, &step, 2, 5).unwrap();
+        assert_eq!((again.before.first_pass, again.before.wire_bytes), (4, 2_999));
+        drop(again);
+        assert_eq!(SavedCounters::open(&stage, &step, 1, 7).unwrap().before.wire_bytes, 0);
+        let other: StepId = "file.catch_up-1".parse().unwrap();
+        assert_eq!(SavedCounters::open(&stage, &other, 2, 6).unwrap().before.wire_bytes, 0);
+    }
+}
