@@ -18,6 +18,7 @@ use tree::Root;
 
 use crate::commit::Committer;
 use crate::context::{Peer, StepContext};
+use crate::dry_run::dry_run;
 use crate::endpoint::Endpoint;
 use crate::kill_point::KillPoint;
 use crate::memory::Memory;
@@ -58,6 +59,9 @@ pub async fn run_copy(
     params: FileParams,
 ) -> Result<FileOutput, Failure> {
     ctx.lease.check()?;
+    if params.dry_run {
+        return dry_run(ctx, endpoint, params).await;
+    }
     let began = clock::boot();
     let peer = peer_of(&ctx)?.clone();
     let memory = Memory::open(&ctx.state_dir, &ctx.migration)?;
@@ -177,7 +181,7 @@ async fn watch(
                 let (wire, counted) = (source.wire_bytes(), source.counters());
                 attempt.tell(wire, rate.of(attempt.counters.bytes_done.load(Relaxed)));
                 ticks += 1;
-                if ticks % SAVE_EVERY_TICKS == 0 {
+                if ticks.is_multiple_of(SAVE_EVERY_TICKS) {
                     attempt.save(wire, counted.content_bytes);
                 }
             }

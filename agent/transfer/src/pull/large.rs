@@ -453,17 +453,18 @@ mod tests {
     }
 
     fn content() -> Vec<u8> {
-        (0..SIZE).map(|at| (at / 4099 % 251) as u8).collect()
+        (0..SIZE).map(|at| u8::try_from(at / 4099 % 251).unwrap()).collect()
     }
 
     fn reply(content: &[u8], index: u64) -> (RangeReply, Vec<u8>) {
         let bounds = range::bounds(SIZE, index).unwrap();
-        let data = content[bounds.start as usize..bounds.end as usize].to_vec();
+        let at = |offset: u64| usize::try_from(offset).unwrap();
+        let data = content[at(bounds.start)..at(bounds.end)].to_vec();
         let reply = RangeReply {
             id: 1,
             index,
             stamp: source().stamp(),
-            length: data.len() as u32,
+            length: u32::try_from(data.len()).unwrap(),
             layout: Layout::Dense,
             value: range::chaining_value(index, &data),
             coding: Coding::Plain,

@@ -17,10 +17,10 @@ use tree::{Dir, Stat, TreeError};
 
 use super::digest::TreeDigest;
 use super::progress_of;
-use super::reader::{Content, Remote};
 use crate::content::{Read, read};
 use crate::context::StepContext;
 use crate::ledger::History;
+use crate::remote::{Content, Remote};
 use crate::standing::time;
 use crate::trouble::finding;
 

@@ -35,7 +35,7 @@ impl TreeDigest {
             Kind::Fifo => self.numbers(&[4]),
             Kind::Socket => self.numbers(&[5]),
             Kind::CharacterDevice { major, minor } => {
-                self.numbers(&[6, u64::from(*major), u64::from(*minor)])
+                self.numbers(&[6, u64::from(*major), u64::from(*minor)]);
             }
             Kind::BlockDevice { major, minor } => self.numbers(&[7, u64::from(*major), u64::from(*minor)]),
         }

@@ -12,7 +12,6 @@
 
 mod check;
 mod digest;
-mod reader;
 
 use std::path::Path;
 use std::sync::Arc;
@@ -38,6 +37,7 @@ use crate::manifest::{ManifestFile, read_exceptions};
 use crate::memory::Memory;
 use crate::owner::Owners;
 use crate::peer::Source;
+use crate::remote::{Content, PeerListings};
 use crate::scan::{Scan, ScanSettings};
 use crate::stage::Stage;
 use crate::standing::look_at_self;
@@ -45,7 +45,6 @@ use crate::trouble::of_stage;
 use crate::way_back::open_root;
 
 use check::{Basis, Checker, Element};
-use reader::Content;
 
 /// Threads that scan.
 const SCAN_WORKERS: usize = 2;
@@ -131,7 +130,7 @@ struct Job {
 /// The source's side: as the last pass saw it, or as it is.
 enum Listings {
     File(Box<ManifestFile>),
-    Peer(Box<reader::PeerListings>),
+    Peer(Box<PeerListings>),
 }
 
 impl Iterator for Listings {
@@ -210,7 +209,7 @@ impl Job {
     fn listings(&mut self) -> Result<(Listings, sync::entry::Entry, u32), Failure> {
         if let Some(manifest) = self.manifest.take() {
             let owners = Owners::new(self.params.numeric_ids);
-            let listings = reader::PeerListings::new(manifest, owners)?;
+            let listings = PeerListings::new(manifest, owners)?;
             let root = listings.root().clone();
             return Ok((Listings::Peer(Box::new(listings)), root, 0));
         }
@@ -259,7 +258,7 @@ fn take_exception(sorted: &mut Sorted<ByPath>, path: &RelPath) -> Result<Option<
             std::cmp::Ordering::Greater => break,
             std::cmp::Ordering::Less => {}
             std::cmp::Ordering::Equal if found.is_none_or(|found| found == Rule::Vanished) => {
-                found = Some(next.rule)
+                found = Some(next.rule);
             }
             std::cmp::Ordering::Equal => {}
         }

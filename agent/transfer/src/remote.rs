@@ -18,20 +18,20 @@ pub(crate) type Content = (FetchSender, ContentReceiver);
 
 /// Digests of the source, asked for in batches.
 #[derive(Debug)]
-pub(super) struct Remote {
+pub(crate) struct Remote {
     fetches: FetchSender,
     content: ContentReceiver,
     next_id: u64,
 }
 
 impl Remote {
-    pub(super) fn new((fetches, content): Content) -> Self {
+    pub(crate) fn new((fetches, content): Content) -> Self {
         Self { fetches, content, next_id: 1 }
     }
 
     /// Asks for the digests of some files as they are now; a file that cannot be had, or is no longer the one of its
     /// entry, has none.
-    pub(super) fn digests(&mut self, files: &[(&RelPath, &Entry)]) -> Result<Vec<Option<Digest>>, Failure> {
+    pub(crate) fn digests(&mut self, files: &[(&RelPath, &Entry)]) -> Result<Vec<Option<Digest>>, Failure> {
         let mut found = vec![None; files.len()];
         let mut asked = HashMap::new();
         let mut fetches = Vec::with_capacity(files.len());
@@ -72,14 +72,14 @@ impl Remote {
 
 /// The source's tree as it is, its owners in this host's numbers.
 #[derive(Debug)]
-pub(super) struct PeerListings {
+pub(crate) struct PeerListings {
     manifest: ManifestReceiver,
     owners: Owners,
     root: Entry,
 }
 
 impl PeerListings {
-    pub(super) fn new(mut manifest: ManifestReceiver, mut owners: Owners) -> Result<Self, Failure> {
+    pub(crate) fn new(mut manifest: ManifestReceiver, mut owners: Owners) -> Result<Self, Failure> {
         loop {
             match manifest.blocking_next()? {
                 Some(Item::Names(names)) => owners.learn(names),
@@ -95,7 +95,7 @@ impl PeerListings {
         }
     }
 
-    pub(super) fn root(&self) -> &Entry {
+    pub(crate) fn root(&self) -> &Entry {
         &self.root
     }
 

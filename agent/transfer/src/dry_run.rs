@@ -1,0 +1,410 @@
+//! A dry run: what a copy would do, itemised, with nothing changed at the destination, not even a stage made.
+//!
+//! The list is a file in the agent's state directory, one line of JSON for each entry that would be changed:
+//!
+//! ```text
+//! {"path":"a/b","action":"replace","kind":"file","bytes":4711,"why":["size","time"]}
+//! ```
+//!
+//! Actions are `create`, `replace`, `metadata`, `link` and `delete`. A file that would be a further name of one that
+//! comes before it in the list is a `link`.
+
+use std::collections::HashSet;
+use std::fs::File;
+use std::io::{BufWriter, Write};
+use std::path::Path;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering::Relaxed};
+
+use common::clock;
+use common::failure::{Failure, FailureKind};
+use common::finding::{Rule, Severity};
+use common::rel_path::RelPath;
+use common::spec::MaxDelete;
+use common::step::file::{FileOutput, FileParams, VERSION};
+use serde::Serialize;
+use sync::diff::{Decision, Difference, Found, Join};
+use sync::entry::Entry;
+use sync::listing::{Listing, ListingEnd};
+use tree::Root;
+
+use crate::content::read;
+use crate::context::StepContext;
+use crate::copy::{content_of, filter_of, peer_of, request_of, stopped};
+use crate::endpoint::Endpoint;
+use crate::memory::Memory;
+use crate::owner::Owners;
+use crate::peer::{ManifestReceiver, Source};
+use crate::remote::{Content, PeerListings, Remote};
+use crate::scan::{Scan, ScanSettings};
+use crate::trouble::finding;
+use crate::way_back::open_root;
+
+/// The list's name.
+const LIST: &str = "dry-run.jsonl";
+/// Threads that scan the destination.
+const SCAN_WORKERS: usize = 2;
+/// Files that are compared by content at once.
+const COMPARED_AT_ONCE: usize = 256;
+/// Inodes of hard links that are remembered; above, a further name is listed like a file of its own.
+const LINKED_INODES_MAX: usize = 100_000;
+/// Entries of one directory that wait until it is known whether the source could list it whole.
+const EXTRAS_MAX: usize = 100_000;
+
+/// One line of the list.
+#[derive(Debug, Serialize)]
+struct Line<'a> {
+    path: String,
+    action: &'a str,
+    kind: &'a str,
+    bytes: u64,
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    why: Vec<&'a str>,
+}
+
+/// Lists what a copy with these parameters would do.
+pub(crate) async fn dry_run(
+    ctx: StepContext,
+    endpoint: &Endpoint,
+    params: FileParams,
+) -> Result<FileOutput, Failure> {
+    let began = clock::boot();
+    let memory = Memory::open(&ctx.state_dir, &ctx.migration)?;
+    let source = Source::open(endpoint, peer_of(&ctx)?, ctx.bandwidth.clone()).await?;
+    let manifest = source.manifest(request_of(&params)).await?;
+    let content = if params.checksum { Some(content_of(&source).await?) } else { None };
+    let is_stopped = Arc::new(AtomicBool::new(false));
+    let stop = ctx.lease.stop().clone();
+    let job = Job { ctx, params, memory, is_stopped: Arc::clone(&is_stopped) };
+    let mut work = tokio::task::spawn_blocking(move || job.run(manifest, content));
+    let (done, wire) = tokio::select! {
+        done = &mut work => (done, source.finish().await.0),
+        () = stop.cancelled() => {
+            is_stopped.store(true, Relaxed);
+            let wire = source.finish().await.0;
+            (work.await, wire)
+        }
+    };
+    let mut output = done.map_err(|error| Failure::of(FailureKind::Bug, &error))??;
+    output.bytes_on_wire = wire;
+    output.duration_ms = u64::try_from(clock::boot().since(began).as_millis()).unwrap_or(u64::MAX);
+    Ok(output)
+}
+
+struct Job {
+    ctx: StepContext,
+    params: FileParams,
+    memory: Memory,
+    is_stopped: Arc<AtomicBool>,
+}
+
+/// The destination's side: a scan, or nothing where there is no root yet.
+enum Present {
+    Scan(Scan, Root),
+    Nothing,
+}
+
+impl Iterator for Present {
+    type Item = Result<Listing, Failure>;
+
+    fn next(&mut self) -> Option<Self::Item> {
+        match self {
+            Self::Scan(scan, _root) => scan.next(),
+            Self::Nothing => None,
+        }
+    }
+}
+
+impl Job {
+    fn run(self, manifest: ManifestReceiver, content: Option<Content>) -> Result<FileOutput, Failure> {
+        let path = self.memory.list(LIST);
+        let file = File::create(&path).map_err(|error| unwritable(&path, &error))?;
+        let mut listings = PeerListings::new(manifest, Owners::new(self.params.numeric_ids))?;
+        let root = open_root(&self.params.destination_root)?;
+        let present = match &root {
+            Some(root) => {
+                let settings = ScanSettings {
+                    filter: filter_of(&self.params)?,
+                    workers: SCAN_WORKERS,
+                    spill_dir: self.memory.folder().to_owned(),
+                };
+                Present::Scan(Scan::start(root.dir(), settings)?, root.clone())
+            }
+            None => Present::Nothing,
+        };
+        let mut list = Itemiser {
+            job: &self,
+            root,
+            file: BufWriter::new(file),
+            remote: content.map(Remote::new),
+            waiting: Vec::new(),
+            extras: Vec::new(),
+            linked: HashSet::new(),
+            present: 0,
+            output: FileOutput { version: VERSION, ..FileOutput::default() },
+        };
+        let mut here = RelPath::root();
+        for decision in Join::new(&mut listings, present) {
+            if self.is_stopped.load(Relaxed) {
+                return Err(stopped(&self.ctx));
+            }
+            match decision? {
+                Decision::Began { path, .. } => here = path,
+                Decision::Entry(found) => list.found(&here, found)?,
+                Decision::Stage { .. } => {}
+                Decision::Ended { source, .. } => list.ended(source)?,
+            }
+        }
+        list.finish(&path)
+    }
+}
+
+struct Itemiser<'a> {
+    job: &'a Job,
+    root: Option<Root>,
+    file: BufWriter<File>,
+    remote: Option<Remote>,
+    /// Files that look the same and are to be compared.
+    waiting: Vec<(RelPath, Entry)>,
+    /// Entries of the open directory that the source does not have.
+    extras: Vec<(RelPath, Entry)>,
+    linked: HashSet<(u64, u64)>,
+    /// Entries at the destination.
+    present: u64,
+    output: FileOutput,
+}
+
+impl Itemiser<'_> {
+    fn found(&mut self, here: &RelPath, found: Found) -> Result<(), Failure> {
+        let join = |name: &[u8]| here.join(name).map_err(|error| Failure::of(FailureKind::Bug, &error));
+        match found {
+            Found::Missing { source } => {
+                let path = join(&source.name)?;
+                self.count(&source);
+                self.bring(&path, &source, "create", Vec::new())
+            }
+            Found::Both { source, destination } => {
+                let path = join(&source.name)?;
+                self.present += 1;
+                self.count(&source);
+                self.both(path, source, &destination)
+            }
+            Found::Extra { destination } => {
+                self.present += 1;
+                if self.job.params.delete {
+                    self.extras.push((join(&destination.name)?, destination));
+                }
+                if self.extras.len() >= EXTRAS_MAX { self.write_extras() } else { Ok(()) }
+            }
+            Found::Unknown { destination: _ } => {
+                self.present += 1;
+                Ok(())
+            }
+            Found::Problem { source, destination, .. } => {
+                for problem in [source, destination].into_iter().flatten() {
+                    self.output.is_partial = true;
+                    let path = join(&problem.name)?;
+                    let message = format!("it could not be looked at: {}", problem.why);
+                    let hint = "It would be left out. Look at it on its host.";
+                    let finding = finding(Rule::Unreadable, Severity::Error, &path, message, hint);
+                    self.job.ctx.findings.report(finding);
+                }
+                Ok(())
+            }
+        }
+    }
+
+    fn count(&mut self, source: &Entry) {
+        if source.kind.is_directory() {
+            self.output.directories_total += 1;
+            return;
+        }
+        self.output.files_total += 1;
+        if !source.is_hard_link() || !self.linked.contains(&(source.dev, source.ino)) {
+            self.output.bytes_total += source.size();
+        }
+    }
+
+    fn bring(&mut self, path: &RelPath, source: &Entry, action: &str, why: Vec<&str>) -> Result<(), Failure> {
+        let mut action = action;
+        let mut bytes = source.size();
+        let is_known_link = source.is_hard_link()
+            && self.linked.len() < LINKED_INODES_MAX
+            && !self.linked.insert((source.dev, source.ino));
+        if is_known_link {
+            (action, bytes) = ("link", 0);
+        }
+        if !source.kind.is_directory() {
+            self.output.files_sent += 1;
+            self.output.bytes_sent += bytes;
+        }
+        self.line(&Line { path: path.to_string(), action, kind: source.kind.as_str(), bytes, why })
+    }
+
+    fn both(&mut self, path: RelPath, source: Entry, destination: &Entry) -> Result<(), Failure> {
+        let difference = Difference::between(&source, destination);
+        let is_directory = source.kind.is_directory();
+        if difference.kind || (difference.needs_content() && !is_directory) {
+            return self.bring(&path, &source, "replace", words(difference));
+        }
+        if !difference.is_none() {
+            if !is_directory {
+                self.output.metadata_changed += 1;
+            }
+            let (path, kind) = (path.to_string(), source.kind.as_str());
+            return self.line(&Line { path, action: "metadata", kind, bytes: 0, why: words(difference) });
+        }
+        if is_directory {
+            return Ok(());
+        }
+        if self.remote.is_some() && source.kind.is_file() && source.size() > 0 {
+            self.waiting.push((path, source));
+            return if self.waiting.len() >= COMPARED_AT_ONCE { self.compare() } else { Ok(()) };
+        }
+        self.output.files_unchanged += 1;
+        Ok(())
+    }
+
+    /// Compares by content what looks the same.
+    fn compare(&mut self) -> Result<(), Failure> {
+        let waiting = std::mem::take(&mut self.waiting);
+        let (Some(remote), Some(root)) = (&mut self.remote, &self.root) else { return Ok(()) };
+        let asked: Vec<_> = waiting.iter().map(|(path, source)| (path, source)).collect();
+        let digests = remote.digests(&asked)?;
+        let dir = root.dir();
+        for ((path, source), digest) in waiting.iter().zip(digests) {
+            let own = read(&dir, path, false).ok().map(|read| read.digest);
+            if digest.is_some() && own == digest {
+                self.output.files_unchanged += 1;
+            } else {
+                self.bring(path, source, "replace", vec!["content"])?;
+            }
+        }
+        Ok(())
+    }
+
+    fn ended(&mut self, source: Option<ListingEnd>) -> Result<(), Failure> {
+        if source.is_none_or(|end| end == ListingEnd::Complete) {
+            return self.write_extras();
+        }
+        self.extras.clear();
+        Ok(())
+    }
+
+    fn write_extras(&mut self) -> Result<(), Failure> {
+        for (path, entry) in std::mem::take(&mut self.extras) {
+            self.output.deleted += 1;
+            let (path, kind, bytes) = (path.to_string(), entry.kind.as_str(), entry.size());
+            self.line(&Line { path, action: "delete", kind, bytes, why: Vec::new() })?;
+        }
+        Ok(())
+    }
+
+    fn line(&mut self, line: &Line<'_>) -> Result<(), Failure> {
+        let path = Path::new(LIST);
+        serde_json::to_writer(&mut self.file, line)
+            .map_err(|error| unwritable(path, &error.into()))
+            .and_then(|()| self.file.write_all(b"\n").map_err(|error| unwritable(path, &error)))
+    }
+
+    fn finish(mut self, path: &Path) -> Result<FileOutput, Failure> {
+        self.compare()?;
+        self.file.flush().map_err(|error| unwritable(path, &error))?;
+        let limit = match self.job.params.max_delete {
+            MaxDelete::Count(limit) => limit,
+            MaxDelete::Percent(percent) => self.present.saturating_mul(u64::from(percent)) / 100,
+        };
+        if self.output.deleted > limit {
+            self.job.ctx.findings.report(finding(
+                Rule::NotDeleted,
+                Severity::Warning,
+                &RelPath::root(),
+                format!(
+                    "nothing would be removed: {} of {} entries would go, more than the {limit} allowed",
+                    self.output.deleted, self.present
+                ),
+                "Look whether the source is the right one and whole; if it is, allow more with --max-delete.",
+            ));
+        }
+        self.output.list_file = Some(LIST.to_owned());
+        self.output.findings_total = self.job.ctx.findings.totals().total;
+        Ok(self.output)
+    }
+}
+
+fn words(difference: Difference) -> Vec<&'static str> {
+    let Difference { kind, content, mtime, mode, uid, gid, xattrs } = difference;
+    [
+        (kind, "kind"),
+        (content, "size"),
+        (mtime, "time"),
+        (mode, "mode"),
+        (uid, "owner"),
+        (gid, "group"),
+        (xattrs, "attributes"),
+    ]
+    .into_iter()
+    .filter(|(differs, _word)| *differs)
+    .map(|(_differs, word)| word)
+    .collect()
+}
+
+fn unwritable(path: &Path, error: &std::io::Error) -> Failure {
+    Failure::new(FailureKind::Exhausted, format!("failed to write the list {}: {error}", path.display()))
+        .hint("Make room in the agent's state directory.")
+}
+
+#[cfg(test)]
+mod tests {
+    use common::step::file::ListQuestion;
+
+    use crate::pair::{Pair, snapshot};
+
+    #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+    async fn nothing_is_touched_and_everything_is_listed() {
+        let mut pair = Pair::new();
+        for (name, content) in [("new", "1"), ("longer", "12"), ("same-look", "ab")] {
+            std::fs::write(pair.source_root.join(name), content).unwrap();
+        }
+        std::fs::hard_link(pair.source_root.join("new"), pair.source_root.join("new-2")).unwrap();
+        pair.params.dry_run = true;
+        let (output, findings) = pair.copy().await;
+        assert_eq!((output.unwrap().files_sent, findings.len()), (4, 0));
+        assert!(!pair.destination_root.exists(), "the root was made");
+
+        std::fs::create_dir(&pair.destination_root).unwrap();
+        std::fs::write(pair.destination_root.join("longer"), "1").unwrap();
+        std::fs::write(pair.destination_root.join("extra"), "1").unwrap();
+        std::fs::write(pair.destination_root.join("same-look"), "xy").unwrap();
+        let mtime = std::fs::metadata(pair.source_root.join("same-look")).unwrap().modified().unwrap();
+        std::fs::File::options()
+            .write(true)
+            .open(pair.destination_root.join("same-look"))
+            .unwrap()
+            .set_modified(mtime)
+            .unwrap();
+        let before = snapshot(&pair.destination_root);
+        (pair.params.delete, pair.params.checksum) = (true, true);
+        let (output, _findings) = pair.copy().await;
+        let output = output.unwrap();
+        assert_eq!(snapshot(&pair.destination_root), before);
+        assert_eq!(std::fs::read_dir(&pair.destination_root).unwrap().count(), 3, "a stage was made");
+        assert_eq!((output.files_sent, output.deleted, output.bytes_sent), (4, 1, 5));
+
+        let question =
+            ListQuestion { migration: "m1".parse().unwrap(), list_file: output.list_file.unwrap() };
+        let list = crate::way_back::open_list(&pair.state_dir, &question).unwrap();
+        let text = std::io::read_to_string(list).unwrap();
+        let mut actions: Vec<_> = text
+            .lines()
+            .map(|line| serde_json::from_str::<serde_json::Value>(line).unwrap())
+            .map(|line| format!("{} {}", line["action"].as_str().unwrap(), line["path"].as_str().unwrap()))
+            .collect();
+        actions.sort();
+        assert_eq!(
+            actions,
+            ["create new", "delete extra", "link new-2", "replace longer", "replace same-look"]
+        );
+        pair.close().await;
+    }
+}
