@@ -115,6 +115,7 @@ fn unusable(question: &RootQuestion, error: &TreeError) -> RootAnswer {
         format!("it cannot be opened: {}", common::failure::chain(error))
     };
     let rule = match question.side {
+        _ if error.is_wrong_kind() => Rule::InTheWay,
         RootSide::Source => Rule::Unreadable,
         RootSide::Destination => Rule::Unwritable,
     };

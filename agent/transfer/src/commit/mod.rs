@@ -55,7 +55,12 @@ impl Committer {
         kill.pass()?;
         let (fence, inside) = Fence::claim(&stage.dir, token)?;
         let (ledger, unsettled) = Ledger::open(&stage.dir)?;
-        let features = stage.spill.features_by_writing().map_err(|error| of_stage(&error))?;
+        // On a full disk the probe has no room; an undo must run there all the same, by the renames that need none.
+        let features = match stage.spill.features_by_writing() {
+            Err(error) if error.is_no_space() || error.is_quota() => stage.spill.features(),
+            probed => probed,
+        };
+        let features = features.map_err(|error| of_stage(&error))?;
         let mut committer = Self {
             stage,
             fence,
