@@ -42,6 +42,9 @@ const ALERT: &str = "received fatal alert: ";
 /// The pause once every known coordinator was tried: an election takes about half a second.
 const PAUSE: Duration = Duration::from_millis(100);
 
+/// What an operator can do about silence.
+const UNREACHED: &str = "look whether the coordinators run and can be reached from here";
+
 /// Returns a channel to one coordinator, as host:port, that connects when it is first used and again when it broke.
 ///
 /// # Errors
@@ -163,17 +166,41 @@ impl Coordinators {
         F: Fn(Channel) -> Fut,
         Fut: Future<Output = Result<Response<T>, Status>>,
     {
+        self.call_while(deadline, true, call).await
+    }
+
+    /// Makes a call as [`Self::call`] does, but ends when every coordinator has been tried: for the many that pause by
+    /// themselves, so that a cluster without a leader is not flooded by those who look for it.
+    ///
+    /// # Errors
+    /// As [`Self::call`].
+    pub async fn call_once<T, F, Fut>(&self, deadline: Duration, call: F) -> Result<T, Failure>
+    where
+        F: Fn(Channel) -> Fut,
+        Fut: Future<Output = Result<Response<T>, Status>>,
+    {
+        self.call_while(deadline, false, call).await
+    }
+
+    async fn call_while<T, F, Fut>(&self, deadline: Duration, is_patient: bool, call: F) -> Result<T, Failure>
+    where
+        F: Fn(Channel) -> Fut,
+        Fut: Future<Output = Result<Response<T>, Status>>,
+    {
         let until = Instant::now() + deadline;
         let mut tried = BTreeSet::new();
         let mut last = Failure::new(FailureKind::Timeout, "no coordinator answered in time");
         loop {
             let address = self.next_address()?;
             if !tried.insert(address.clone()) {
+                if !is_patient {
+                    return Err(last.hint(UNREACHED));
+                }
                 tried = BTreeSet::from([address.clone()]);
                 tokio::time::sleep_until(until.min(Instant::now() + PAUSE)).await;
             }
             if Instant::now() >= until {
-                return Err(last.hint("look whether the coordinators run and can be reached from here"));
+                return Err(last.hint(UNREACHED));
             }
             let channel = self.channel(&address)?;
             match tokio::time::timeout_at(until, call(channel)).await {
@@ -353,6 +380,18 @@ mod tests {
             .unwrap_err();
         assert_eq!(refused.kind, FailureKind::Unreachable);
         assert!(refused.message.contains("127.0.0.1:1"), "{}", refused.message);
+    }
+
+    #[tokio::test]
+    async fn a_call_made_once_tries_every_coordinator_and_ends() {
+        let coordinators = coordinators(&["127.0.0.1:1", "127.0.0.1:2"]);
+        let calls = Mutex::new(0);
+        let refused = coordinators.call_once(Duration::from_secs(60), |channel| {
+            *calls.lock().unwrap() += 1;
+            async move { control_client(channel).get_cluster(crate::v1::ClusterRequest {}).await }
+        });
+        assert_eq!(refused.await.unwrap_err().kind, FailureKind::Unreachable);
+        assert_eq!(*calls.lock().unwrap(), 2);
     }
 
     #[test]
