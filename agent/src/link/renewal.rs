@@ -11,13 +11,17 @@ use common::backoff::Backoff;
 use common::clock::{self, WallMs};
 use common::failure::Failure;
 use common::shutdown::Shutdown;
-use common::tls::Identity;
+use common::tls::{Identity, Peer};
 use proto::channel::{Coordinators, agent_client};
 use proto::v1::{RenewRequest, RenewResponse};
 use tokio::sync::watch;
 
 use super::membership::{self, Issued, Membership};
 
+/// The part of its life after which a certificate is renewed, in percent.
+const HALF_PERCENT: u64 = 50;
+/// How much later some hosts renew than others, in percent of the life.
+const LATE_PERCENT_MAX: u64 = 15;
 /// How long coordinators are tried in one attempt.
 const DEADLINE: Duration = Duration::from_secs(15);
 /// First and longest pause between attempts.
@@ -86,7 +90,12 @@ impl Renewal {
 
     /// Whether half of the certificate's life is over; a certificate that cannot be read is due too.
     fn is_due(&self) -> bool {
-        self.membership.peer().map_or(true, |peer| is_due(peer.not_before, peer.not_after, clock::wall()))
+        // A fleet that was started at once shall not renew at once.
+        let late_percent =
+            self.membership.name.as_str().bytes().map(u64::from).sum::<u64>() % LATE_PERCENT_MAX;
+        let is_due =
+            |peer: Peer| is_due(peer.not_before, peer.not_after, clock::wall(), HALF_PERCENT + late_percent);
+        self.membership.peer().map_or(true, is_due)
     }
 
     async fn renew(&mut self) -> Result<(), Failure> {
@@ -124,9 +133,9 @@ impl Renewal {
     }
 }
 
-/// Whether half of a certificate's life is over.
-fn is_due(not_before: WallMs, not_after: WallMs, now: WallMs) -> bool {
-    now.since(not_before) * 2 >= not_after.since(not_before)
+/// Whether this part of a certificate's life is over.
+fn is_due(not_before: WallMs, not_after: WallMs, now: WallMs, percent: u64) -> bool {
+    now.since(not_before).saturating_mul(100) >= not_after.since(not_before).saturating_mul(percent)
 }
 
 #[cfg(test)]
@@ -137,7 +146,7 @@ mod tests {
     #[test]
     fn is_due_from_half_of_its_life_on() {
         for (now, expected) in [(0, false), (1_000, false), (1_499, false), (1_500, true), (9_999, true)] {
-            assert_eq!(is_due(WallMs(1_000), WallMs(2_000), WallMs(now)), expected, "at {now}");
+            assert_eq!(is_due(WallMs(1_000), WallMs(2_000), WallMs(now), HALF_PERCENT), expected, "at {now}");
         }
     }
 

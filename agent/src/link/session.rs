@@ -177,22 +177,23 @@ impl Session {
 
 /// Dials the leader, says hello and waits for its welcome.
 async fn open(session: &mut Session) -> Result<(Conversation, v1::Welcome), Failure> {
-    let outbox_failure = |error| Failure::from(error);
-    let ends = session.outbox.ends().map_err(outbox_failure)?;
-    let (outgoing, mut incoming) = {
-        let facts = session.facts.borrow_and_update().clone();
-        let (held, incarnation) = (session.held.clone(), session.incarnation);
-        let call = session.coordinators.call(CONNECT_DEADLINE, |channel| {
-            let hello = wire::hello(incarnation, &facts, &held.borrow(), &ends);
-            async move {
-                let (outgoing, stream) = mpsc::channel(OUTGOING_MAX);
-                // The channel is empty and its other end is in our hands, so there is room.
-                outgoing.try_send(hello).ok();
-                let answer = agent_client(channel).session(ReceiverStream::new(stream)).await?;
-                Ok(answer.map(|incoming| (outgoing, incoming)))
-            }
-        });
-        call.await?
+    let ends = session.outbox.ends()?;
+    let facts = session.facts.borrow_and_update().clone();
+    let (held, incarnation, is_urgent) = (session.held.clone(), session.incarnation, session.is_urgent());
+    let dial = |channel| {
+        let hello = wire::hello(incarnation, &facts, &held.borrow(), &ends);
+        async move {
+            let (outgoing, stream) = mpsc::channel(OUTGOING_MAX);
+            // The channel is empty and its other end is in our hands, so there is room.
+            outgoing.try_send(hello).ok();
+            let answer = agent_client(channel).session(ReceiverStream::new(stream)).await?;
+            Ok(answer.map(|incoming| (outgoing, incoming)))
+        }
+    };
+    let (outgoing, mut incoming) = if is_urgent {
+        session.coordinators.call(CONNECT_DEADLINE, dial).await?
+    } else {
+        session.coordinators.call_once(CONNECT_DEADLINE, dial).await?
     };
     let first = timeout(WELCOME_DEADLINE, incoming.message()).await;
     let first = first

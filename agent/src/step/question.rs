@@ -1,7 +1,6 @@
 //! Answers to the leader's questions, each within its deadline.
 
-use std::fs::File;
-use std::io::{BufRead, BufReader};
+use std::io::{BufRead, BufReader, Read};
 use std::path::Path;
 use std::time::Duration;
 
@@ -84,7 +83,7 @@ async fn blocking<T: Send + 'static>(
 
 /// Sends a list file in pieces of whole lines, without the empty piece at its end.
 async fn stream(
-    list: File,
+    list: impl Read + Send + 'static,
     session: u64,
     number: u64,
     reports: &mpsc::Sender<Report>,
@@ -147,11 +146,9 @@ mod tests {
     #[tokio::test]
     async fn a_list_comes_in_whole_lines_and_ends() {
         let directory = tempfile::tempdir().unwrap();
-        let path = directory.path().join("list");
         let text = "{\"line\":\"0123456789\"}\n".repeat(30_000);
-        std::fs::write(&path, &text).unwrap();
         let (reports, mut heard) = mpsc::channel(8);
-        stream(File::open(path).unwrap(), 1, 7, &reports).await.unwrap();
+        stream(std::io::Cursor::new(text.clone()), 1, 7, &reports).await.unwrap();
         drop(reports);
         let (mut whole, mut pieces) = (Vec::new(), 0);
         while let Some(Report::Answer { answer: Answer::Piece(piece), .. }) = heard.recv().await {
