@@ -2,25 +2,20 @@
 
 use tree::{Dir, Kind, Name, Stat};
 
-/// What every stage's name begins with.
-pub(crate) const STAGE_PREFIX: &[u8] = b".drover-";
-/// The file that every stage holds.
-pub(crate) const MARKER_NAME: &[u8] = b"marker";
-/// A stage's mode.
-pub(crate) const STAGE_MODE: u32 = 0o700;
+use crate::stage::{MARKER, MODE, PREFIX};
 
 /// Whether a name is a stage of any migration: a directory of ours, or of root's, that nobody else may enter, with a
 /// marker of the same owner. The owner of a home can make a directory of this name, but none that belongs to us.
 pub(crate) fn is_stage(parent: &Dir, name: &Name, stat: &Stat) -> bool {
     let is_ours = |stat: &Stat| stat.uid == 0 || stat.uid == rustix::process::geteuid().as_raw();
-    if !name.as_bytes().starts_with(STAGE_PREFIX)
+    if !name.as_bytes().starts_with(PREFIX.as_bytes())
         || stat.kind != Kind::Directory
-        || stat.mode != STAGE_MODE
+        || stat.mode != MODE
         || !is_ours(stat)
     {
         return false;
     }
-    let Ok(marker) = Name::new(MARKER_NAME) else { return false };
+    let Ok(marker) = Name::new(MARKER) else { return false };
     parent
         .open_dir(name)
         .and_then(|stage| stage.stat(&marker))

@@ -22,7 +22,8 @@ pub(crate) const MARKER: &str = "marker";
 const VERSION: u32 = 1;
 /// A marker holds the root's attributes as they were, of at most 1 MiB, as JSON.
 const MARKER_BYTES_MAX: u64 = 16 * 1024 * 1024;
-const MODE: u32 = 0o700;
+/// A stage's mode: nobody but the agent enters it.
+pub(crate) const MODE: u32 = 0o700;
 
 /// What the marker says.
 #[derive(Clone, Debug, Serialize, Deserialize)]

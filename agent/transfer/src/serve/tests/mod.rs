@@ -573,3 +573,39 @@ async fn a_log_that_grows_is_copied_as_an_earlier_state() {
     writer.join().unwrap();
     assert!(sizes.is_sorted());
 }
+
+#[tokio::test(flavor = "multi_thread")]
+async fn an_agent_can_be_its_own_peer() {
+    let (cluster, tree) = (Cluster::new(), odd_tree());
+    let both = cluster.endpoint("web1");
+    let mut ticket = cluster.ticket(tree.path());
+    ticket.destination = ticket.source.clone();
+    let (peer, _tickets) = peer(&both, cluster.sign(&ticket));
+    let open = Source::open(&both, &peer, watch::channel(None).1).await.unwrap();
+    let seen = entries(listings(open.manifest(ScanRequest::default()).await.unwrap()).await);
+    assert_eq!(seen.len(), walk(tree.path()).len());
+    open.finish().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_limit_can_be_lifted_while_content_waits() {
+    let (cluster, tree) = (Cluster::new(), odd_tree());
+    let (source, destination) = (cluster.endpoint("web1"), cluster.endpoint("web2"));
+    let (peer, _tickets) = peer(&source, cluster.sign(&cluster.ticket(tree.path())));
+    // At a byte a second the file would take a month.
+    let (limit, bandwidth) = watch::channel(Some(1));
+    let open = Source::open(&destination, &peer, bandwidth).await.unwrap();
+    let (sender, receiver) = open.content(1).await.unwrap();
+    let stamp = stamp(&tree.path().join("large"));
+    let fetch = |index| Fetch { id: index, path: rel("large"), stamp, what: What::Range { index } };
+    sender.send(vec![fetch(0), fetch(1)]).await.unwrap();
+    limit.send(None).unwrap();
+    let mut receiver = receiver;
+    let taken = tokio::task::spawn_blocking(move || {
+        (0..2).map(|_| receiver.blocking_next().unwrap().content.len()).sum::<usize>()
+    });
+    assert_eq!(
+        tokio::time::timeout(Duration::from_secs(20), taken).await.unwrap().unwrap() as u64,
+        2 * RANGE_BYTES
+    );
+}
