@@ -48,7 +48,9 @@ const DRAIN_DEADLINE: Duration = Duration::from_secs(2);
 /// First and longest pause between attempts of an agent that has something to tell.
 const URGENT_PAUSE: (Duration, Duration) = (Duration::from_millis(100), Duration::from_secs(2));
 /// First and longest pause between attempts of an idle agent.
-const IDLE_PAUSE: (Duration, Duration) = (Duration::from_millis(500), Duration::from_secs(15));
+const IDLE_PAUSE: (Duration, Duration) = (Duration::from_millis(250), Duration::from_secs(15));
+/// Failures that are no news: after the loss of a leader the next one is there within about a second.
+const UNTOLD_FAILURES: u32 = 3;
 /// The longest spread that a leader may ask for.
 const SPREAD_MAX: Duration = Duration::from_secs(30);
 
@@ -103,7 +105,7 @@ impl Session {
     /// Keeps a session until the shutdown, through every failure.
     pub async fn run(mut self) {
         let (mut urgent, mut idle) = (backoff(URGENT_PAUSE), backoff(IDLE_PAUSE));
-        let (mut told, mut pause) = (None, Duration::ZERO);
+        let (mut told, mut failures, mut pause) = (None, 0, Duration::ZERO);
         for number in 1.. {
             if !self.rest(pause).await {
                 return;
@@ -112,12 +114,14 @@ impl Session {
                 (_, Ended::Shutdown) => return,
                 (Some(spread), Ended::Broken(failure)) => {
                     tracing::info!(%failure, "session ended");
-                    (urgent, idle, told) = (backoff(URGENT_PAUSE), backoff(IDLE_PAUSE), None);
+                    (urgent, idle) = (backoff(URGENT_PAUSE), backoff(IDLE_PAUSE));
+                    (told, failures) = (None, 0);
                     if self.is_urgent() { Duration::ZERO } else { spread.mul_f64(fraction()) }
                 }
                 (None, Ended::Broken(failure)) => {
+                    failures += 1;
                     // The same refusal every few seconds is told once.
-                    if told.as_ref() != Some(&failure.message) {
+                    if is_worth_telling(&failure, failures) && told.as_ref() != Some(&failure.message) {
                         let hint = failure.hint.as_deref().unwrap_or_default();
                         tracing::warn!(%failure, hint, "no session with a coordinator");
                         told = Some(failure.message);
@@ -438,6 +442,11 @@ async fn revoked(session: &Session, revoke: v1::Revoke) -> Result<(), Failure> {
 async fn order(session: &Session, order: Order) -> Result<(), Failure> {
     let ended = |_closed| Failure::new(FailureKind::Cancelled, "the agent takes no orders any more");
     session.orders.send(order).await.map_err(ended)
+}
+
+/// Whether people should hear of the latest of so many failures.
+fn is_worth_telling(failure: &Failure, failures: u32) -> bool {
+    failures > UNTOLD_FAILURES || !matches!(failure.kind, FailureKind::Unreachable | FailureKind::Timeout)
 }
 
 fn backoff((first, max): (Duration, Duration)) -> Backoff {

@@ -141,7 +141,11 @@ impl Executor {
                 wait_over(&mut over).await;
             }
             let tasks = Shutdown::new();
-            attempt(workplace, tasks.clone(), step, grant).await;
+            let ran = tasks.spawn(attempt(workplace, tasks.clone(), step, grant)).await;
+            if let Err(error) = ran {
+                // The lease goes with the attempt and runs out, so the coordinator grants the step again.
+                tracing::error!(%error, fence = %token, "an attempt was dropped");
+            }
             tasks.finish().await;
             drop(over_here);
             // The executor that is gone has no list to strike this from.
