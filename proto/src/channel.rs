@@ -214,12 +214,23 @@ impl Coordinators {
                     match direction {
                         Direction::Leader(leader) => self.known().leader = Some(leader),
                         Direction::Elsewhere => self.forget(&address),
-                        Direction::Nowhere => return Err(last),
+                        Direction::Nowhere => {
+                            if status.code() == Code::Unauthenticated {
+                                // A new connection may show a newer certificate.
+                                self.known().channels.remove(&address);
+                            }
+                            return Err(last);
+                        }
                     }
                 }
                 Err(_elapsed) => self.forget(&address),
             }
         }
+    }
+
+    /// Makes later calls over new connections, which show the certificate of that moment; what is under way goes on.
+    pub fn reconnect(&self) {
+        self.known().channels.clear();
     }
 
     /// Returns the leader's address as far as it is known.

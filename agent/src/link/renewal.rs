@@ -117,6 +117,7 @@ impl Renewal {
         let (chain, private) = next.credentials()?;
         self.identity.replace(chain, private).map_err(membership::MembershipError::from)?;
         self.coordinators.learn(next.coordinators.clone());
+        self.coordinators.reconnect();
         self.certificate_end.send_replace(next.peer()?.not_after);
         self.membership = next;
         membership::forget_next_key(&self.state_dir)?;
