@@ -379,6 +379,33 @@ async fn an_expired_certificate_may_renew_and_nothing_else() {
 }
 
 #[tokio::test]
+async fn a_renewed_certificate_opens_a_session_at_once() {
+    let cluster = Cluster::start().await;
+    let (key, _) = cluster.join("web1").await;
+    let principal = Principal::Agent { tenant: TenantId::default_tenant(), host: "web1".parse().unwrap() };
+    let request = CertificateParams::default().serialize_request(&key).unwrap();
+    let requested = RequestedKey::of_request(request.der()).unwrap();
+    let yesterday = WallMs(clock::wall().0 - 24 * 3_600_000);
+    let authority = &cluster.node.hub().seals().unwrap().authority;
+    let expired = authority.issue(&principal, Some(1), &requested, yesterday).unwrap();
+    let private = || PrivateKeyDer::Pkcs8(PrivatePkcs8KeyDer::from(key.serialize_der()));
+    let identity = Identity::new(vec![expired], private()).unwrap();
+    let way =
+        cluster.way(tls::client_config(Arc::clone(&identity), &cluster.authority(), ALPN_GRPC).unwrap());
+    let renew = v1::RenewRequest { certificate_request: request.der().to_vec(), generation: 1 };
+    let call = |channel| {
+        let renew = renew.clone();
+        async move { agent_client(channel).renew(renew).await }
+    };
+    let renewed = way.call(PATIENCE, call).await.unwrap();
+    identity.replace(vec![CertificateDer::from(renewed.certificate)], private()).unwrap();
+    // The old connection is still there, and shows the expired certificate, until the way is told.
+    way.reconnect();
+    assert!(Agent::connect(&way, "web1", 1).await.is_ok());
+    cluster.stop().await;
+}
+
+#[tokio::test]
 async fn a_certificate_of_another_cluster_is_refused() {
     let cluster = Cluster::start().await;
     cluster.join("web1").await;
