@@ -15,7 +15,7 @@ use super::Raft;
 use super::campaign::{Campaign, HandOver, PreVote, Signals};
 use super::membership::{Admission, Members};
 use super::network::SnapshotHeader;
-use super::snapshot::{SnapshotFile, Snapshots};
+use super::snapshot::{Part, SnapshotFile, Snapshots};
 use super::wire::{decode, encode};
 
 /// The largest snapshot that is taken from a leader: a hundred thousand migrations are about half a GiB.
@@ -103,10 +103,10 @@ impl Server {
     /// When the payload does not decode or no file can be made.
     pub fn begin_snapshot(&self, payload: &[u8]) -> Result<Receiving, Failure> {
         let header: SnapshotHeader = decode(payload)?;
-        let (file, path) = self.inner.snapshots.receive().map_err(|error| full(&error))?;
+        let (file, part) = self.inner.snapshots.receive().map_err(|error| full(&error))?;
         self.inner.signals.note_contact();
         let inner = Arc::clone(&self.inner);
-        Ok(Receiving { inner, header, file: tokio::fs::File::from_std(file), part: Part(path), length: 0 })
+        Ok(Receiving { inner, header, file: tokio::fs::File::from_std(file), part, length: 0 })
     }
 }
 
@@ -116,19 +116,8 @@ pub struct Receiving {
     inner: Arc<Inner>,
     header: SnapshotHeader,
     file: tokio::fs::File,
-    part: Part,
+    part: Arc<Part>,
     length: u64,
-}
-
-/// The unfinished file; gone with the value unless it was renamed meanwhile.
-#[derive(Debug)]
-struct Part(std::path::PathBuf);
-
-impl Drop for Part {
-    fn drop(&mut self) {
-        // It is not there any more when the snapshot was installed; opening the directory removes what is left.
-        drop(std::fs::remove_file(&self.0));
-    }
 }
 
 impl Receiving {
@@ -153,7 +142,7 @@ impl Receiving {
     pub async fn finish(mut self) -> Result<Vec<u8>, Failure> {
         self.file.flush().await.map_err(|error| full(&error))?;
         self.file.sync_all().await.map_err(|error| full(&error))?;
-        let file = SnapshotFile::open(self.part.0.clone()).map_err(|error| full(&error))?;
+        let file = SnapshotFile::unfinished(self.part).map_err(|error| full(&error))?;
         let SnapshotHeader { vote, meta } = self.header.clone();
         // Damage is noticed here: inside openraft it would stop the node.
         let reading = file.clone();

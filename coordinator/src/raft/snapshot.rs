@@ -34,6 +34,20 @@ pub type Meta = SnapshotMeta<u64, Member>;
 pub struct SnapshotFile {
     file: Arc<File>,
     path: PathBuf,
+    /// Held while the file is unfinished: openraft installs after it has answered, so the file must live as long as
+    /// anybody has it.
+    _part: Option<Arc<Part>>,
+}
+
+/// An unfinished file, removed with its last holder unless it was made a snapshot meanwhile.
+#[derive(Debug)]
+pub struct Part(PathBuf);
+
+impl Drop for Part {
+    fn drop(&mut self) {
+        // Once it is a snapshot it has another name, and no other file ever gets this one.
+        drop(std::fs::remove_file(&self.0));
+    }
 }
 
 impl SnapshotFile {
@@ -42,7 +56,16 @@ impl SnapshotFile {
     /// # Errors
     /// When it is not there.
     pub fn open(path: PathBuf) -> io::Result<Self> {
-        Ok(Self { file: Arc::new(File::open(&path)?), path })
+        Ok(Self { file: Arc::new(File::open(&path)?), path, _part: None })
+    }
+
+    /// Opens a file that was received and is not a snapshot yet.
+    ///
+    /// # Errors
+    /// When it is not there.
+    pub fn unfinished(part: Arc<Part>) -> io::Result<Self> {
+        let opened = Self::open(part.0.clone())?;
+        Ok(Self { _part: Some(part), ..opened })
     }
 
     /// Reads the piece at an offset; empty at the end.
@@ -174,9 +197,9 @@ impl Snapshots {
     ///
     /// # Errors
     /// When it cannot be made.
-    pub fn receive(&self) -> io::Result<(File, PathBuf)> {
+    pub fn receive(&self) -> io::Result<(File, Arc<Part>)> {
         let part = self.part();
-        Ok((File::create(&part)?, part))
+        Ok((File::create(&part)?, Arc::new(Part(part))))
     }
 
     /// Makes a whole, synced file the only snapshot, unless a newer one has come meanwhile.
@@ -232,5 +255,66 @@ impl Snapshots {
 
     fn next_number(&self) -> u64 {
         self.counter.fetch_add(1, Ordering::Relaxed)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::state::sample::Log;
+
+    fn meta(index: u64) -> Meta {
+        Meta { last_log_id: Some(openraft::testing::log_id(1, 1, index)), ..Meta::default() }
+    }
+
+    fn names(directory: &Path) -> usize {
+        std::fs::read_dir(directory).unwrap().count()
+    }
+
+    #[test]
+    fn what_is_received_lives_as_long_as_anybody_has_it() {
+        let directory = tempfile::tempdir().unwrap();
+        let snapshots = Snapshots::open(directory.path().to_owned()).unwrap();
+        let state = Log::new().state;
+        let sent = snapshots.write(&meta(3), &state).unwrap();
+        let (mut file, part) = snapshots.receive().unwrap();
+        file.write_all(&sent.piece(0, 1 << 20).unwrap()).unwrap();
+        let received = SnapshotFile::unfinished(part).unwrap();
+        let installing = received.clone();
+        drop(received);
+        assert_eq!(installing.read().unwrap().1, state);
+        let kept = snapshots.keep(installing.path(), &meta(4)).unwrap();
+        drop(installing);
+        assert_eq!(kept.read().unwrap().1, state);
+        assert_eq!(names(directory.path()), 1);
+        let (_, part) = snapshots.receive().unwrap();
+        assert_eq!(names(directory.path()), 2);
+        drop(part);
+        assert_eq!(names(directory.path()), 1);
+    }
+
+    #[test]
+    fn an_older_snapshot_never_replaces_a_newer_one() {
+        let directory = tempfile::tempdir().unwrap();
+        let snapshots = Snapshots::open(directory.path().to_owned()).unwrap();
+        let state = Log::new().state;
+        snapshots.write(&meta(9), &state).unwrap();
+        let late = snapshots.write(&meta(5), &state).unwrap();
+        assert_eq!(late.read().unwrap().1, state);
+        let again = Snapshots::open(directory.path().to_owned()).unwrap();
+        assert_eq!(again.newest().unwrap().unwrap().0.last_log_id, meta(9).last_log_id);
+        assert_eq!(names(directory.path()), 1);
+    }
+
+    #[test]
+    fn a_damaged_snapshot_is_not_taken_for_an_empty_cluster() {
+        let directory = tempfile::tempdir().unwrap();
+        let snapshots = Snapshots::open(directory.path().to_owned()).unwrap();
+        let written = snapshots.write(&meta(9), &Log::new().state).unwrap();
+        let mut bytes = std::fs::read(written.path()).unwrap();
+        let middle = bytes.len() / 2;
+        bytes[middle] ^= 1;
+        std::fs::write(written.path(), bytes).unwrap();
+        assert!(Snapshots::open(directory.path().to_owned()).unwrap().newest().is_err());
     }
 }

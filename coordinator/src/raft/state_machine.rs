@@ -159,7 +159,7 @@ impl RaftStateMachine<TypeConfig> for StateMachine {
 
     async fn begin_receiving_snapshot(&mut self) -> Result<Box<SnapshotFile>, StorageError<u64>> {
         let (_, part) = self.snapshots.receive().map_err(writing)?;
-        SnapshotFile::open(part).map(Box::new).map_err(writing)
+        SnapshotFile::unfinished(part).map(Box::new).map_err(writing)
     }
 
     async fn install_snapshot(
