@@ -1,5 +1,6 @@
 //! Asking for content and receiving it, over several lanes at once.
 
+use std::collections::HashMap;
 use std::fmt;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
@@ -9,8 +10,8 @@ use common::failure::{Failure, FailureKind};
 use common::shutdown::Shutdown;
 use sync::codec;
 use sync::frame::{FrameError, FrameKind};
-use sync::range::RANGE_BYTES;
-use sync::wire::content::{BATCH_MAX, Coding, Fetch, Reply, Request, What};
+use sync::range::{self, ChainingValue, RANGE_BYTES};
+use sync::wire::content::{BATCH_MAX, Coding, Confirmed, Fetch, Reply, Request, Values, What};
 use sync::wire::error_code::ErrorCode;
 use tokio::sync::mpsc;
 use zstd::bulk::Decompressor;
@@ -38,7 +39,11 @@ pub struct FetchSender {
 struct LaneInput {
     batches: mpsc::Sender<Bytes>,
     load: Arc<AtomicU64>,
+    confirms: Arc<Mutex<Confirms>>,
 }
+
+/// Sizes of the files that are to be confirmed on one lane, by the wish.
+type Confirms = HashMap<u64, u64>;
 
 /// Receives answers of all lanes; cheap to clone, and each clone takes what comes next.
 pub struct ContentReceiver {
@@ -53,6 +58,7 @@ pub struct ContentReceiver {
 struct Answer {
     reply: Reply,
     stored: Buffer,
+    second_read: Vec<ChainingValue>,
 }
 
 /// An answer with its content: for a pack the data of its files one after the other (see [`sync::pack::split`]), for a
@@ -63,6 +69,9 @@ pub struct Delivery {
     pub reply: Reply,
     /// The decoded bytes; their digests are not checked yet.
     pub content: Buffer,
+    /// With a `Confirmed` after a second read: the values of all ranges, which came as `Values` before it. They are
+    /// gathered here, since further answers may be taken by other threads; a `Values` is never delivered by itself.
+    pub second_read: Vec<ChainingValue>,
 }
 
 pub(super) fn start(
@@ -76,7 +85,8 @@ pub(super) fn start(
     for Lane { sender, receiver } in lanes {
         let (batches, waiting) = mpsc::channel(BATCHES_WAITING);
         let load = Arc::new(AtomicU64::new(0));
-        inputs.push(LaneInput { batches, load: Arc::clone(&load) });
+        let confirms = Arc::new(Mutex::new(Confirms::new()));
+        inputs.push(LaneInput { batches, load: Arc::clone(&load), confirms: Arc::clone(&confirms) });
         let task_ended = ended.clone();
         tasks.spawn(async move {
             if let Err(error) = write(sender, waiting).await {
@@ -85,7 +95,8 @@ pub(super) fn start(
         });
         let (task_ended, answers, buffers) = (ended.clone(), answers.clone(), buffers.clone());
         tasks.spawn(async move {
-            if let Err(error) = read(receiver, &answers, &buffers, &load).await {
+            let reader = Reader { receiver, answers, buffers, load, confirms };
+            if let Err(error) = reader.run().await {
                 task_ended.lane(&error);
             }
         });
@@ -128,12 +139,16 @@ impl FetchSender {
 
     fn prepare(&self, fetches: Vec<Fetch>) -> Result<(&LaneInput, Bytes), Failure> {
         let weight: u64 = fetches.iter().map(weight).sum();
+        let to_confirm =
+            |fetch: &Fetch| (fetch.what == What::Confirm).then_some((fetch.id, fetch.stamp.size));
+        let confirms: Vec<(u64, u64)> = fetches.iter().filter_map(to_confirm).collect();
         let mut frame = Vec::new();
         codec::encode(&Request { fetches }, &mut frame)
             .map_err(|error| Failure::of(FailureKind::Bug, &error))?;
         let least = self.lanes.iter().min_by_key(|lane| lane.load.load(Ordering::Relaxed));
         let lane = least.ok_or_else(|| self.ended.failure())?;
         lane.load.fetch_add(weight, Ordering::Relaxed);
+        lane.confirms.lock().unwrap_or_else(PoisonError::into_inner).extend(confirms);
         Ok((lane, frame.into()))
     }
 }
@@ -192,7 +207,7 @@ impl ContentReceiver {
     pub fn blocking_next(&mut self) -> Result<Delivery, Failure> {
         // Whoever holds the lock waits for the next answer; the others wait for the lock.
         let answer = self.answers.lock().unwrap_or_else(PoisonError::into_inner).blocking_recv();
-        let Answer { reply, stored } = answer.ok_or_else(|| self.ended.failure())?;
+        let Answer { reply, stored, second_read } = answer.ok_or_else(|| self.ended.failure())?;
         let (coding, content_bytes) = match &reply {
             Reply::Pack(pack) => (pack.coding, pack.content_bytes),
             Reply::Range(range) => (range.coding, range.content_bytes()),
@@ -206,7 +221,7 @@ impl ContentReceiver {
                 self.ended.end(ErrorCode::Protocol, failure.clone());
             })?,
         };
-        Ok(Delivery { reply, content })
+        Ok(Delivery { reply, content, second_read })
     }
 
     fn decode(&mut self, stored: &[u8], content_bytes: usize) -> Result<Buffer, Failure> {
@@ -235,25 +250,80 @@ async fn write(mut sender: LaneSender, mut batches: mpsc::Receiver<Bytes>) -> Re
     Ok(())
 }
 
-async fn read(
-    mut receiver: LaneReceiver,
-    answers: &mpsc::Sender<Answer>,
-    buffers: &Buffers,
-    load: &AtomicU64,
-) -> Result<(), LaneError> {
-    let mut body = Vec::new();
-    while let Some(reply) = receiver.message::<Reply>(&mut body).await? {
-        let mut stored = Buffer::default();
-        if reply.stored_bytes() > 0 {
-            stored = buffers.take();
-            receiver.exact(reply.stored_bytes(), &mut stored).await?;
-        }
-        let done = answered_weight(&reply);
-        let lower = |load: u64| Some(load.saturating_sub(done));
-        load.fetch_update(Ordering::Relaxed, Ordering::Relaxed, lower).ok();
-        if answers.send(Answer { reply, stored }).await.is_err() {
-            return Ok(());
-        }
-    }
-    Ok(())
+/// Takes what comes on one lane.
+struct Reader {
+    receiver: LaneReceiver,
+    answers: mpsc::Sender<Answer>,
+    buffers: Buffers,
+    load: Arc<AtomicU64>,
+    confirms: Arc<Mutex<Confirms>>,
 }
+
+impl Reader {
+    async fn run(mut self) -> Result<(), LaneError> {
+        let mut body = Vec::new();
+        let mut gathered: Option<Values> = None;
+        while let Some(reply) = self.receiver.message::<Reply>(&mut body).await? {
+            let mut stored = Buffer::default();
+            if reply.stored_bytes() > 0 {
+                stored = self.buffers.take();
+                self.receiver.exact(reply.stored_bytes(), &mut stored).await?;
+            }
+            let done = answered_weight(&reply);
+            let lower = |load: u64| Some(load.saturating_sub(done));
+            self.load.fetch_update(Ordering::Relaxed, Ordering::Relaxed, lower).ok();
+            let mut second_read = Vec::new();
+            match &reply {
+                Reply::Values(values) => {
+                    self.gather(&mut gathered, values)?;
+                    continue;
+                }
+                Reply::Confirmed(confirmed) => second_read = self.confirmed(gathered.take(), confirmed)?,
+                Reply::Failed(failed) => {
+                    // The second read of a file may end in a refusal.
+                    gathered = None;
+                    let mut confirms = self.confirms.lock().unwrap_or_else(PoisonError::into_inner);
+                    for failed in failed {
+                        confirms.remove(&failed.id);
+                    }
+                }
+                Reply::Pack(_) | Reply::Range(_) | Reply::Digests(_) => {}
+            }
+            if self.answers.send(Answer { reply, stored, second_read }).await.is_err() {
+                return Ok(());
+            }
+        }
+        Ok(())
+    }
+
+    /// Adds values of a second read to those that came before.
+    fn gather(&self, gathered: &mut Option<Values>, values: &Values) -> Result<(), LaneError> {
+        let size = self.confirms.lock().unwrap_or_else(PoisonError::into_inner).get(&values.id).copied();
+        let count = range::count(size.ok_or(OUT_OF_BOUNDS)?);
+        let gathered = gathered.get_or_insert_with(|| Values { id: values.id, first: 0, values: Vec::new() });
+        let next = gathered.values.len() as u64;
+        if gathered.id != values.id || values.first != next || next + values.values.len() as u64 > count {
+            return Err(OUT_OF_BOUNDS.into());
+        }
+        gathered.values.extend_from_slice(&values.values);
+        Ok(())
+    }
+
+    /// Returns the values that belong to a confirmation.
+    fn confirmed(
+        &self,
+        gathered: Option<Values>,
+        confirmed: &Confirmed,
+    ) -> Result<Vec<ChainingValue>, LaneError> {
+        let size = self.confirms.lock().unwrap_or_else(PoisonError::into_inner).remove(&confirmed.id);
+        let count = if confirmed.is_reread { range::count(size.ok_or(OUT_OF_BOUNDS)?) } else { 0 };
+        let values = match gathered {
+            Some(values) if values.id == confirmed.id => values.values,
+            Some(_) => return Err(OUT_OF_BOUNDS.into()),
+            None => Vec::new(),
+        };
+        if values.len() as u64 == count { Ok(values) } else { Err(OUT_OF_BOUNDS.into()) }
+    }
+}
+
+const OUT_OF_BOUNDS: FrameError = FrameError::Bounds(FrameKind::Reply);

@@ -49,7 +49,7 @@ pub(super) fn run(
     let bench = Workbench::open(&pass.stage, &format!("applier-{number}"))?;
     let mut applier = Applier { pass, bench, items, asks };
     loop {
-        let Delivery { reply, content } = match content.blocking_next() {
+        let Delivery { reply, content, second_read } = match content.blocking_next() {
             Ok(delivery) => delivery,
             // The lanes end when everything was asked for and answered.
             Err(_ended) if pass.is_all_asked() => return Ok(()),
@@ -64,14 +64,11 @@ pub(super) fn run(
                     applier.digested(digested)?;
                 }
             }
-            Reply::Values(values) => match pass.look_at_wish(values.id)? {
-                Wish::Confirm(large) => large.take_values(values.first, &values.values)?,
-                Wish::Small(_) | Wish::Range { .. } | Wish::Compare(_) | Wish::Group(_) => {
-                    return Err(unasked());
-                }
-            },
+            // They come with the `Confirmed` that they belong to.
+            Reply::Values(_) => return Err(unasked()),
             Reply::Confirmed(confirmed) => match pass.take_wish(confirmed.id)? {
                 Wish::Confirm(large) => {
+                    large.take_values(0, &second_read)?;
                     let next = large.confirmed(confirmed.stamp, confirmed.is_reread)?;
                     applier.next(&large, next)?;
                 }

@@ -286,11 +286,6 @@ impl Pass {
         self.wishes().remove(&id).ok_or_else(unasked)
     }
 
-    /// Returns a wish that is not fulfilled yet.
-    fn look_at_wish(&self, id: u64) -> Result<Wish, Failure> {
-        self.wishes().get(&id).cloned().ok_or_else(unasked)
-    }
-
     fn wishes(&self) -> MutexGuard<'_, HashMap<u64, Wish>> {
         lock(&self.wishes)
     }
