@@ -427,7 +427,9 @@ impl Migration {
             && self.unwinding.is_none()
             && matches!(self.status, MigrationStatus::Completed | MigrationStatus::Failed);
         if !may {
-            return Err(self.refused("only a completed migration can be verified again", "wait for its end"));
+            let has_ended = self.status.is_end();
+            let hint = if has_ended { "start a new one with `ctl migrate`" } else { "wait for its end" };
+            return Err(self.refused("only a completed migration can be verified again", hint));
         }
         if step.kind != StepKind::FileVerify || self.place(&step.id).is_some() {
             return Err(self.refused("the step is not a new verification", "ask again"));
