@@ -15,7 +15,7 @@ use sync::frame::{FrameKind, Header};
 use sync::listing::{Listing, ListingEnd};
 use sync::range::ChainingValue;
 use sync::stamp::{Stamp, Time};
-use sync::wire::content::{Coding, Fetch, Layout, RangeReply, Reply, What};
+use sync::wire::content::{Coding, Confirmed, Fetch, Layout, RangeReply, Reply, Values, What};
 use sync::wire::control::{Bye, Counters, Opened, ToDestination};
 use sync::wire::error_code::ErrorCode;
 use sync::wire::hello::{Hello, PROTOCOL_VERSION, ScanRequest};
@@ -196,7 +196,16 @@ async fn content_that_is_not_what_it_says_is_refused() {
         codec::encode(&Reply::Range(range(stored.len())), &mut bytes).unwrap();
         [&bytes, stored].concat()
     };
+    let frame = |reply: &Reply| {
+        let mut bytes = Vec::new();
+        codec::encode(reply, &mut bytes).unwrap();
+        bytes
+    };
+    let values = Values { id: 1, first: 0, values: vec![ChainingValue([0; 32]); 2] };
+    let confirmed = Confirmed { id: 1, stamp, is_reread: true };
     let cases = [
+        ("a second read that nobody asked for", frame(&Reply::Values(values))),
+        ("a second read without values", frame(&Reply::Confirmed(confirmed))),
         ("not compressed", reply(b"garbage")),
         ("less than it says", reply(&zstd::bulk::compress(&[0; 1 << 19], 1).unwrap())),
         ("more than it says", reply(&zstd::bulk::compress(&vec![0; 1 << 21], 1).unwrap())),

@@ -563,7 +563,7 @@ async fn a_log_that_grows_is_copied_as_an_earlier_state() {
     while !writer.is_finished() || sizes.len() < 3 {
         let (size, digest) = whole(&sender, &receiver, "log", before_text()).await.unwrap();
         let lines = usize::try_from(size).unwrap() / line.len();
-        assert_eq!(size as usize % line.len(), 0);
+        assert_eq!(size % line.len() as u64, 0);
         assert_eq!(digest, *blake3::hash(&line.repeat(lines)).as_bytes());
         sizes.push(size);
     }
