@@ -59,12 +59,13 @@ fn a_file_that_changes_while_it_is_read_is_named() {
         scope.spawn(|| {
             let mut log = OpenOptions::new().append(true).open(source.join("access.log")).unwrap();
             let database = OpenOptions::new().write(true).open(source.join("torn.db")).unwrap();
-            let mut round = 0_u8;
+            let mut round = 0_u64;
             while !is_done.load(Ordering::Relaxed) {
                 log.write_all(b"one more line\n").unwrap();
-                round = round.wrapping_add(1);
-                std::os::unix::fs::FileExt::write_all_at(&database, &[round; 64], u64::from(round) * 30_000)
-                    .unwrap();
+                round += 1;
+                // No two rounds write the same bytes, so no two reads of the whole are equal.
+                let page = round.to_le_bytes().repeat(8);
+                std::os::unix::fs::FileExt::write_all_at(&database, &page, round % 256 * 30_000).unwrap();
             }
         });
         let result = cluster.migrate(&source, &destination, &["--bandwidth", "20MiB"]);

@@ -38,7 +38,7 @@ fn roots_that_cannot_be_used_are_refused() {
         ("source inside destination", at("agent-1", "shop/d000"), at("agent-2", "shop"), 2, "shop"),
         ("relative path", "agent-1:shop".to_owned(), at("agent-2", "to"), 2, "agent-1:shop"),
         ("no host", "/shop".to_owned(), at("agent-2", "to"), 2, "/shop"),
-        ("read-only destination", at("agent-1", "shop"), "agent-2:/proc/drover".to_owned(), 2, "/proc"),
+        ("read-only destination", at("agent-1", "shop"), "agent-2:/proc/drover".to_owned(), 3, "/proc"),
     ];
     for (case, from, to, code, object) in cases {
         let answer = cluster.json(&["migrate", &from, &to, "--yes"]);

@@ -136,11 +136,16 @@ impl Migration {
 
     /// A step failed for good.
     fn stop_after_failure(&mut self, stamp: &Stamp, place: usize) -> Result<Vec<Effect>, Refusal> {
+        let mut is_corrupt = false;
         if let Some(failure) = self.steps[place].failure.clone() {
+            is_corrupt = failure.kind == FailureKind::Corrupt;
             self.add_failure(failure);
         }
-        // A check of what has long been completed says what it found and changes nothing.
-        let has_way_back = self.completed.is_none() && !self.spec.options.dry_run;
+        // A check of what has long been completed says what it found and changes nothing, unless content rotted that
+        // the way back can still replace.
+        let is_way_open = matches!(self.way_back, WayBack::Open(_));
+        let has_way_back =
+            (self.completed.is_none() || (is_corrupt && is_way_open)) && !self.spec.options.dry_run;
         if has_way_back && self.spec.options.rollback_on_failure {
             return self.begin_unwinding(stamp, UnwindCause::Failure, "another step failed");
         }
