@@ -1,5 +1,7 @@
 //! Negative controls of the judge: each kind of damage must be noticed, and an equal tree must not.
 
+#![expect(clippy::unwrap_used, reason = "a test ends where something is not as it must be")]
+
 use std::fs;
 use std::os::unix::fs::FileExt;
 use std::path::Path;

@@ -1,5 +1,7 @@
 //! Whole migrations with real processes, through `ctl`, judged by programs that are not ours.
 
+#![expect(clippy::unwrap_used, clippy::panic, reason = "a test ends where something is not as it must be")]
+
 mod damage;
 mod dev;
 mod fidelity;

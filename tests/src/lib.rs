@@ -1,5 +1,7 @@
 //! Harness of the test tiers: real processes, real trees, independent judges.
 
+#![expect(clippy::panic, clippy::print_stderr, reason = "a harness ends the test that asked, and says why")]
+
 pub mod cluster;
 pub mod judge;
 pub mod mount;
