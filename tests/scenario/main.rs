@@ -1,6 +1,6 @@
 //! Whole migrations with real processes, through `ctl`, judged by programs that are not ours.
 
-#![expect(clippy::unwrap_used, clippy::panic, reason = "a test ends where something is not as it must be")]
+#![expect(clippy::unwrap_used, reason = "a test ends where something is not as it must be")]
 
 mod damage;
 mod dev;

@@ -19,7 +19,7 @@ pub(crate) fn look_at_self(dir: &Dir) -> Result<Entry> {
 
 /// Puts together what is known of an inode. What is of unknown kind counts as a socket's name: it has no content.
 pub(crate) fn entry_of(name: &[u8], stat: &Stat, xattrs: Xattrs, target: Vec<u8>) -> Entry {
-    let (major, minor) = device_pair(stat.rdev);
+    let (major, minor) = tree::device_pair(stat.rdev);
     let kind = match stat.kind {
         tree::Kind::File => Kind::File { size: stat.size, allocated_bytes: stat.blocks.saturating_mul(512) },
         tree::Kind::Directory => Kind::Directory,
@@ -46,11 +46,6 @@ pub(crate) fn entry_of(name: &[u8], stat: &Stat, xattrs: Xattrs, target: Vec<u8>
             .map(|(name, value)| (ByteString(name), ByteString(value)))
             .collect(),
     }
-}
-
-/// Splits a device number as the kernel joins them.
-fn device_pair(rdev: u64) -> (u32, u32) {
-    (rustix::fs::major(rdev), rustix::fs::minor(rdev))
 }
 
 /// Returns a time of the file system as it travels.

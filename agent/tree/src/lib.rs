@@ -68,5 +68,5 @@ pub use place::{Identity, Place, Position, Relation};
 pub use probe::{Features, Space};
 pub use read_file::{DataExtents, ReadFile};
 pub use root::Root;
-pub use stat::{DeviceKind, Kind, Stat, Time, device_number};
+pub use stat::{DeviceKind, Kind, Stat, Time, device_number, device_pair};
 pub use xattr::{XattrError, Xattrs};

@@ -73,6 +73,12 @@ pub fn device_number(major: u32, minor: u32) -> u64 {
     rustix::fs::makedev(major, minor)
 }
 
+/// Splits a device number into its pair.
+#[must_use]
+pub fn device_pair(rdev: u64) -> (u32, u32) {
+    (rustix::fs::major(rdev), rustix::fs::minor(rdev))
+}
+
 /// A time of the file system: seconds since 1970 and nanoseconds.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct Time {

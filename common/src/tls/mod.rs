@@ -5,11 +5,13 @@
 //! running connections go on. Sessions are never resumed, so that a certificate is looked at in every handshake.
 //! What a principal may do is decided by whoever accepted the connection; here it is only proven who it is.
 
+mod pinned;
+
 use std::fmt;
 use std::sync::Arc;
 
 use arc_swap::ArcSwap;
-use rustls::client::danger::{HandshakeSignatureValid, ServerCertVerified, ServerCertVerifier};
+use rustls::client::danger::HandshakeSignatureValid;
 use rustls::client::{ResolvesClientCert, Resumption, WebPkiServerVerifier};
 use rustls::crypto::CryptoProvider;
 use rustls::pki_types::pem::PemObject;
@@ -28,6 +30,7 @@ use crate::digest::Digest;
 use crate::id::TenantId;
 use crate::limit::RENEWAL_GRACE;
 use crate::principal::Principal;
+use pinned::PinnedVerifier;
 
 /// What gRPC connections agree on.
 pub const ALPN_GRPC: &[u8] = b"h2";
@@ -460,58 +463,6 @@ fn is_expiry(error: &rustls::Error) -> bool {
             CertificateError::Expired | CertificateError::ExpiredContext { .. }
         )
     )
-}
-
-/// Believes a server whose chain holds the authority with the pinned digest and is valid under it.
-#[derive(Debug)]
-struct PinnedVerifier {
-    authority: Digest,
-    provider: Arc<CryptoProvider>,
-}
-
-impl ServerCertVerifier for PinnedVerifier {
-    fn verify_server_cert(
-        &self,
-        leaf: &CertificateDer<'_>,
-        intermediates: &[CertificateDer<'_>],
-        server_name: &ServerName<'_>,
-        ocsp_response: &[u8],
-        now: UnixTime,
-    ) -> Result<ServerCertVerified, rustls::Error> {
-        let pinned = intermediates.iter().find(|certificate| Digest::of(certificate) == self.authority);
-        let pinned = pinned.ok_or(CertificateError::UnknownIssuer)?.clone().into_owned();
-        let mut roots = RootCertStore::empty();
-        roots.add(pinned)?;
-        let verifier =
-            WebPkiServerVerifier::builder_with_provider(Arc::new(roots), Arc::clone(&self.provider))
-                .build()
-                .map_err(|error| rustls::Error::General(error.to_string()))?;
-        verifier.verify_server_cert(leaf, intermediates, server_name, ocsp_response, now)
-    }
-
-    fn verify_tls12_signature(
-        &self,
-        message: &[u8],
-        leaf: &CertificateDer<'_>,
-        signed: &DigitallySignedStruct,
-    ) -> Result<HandshakeSignatureValid, rustls::Error> {
-        let algorithms = &self.provider.signature_verification_algorithms;
-        rustls::crypto::verify_tls12_signature(message, leaf, signed, algorithms)
-    }
-
-    fn verify_tls13_signature(
-        &self,
-        message: &[u8],
-        leaf: &CertificateDer<'_>,
-        signed: &DigitallySignedStruct,
-    ) -> Result<HandshakeSignatureValid, rustls::Error> {
-        let algorithms = &self.provider.signature_verification_algorithms;
-        rustls::crypto::verify_tls13_signature(message, leaf, signed, algorithms)
-    }
-
-    fn supported_verify_schemes(&self) -> Vec<SignatureScheme> {
-        self.provider.signature_verification_algorithms.supported_schemes()
-    }
 }
 
 #[cfg(test)]
