@@ -112,7 +112,6 @@ impl Migration {
         if is_first && self.way_back != WayBack::Ended {
             let window = self.spec.rollback_window_ms();
             if window == 0 && !matches!(self.way_back, WayBack::Settling(_)) {
-                // It ends once the stage is gone: who waits for the end finds a clean tree.
                 self.begin_settling(stamp, effects);
             }
             if matches!(self.way_back, WayBack::Settling(_)) {
@@ -138,10 +137,10 @@ impl Migration {
     fn stop_after_failure(&mut self, stamp: &Stamp, place: usize) -> Result<Vec<Effect>, Refusal> {
         let failure = self.steps[place].failure.clone();
         let is_corrupt = failure.as_ref().is_some_and(|failure| failure.kind == FailureKind::Corrupt);
-        failure.into_iter().for_each(|failure| self.add_failure(failure));
+        failure.map_or((), |failure| self.add_failure(failure));
         // A check of what has long been completed changes nothing, unless content rotted that can still be replaced.
-        let can_unwind =
-            self.completed.is_none() || (is_corrupt && matches!(self.way_back, WayBack::Open(_)));
+        let is_way_open = matches!(self.way_back, WayBack::Open(_));
+        let can_unwind = self.completed.is_none() || (is_corrupt && is_way_open);
         if can_unwind && !self.spec.options.dry_run && self.spec.options.rollback_on_failure {
             return self.begin_unwinding(stamp, UnwindCause::Failure, "another step failed");
         }
