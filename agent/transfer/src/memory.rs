@@ -20,7 +20,7 @@ pub(crate) struct StageRecord {
     version: u32,
     /// Its name in the root.
     pub(crate) name: String,
-    /// Its device.
+    /// Its device when it was made.
     pub(crate) dev: u64,
     /// Its inode.
     pub(crate) ino: u64,

@@ -95,7 +95,8 @@ impl Stage {
             }
             let Some((stage, marker)) = open_valid(&dir, &entry.name)? else { continue };
             let stat = stage.stat_self().map_err(|error| of_stage(&error))?;
-            let is_known = remembered.as_ref().is_none_or(|record| stat.is_inode(record.dev, record.ino));
+            // A reboot may give the same device another number; the inode keeps its own.
+            let is_known = remembered.as_ref().is_none_or(|record| stat.ino == record.ino);
             if marker.migration != *migration || !is_known {
                 continue;
             }

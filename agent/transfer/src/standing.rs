@@ -69,12 +69,17 @@ pub(crate) fn metadata(entry: &Entry) -> std::result::Result<Metadata, tree::Xat
 pub(crate) fn is_untouched(seen: &Entry, now: &Stat) -> bool {
     // Our own work changes it for what stands at another of an inode's names, and for what is in a directory.
     let tells_ctime = !seen.kind.is_directory() && seen.nlink <= 1;
-    is_same_content(seen, now) && (!tells_ctime || time(now.ctime) == seen.ctime)
+    now.dev == seen.dev && is_same_content(seen, now) && (!tells_ctime || time(now.ctime) == seen.ctime)
+}
+
+/// Whether this is the inode that was recorded. Its device is not compared: it may have another number after a reboot,
+/// and all that the ledger knows is on the file system of the stage.
+pub(crate) fn is_recorded(record: &Entry, now: &Stat) -> bool {
+    now.ino == record.ino
 }
 
 /// Whether this is the inode that was seen, with the same content, though it may have been renamed since.
 pub(crate) fn is_same_content(seen: &Entry, now: &Stat) -> bool {
     let is_same_size = !seen.kind.is_file() || now.size == seen.size();
-    now.is_inode(seen.dev, seen.ino)
-        && (seen.kind.is_directory() || (is_same_size && time(now.mtime) == seen.mtime))
+    is_recorded(seen, now) && (seen.kind.is_directory() || (is_same_size && time(now.mtime) == seen.mtime))
 }

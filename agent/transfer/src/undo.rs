@@ -21,7 +21,7 @@ use crate::frame_file::{FrameReader, FrameWriter};
 use crate::kill_point::KillPoint;
 use crate::ledger::{Histories, History};
 use crate::stage::Stage;
-use crate::standing::{metadata, time};
+use crate::standing::{is_recorded, metadata, time};
 use crate::trouble::{finding, of_stage};
 
 /// Paths after which the lease and the fence are asked again.
@@ -334,13 +334,13 @@ fn reach(stage: &Stage, path: &RelPath) -> Result<Option<(Dir, Name)>, Failure> 
 
 /// Whether what stands there is what stood there before the migration.
 fn is_original(history: &History, now: &Stat) -> bool {
-    history.original().is_some_and(|original| now.is_inode(original.dev, original.ino))
+    history.original().is_some_and(|original| is_recorded(original, now))
 }
 
 /// Whether what stands there is what the migration put there, untouched since.
 fn is_as_committed(history: &History, now: &Stat) -> bool {
     let Some((entry, ctime)) = history.standing() else { return false };
-    if !now.is_inode(entry.dev, entry.ino) {
+    if !is_recorded(entry, now) {
         return false;
     }
     // Giving an inode another name, or taking one, changes its change time: with several names it tells nothing.

@@ -37,6 +37,10 @@ fn undo_blocking(ctx: &StepContext, params: &FileParams) -> Result<UndoPreview, 
         return Ok(UndoPreview::default());
     };
     let Some(stage) = Stage::find(&root, &ctx.migration, &memory)? else { return Ok(UndoPreview::default()) };
+    // An undo must be possible on a full disk: what was staged and never got a name makes room for it.
+    for part in [&stage.new, &stage.large, &stage.anchors, &stage.spill] {
+        clear(part)?;
+    }
     let kill = KillPoint::default();
     let mut committer = Committer::open(stage.clone(), ctx.token, ctx.lease.clone(), kill.clone())?;
     let undone = undo_all(&mut committer, &ctx.findings, &kill)?;

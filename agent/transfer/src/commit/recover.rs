@@ -10,7 +10,7 @@ use tree::{Dir, Name, Stat, TreeError};
 use super::perform::put_back;
 use super::{Committer, kept_name};
 use crate::ledger::{Change, Intent};
-use crate::standing::{is_same_content, time};
+use crate::standing::{is_recorded, is_same_content, time};
 use crate::trouble::of_stage;
 
 /// How an intent ended.
@@ -62,7 +62,7 @@ impl Found {
 }
 
 fn is_inode(stat: Option<&Stat>, entry: &Entry) -> bool {
-    stat.is_some_and(|stat| stat.is_inode(entry.dev, entry.ino))
+    stat.is_some_and(|stat| is_recorded(entry, stat))
 }
 
 impl Committer {

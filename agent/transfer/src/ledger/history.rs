@@ -53,7 +53,7 @@ impl History {
         let original = self.original()?;
         let (seq, old) = self.all_kept().next()?;
         // A first change of metadata knows better how it looked; unless somebody replaced the inode after that.
-        Some((seq, if (old.dev, old.ino) == (original.dev, original.ino) { original } else { old }))
+        Some((seq, if old.ino == original.ino { original } else { old }))
     }
 
     /// Returns what else is in `undo/`: what somebody put in the place of ours before a later pass.

@@ -68,8 +68,7 @@ pub(super) fn run(
             Reply::Values(_) => return Err(unasked()),
             Reply::Confirmed(confirmed) => match pass.take_wish(confirmed.id)? {
                 Wish::Confirm(large) => {
-                    large.take_values(0, &second_read)?;
-                    let next = large.confirmed(confirmed.stamp, confirmed.is_reread)?;
+                    let next = large.confirmed(confirmed.stamp, confirmed.is_reread, &second_read)?;
                     applier.next(&large, next)?;
                 }
                 Wish::Small(_) | Wish::Range { .. } | Wish::Compare(_) | Wish::Group(_) => {

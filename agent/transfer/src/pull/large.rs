@@ -5,7 +5,7 @@
 //! and recorded afterwards, so the side-car never claims what is not there, as long as the machine runs; after a
 //! reboot every recorded range is read again before it counts.
 
-use std::sync::{Condvar, Mutex, MutexGuard, PoisonError};
+use std::sync::{Mutex, MutexGuard, PoisonError};
 
 use common::digest::Digest;
 use common::failure::{Failure, FailureKind};
@@ -34,7 +34,7 @@ const VERSION: u32 = 1;
 /// What a side-car is made of.
 #[derive(Debug, Serialize, Deserialize)]
 enum Record {
-    Head { version: u32, path: RelPath, stamp: Stamp, boot_id: String, dev: u64, ino: u64 },
+    Head { version: u32, path: RelPath, stamp: Stamp, boot_id: String, ino: u64 },
     Proven { index: u64, value: ChainingValue },
 }
 
@@ -52,8 +52,6 @@ pub(crate) struct Large {
     name: Name,
     file: NewFile,
     state: Mutex<State>,
-    /// Told when values of a second read have come.
-    values_came: Condvar,
 }
 
 #[derive(Debug)]
@@ -63,7 +61,6 @@ struct State {
     sidecar: Option<AppendFile>,
     /// Ranges that were asked for and have not come.
     outstanding: u64,
-    second: Vec<ChainingValue>,
     rounds: u32,
     is_failed: bool,
 }
@@ -126,8 +123,14 @@ impl Large {
             }
         };
         let cost = if has_sidecar { 0 } else { stamp.size };
-        let state =
-            State { stamp, cursor, sidecar, outstanding: 0, second: Vec::new(), rounds: 0, is_failed: false };
+        let state = State {
+            stamp,
+            cursor,
+            sidecar,
+            outstanding: 0,
+            rounds: 0,
+            is_failed: false,
+        };
         Ok(Self {
             path,
             source,
@@ -138,7 +141,6 @@ impl Large {
             name,
             file,
             state: Mutex::new(state),
-            values_came: Condvar::new(),
         })
     }
 
@@ -229,33 +231,22 @@ impl Large {
         self.lock().is_failed = true;
     }
 
-    /// Takes values of a second read.
-    pub(super) fn take_values(&self, first: u64, values: &[ChainingValue]) -> Result<(), Failure> {
-        let mut state = self.lock();
-        if state.second.len() as u64 != first
-            || first.saturating_add(values.len() as u64) > range::count(self.source.size())
-        {
-            return Err(Failure::new(FailureKind::Bug, "the source sent values of ranges that do not exist"));
-        }
-        state.second.extend_from_slice(values);
-        self.values_came.notify_all();
-        Ok(())
-    }
-
-    /// Decides after the source's answer to a confirmation.
-    pub(super) fn confirmed(&self, stamp: Stamp, is_reread: bool) -> Result<Next, Failure> {
-        let mut state = self.lock();
+    /// Decides after the source's answer to a confirmation; `second` is what a second read gave, if there was one.
+    pub(super) fn confirmed(
+        &self,
+        stamp: Stamp,
+        is_reread: bool,
+        second: &[ChainingValue],
+    ) -> Result<Next, Failure> {
         if !is_reread {
             return Ok(Next::Whole);
         }
-        let count = range::count(self.source.size());
-        // They came before this answer; another thread may still be taking them.
-        while (state.second.len() as u64) < count {
-            state = self.values_came.wait(state).unwrap_or_else(PoisonError::into_inner);
+        if second.len() as u64 != range::count(self.source.size()) {
+            return Err(Failure::new(FailureKind::Bug, "the source sent values of ranges that do not exist"));
         }
-        let second = std::mem::take(&mut state.second);
+        let mut state = self.lock();
         let changed: Vec<u64> = (0..)
-            .zip(&second)
+            .zip(second)
             .filter(|(index, value)| state.cursor.value(*index) != Some(**value))
             .map(|(index, _value)| index)
             .collect();
@@ -288,20 +279,16 @@ impl Large {
         let size = state.stamp.size;
         drop(state);
         self.file.sync_data().map_err(|error| of_stage(&error))?;
+        let held = self.file.stat().map_err(|error| of_stage(&error))?;
         let file = stage
             .large
-            .open_existing_for_write(&self.name, self.dev_ino()?.0, self.dev_ino()?.1)
+            .open_existing_for_write(&self.name, held.dev, held.ino)
             .map_err(|error| of_stage(&error))?;
         // What was brought by earlier attempts is not known exactly, but the file system counts blocks.
         let stat = file.stat().map_err(|error| of_stage(&error))?;
         wanted.kind = Kind::File { size, allocated_bytes: stat.blocks.saturating_mul(512) };
         let made = finish_file(&stage.large, file, &wanted).map_err(|error| of_stage(&error))?;
         Ok((made, digest))
-    }
-
-    fn dev_ino(&self) -> Result<(u64, u64), Failure> {
-        let stat = self.file.stat().map_err(|error| of_stage(&error))?;
-        Ok((stat.dev, stat.ino))
     }
 
     /// Returns the name of the side-car, to be removed once the file is committed.
@@ -351,7 +338,6 @@ fn new_sidecar(
         path: path.clone(),
         stamp,
         boot_id: boot_id.to_owned(),
-        dev: stat.dev,
         ino: stat.ino,
     };
     let mut frame = Vec::new();
@@ -375,12 +361,13 @@ fn resume(
         Err(error) => return Err(of_stage(&error)),
     };
     let mut reader = FrameReader::<Record>::forwards(sidecar, 0);
-    let Some(Record::Head { version: VERSION, path, stamp, boot_id, dev, ino }) = reader.next()? else {
+    let Some(Record::Head { version: VERSION, path, stamp, boot_id, ino }) = reader.next()? else {
         return Ok(None);
     };
     if path != *wanted || stamp != now {
         return Ok(None);
     }
+    let dev = large.stat_self().map_err(|error| of_stage(&error))?.dev;
     let file = match large.open_existing_for_write(name, dev, ino) {
         Ok(file) => file,
         Err(error) if error.is_not_found() || error.is_replaced() => return Ok(None),
@@ -505,7 +492,7 @@ mod tests {
         }
         let (last, data) = reply(&content, 5);
         assert!(matches!(large.take(&last, &data).unwrap(), Next::Confirm(_)));
-        assert!(matches!(large.confirmed(source().stamp(), false).unwrap(), Next::Whole));
+        assert!(matches!(large.confirmed(source().stamp(), false, &[]).unwrap(), Next::Whole));
         let (made, digest) = large.finish(&stage).unwrap();
         assert_eq!(digest, Digest::of(&content));
         assert_eq!(stage.large.read_small(&made.name, SIZE).unwrap(), content);
@@ -544,15 +531,14 @@ mod tests {
         let mut later = source().stamp();
         (later.size, later.mtime.seconds) = (SIZE + 100, 99);
         for _round in 1..ROUNDS_MAX {
-            large.take_values(0, &values[..3]).unwrap();
-            large.take_values(3, &values[3..]).unwrap();
-            let Next::Again(stamp, again) = large.confirmed(later, true).unwrap() else { panic!() };
+            let Next::Again(stamp, again) = large.confirmed(later, true, &values).unwrap() else {
+                panic!()
+            };
             assert_eq!((stamp.size, stamp.mtime.seconds, again), (SIZE, 99, vec![4]));
             let (reply, data) = reply(&content, 4);
             assert!(matches!(large.take(&reply, &data).unwrap(), Next::Confirm(_)));
         }
-        large.take_values(0, &values).unwrap();
-        assert!(matches!(large.confirmed(later, true).unwrap(), Next::Changed));
-        assert!(large.take_values(0, &[ChainingValue([0; 32]); 8]).is_err());
+        assert!(matches!(large.confirmed(later, true, &values).unwrap(), Next::Changed));
+        assert!(large.confirmed(later, true, &values[..6]).is_err());
     }
 }

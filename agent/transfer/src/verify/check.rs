@@ -53,7 +53,7 @@ impl Basis {
         let pass = history.changes.last().map_or(0, |settled| settled.intent.pass);
         let entry = Box::new(entry.clone());
         match history.written() {
-            Some((written, digest)) if (written.dev, written.ino) == (entry.dev, entry.ino) => {
+            Some((written, digest)) if written.ino == entry.ino => {
                 Self::Written { digest, entry, ctime, pass }
             }
             Some(_) | None => Self::Made { entry, ctime, pass },
@@ -468,7 +468,7 @@ fn expected(source: &Entry, basis: &Basis) -> Entry {
 
 /// Whether somebody else wrote to what stands there: another inode or change time than recorded.
 fn is_touched(record: &Entry, ctime: Option<Time>, found: &Entry) -> bool {
-    let is_same_inode = (record.dev, record.ino) == (found.dev, found.ino);
+    let is_same_inode = record.ino == found.ino;
     // Other names of an inode, made and removed by the migration itself, move its change time.
     let tells_ctime = record.nlink <= 1 && found.nlink <= 1;
     let is_same_ctime = match ctime {
