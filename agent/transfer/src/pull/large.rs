@@ -123,14 +123,7 @@ impl Large {
             }
         };
         let cost = if has_sidecar { 0 } else { stamp.size };
-        let state = State {
-            stamp,
-            cursor,
-            sidecar,
-            outstanding: 0,
-            rounds: 0,
-            is_failed: false,
-        };
+        let state = State { stamp, cursor, sidecar, outstanding: 0, rounds: 0, is_failed: false };
         Ok(Self {
             path,
             source,
@@ -531,9 +524,7 @@ mod tests {
         let mut later = source().stamp();
         (later.size, later.mtime.seconds) = (SIZE + 100, 99);
         for _round in 1..ROUNDS_MAX {
-            let Next::Again(stamp, again) = large.confirmed(later, true, &values).unwrap() else {
-                panic!()
-            };
+            let Next::Again(stamp, again) = large.confirmed(later, true, &values).unwrap() else { panic!() };
             assert_eq!((stamp.size, stamp.mtime.seconds, again), (SIZE, 99, vec![4]));
             let (reply, data) = reply(&content, 4);
             assert!(matches!(large.take(&reply, &data).unwrap(), Next::Confirm(_)));
