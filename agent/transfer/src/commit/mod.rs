@@ -1,8 +1,9 @@
 //! The one writer of the live tree.
 //!
-//! A group of tasks, whose staged files are durable already, is carried out under the fence:
-//! intents appended and synced → each task done → parents synced → ends appended. What a crash leaves after each
-//! arrow is in `DESIGN.md`; [`recover`] decides by inode on which side an intent stands.
+//! A group of tasks is carried out like this: the file system is synced, which makes the group's staged entries durable
+//! and the names of the group before it → the ends of the group before and the intents of this one are appended and
+//! synced → each task is done under the fence. What a crash leaves after each arrow is in `DESIGN.md`; [`recover`]
+//! decides by inode on which side an intent stands.
 
 mod perform;
 mod recover;
@@ -15,6 +16,7 @@ use std::collections::HashMap;
 use common::failure::Failure;
 use common::fence::FencingToken;
 use common::rel_path::RelPath;
+use sync::stamp::Time;
 use tree::{Dir, Name, TreeError};
 
 use crate::context::LeaseGuard;
@@ -38,9 +40,18 @@ pub(crate) struct Committer {
     lease: LeaseGuard,
     kill: KillPoint,
     parents: HashMap<RelPath, Dir>,
+    /// How the tasks of the last group ended: told to the ledger once their names are durable.
+    ended: Vec<(u64, End)>,
     has_exchange: bool,
     has_noreplace: bool,
     can_chown: bool,
+}
+
+/// How a task ended.
+#[derive(Clone, Copy, Debug)]
+enum End {
+    Done(Option<Time>),
+    Abandoned,
 }
 
 impl Committer {
@@ -68,6 +79,7 @@ impl Committer {
             lease,
             kill,
             parents: HashMap::new(),
+            ended: Vec::new(),
             has_exchange: features.rename_exchange == Some(true),
             has_noreplace: features.rename_noreplace == Some(true),
             can_chown: rustix::process::geteuid().is_root(),
@@ -116,7 +128,10 @@ impl Committer {
             return Ok(Vec::new());
         }
         self.lease.check()?;
+        self.kill.pass()?;
+        self.stage.dir.sync_fs().map_err(|error| of_stage(&error))?;
         let inside = self.fence.enter()?;
+        self.gather_ends()?;
         let mut tasks = Vec::with_capacity(group.len());
         for task in group {
             let intent = self.ledger.intend(pass, task.path.clone(), task.effect.change())?;
@@ -126,27 +141,47 @@ impl Committer {
         self.ledger.append()?;
         self.kill.pass()?;
         self.ledger.sync()?;
+        // The lease may have been lost while the disk was busy.
+        self.lease.check()?;
         let mut outcomes = Vec::with_capacity(tasks.len());
         for (seq, task) in &tasks {
             let outcome = self.perform(*seq, task)?;
-            match &outcome {
-                Outcome::Done { ctime, .. } => self.ledger.done(*seq, *ctime)?,
-                Outcome::Conflict | Outcome::Failed(_) => self.ledger.abandon(*seq)?,
-            }
+            self.ended.push((
+                *seq,
+                match &outcome {
+                    Outcome::Done { ctime, .. } => End::Done(*ctime),
+                    Outcome::Conflict | Outcome::Failed(_) => End::Abandoned,
+                },
+            ));
             outcomes.push(outcome);
         }
-        self.kill.pass()?;
-        self.stage.dir.sync_fs().map_err(|error| of_stage(&error))?;
-        self.kill.pass()?;
-        self.ledger.append()?;
         drop(inside);
         Ok(outcomes)
     }
 
-    /// Makes the ends of the last group durable; the next group would do so too.
+    /// Makes the names and the ends of the last group durable; the next group would do so too.
     pub(crate) fn finish(&mut self) -> Result<(), Failure> {
         self.kill.pass()?;
-        self.ledger.sync()
+        self.stage.dir.sync_fs().map_err(|error| of_stage(&error))?;
+        let inside = self.fence.enter()?;
+        self.gather_ends()?;
+        self.kill.pass()?;
+        self.ledger.append()?;
+        self.kill.pass()?;
+        self.ledger.sync()?;
+        drop(inside);
+        Ok(())
+    }
+
+    /// Gathers the ends of the last group for the ledger.
+    fn gather_ends(&mut self) -> Result<(), Failure> {
+        for (seq, end) in std::mem::take(&mut self.ended) {
+            match end {
+                End::Done(ctime) => self.ledger.done(seq, ctime)?,
+                End::Abandoned => self.ledger.abandon(seq)?,
+            }
+        }
+        Ok(())
     }
 
     /// Reaches the directory that holds a path.

@@ -11,9 +11,8 @@ use sync::entry::Entry;
 use tree::{Attribute, Problem, TreeError};
 
 use super::{Item, Landing, Pass};
-use crate::commit::{Committer, Effect, Outcome};
+use crate::commit::{Committer, Outcome};
 use crate::tally::add;
-use crate::trouble::of_stage;
 
 /// Files in a group: enough that the syncs of a group are shared by many.
 const GROUP_FILES: usize = 2048;
@@ -54,11 +53,8 @@ pub(super) fn run(pass: &Pass, committer: &mut Committer, items: &Receiver<Item>
     }
 }
 
-/// Syncs and commits one group, and counts what became of it.
+/// Commits one group, and counts what became of it.
 pub(super) fn commit(pass: &Pass, committer: &mut Committer, group: Vec<Item>) -> Result<(), Failure> {
-    if group.iter().any(|item| matches!(item.task.effect, Effect::Install { .. })) {
-        pass.stage.dir.sync_fs().map_err(|error| of_stage(&error))?;
-    }
     let mut tasks = Vec::with_capacity(group.len());
     let mut rest = Vec::with_capacity(group.len());
     for Item { task, landing, cost, problems, sidecar } in group {
