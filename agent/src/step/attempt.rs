@@ -46,6 +46,18 @@ pub struct Workplace {
     pub state_dir: PathBuf,
 }
 
+/// What a failure is to the coordinator: nobody asked this step to stop, so what says so came from the other side, and
+/// another attempt may do better.
+fn told(failure: Failure, is_cancelled: bool) -> Failure {
+    match failure.kind {
+        FailureKind::Cancelled if !is_cancelled => {
+            let message = format!("the other side stopped: {}", failure.message);
+            Failure { context: failure.context, ..Failure::new(FailureKind::Unreachable, message) }
+        }
+        _ => failure,
+    }
+}
+
 /// Runs one attempt to its end, whatever that is. `tasks` is what the step runs on.
 pub async fn attempt(workplace: Workplace, tasks: Shutdown, step: &'static dyn Step, grant: Grant) {
     let lease = grant.lease.clone();
@@ -74,7 +86,8 @@ pub async fn attempt(workplace: Workplace, tasks: Shutdown, step: &'static dyn S
         Some(LeaseEnd::Lost | LeaseEnd::Shutdown) => {
             tracing::info!(%migration, %step, fence = %token, "attempt stopped");
         }
-        Some(LeaseEnd::Cancelled) | None => {
+        ended @ (Some(LeaseEnd::Cancelled) | None) => {
+            let outcome = outcome.map_err(|failure| told(failure, ended.is_some()));
             tracing::info!(%migration, %step, fence = %token, failure = ?outcome.as_ref().err(), "attempt ended");
             tell(&workplace, &grant, outcome).await;
         }

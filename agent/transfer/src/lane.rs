@@ -68,8 +68,8 @@ impl LaneError {
     pub(crate) fn to_failure(&self) -> Failure {
         let kind = match self {
             Self::Closed { code, .. } | Self::Reset(code) => code.failure_kind(),
-            Self::Lost(_) | Self::Cut => FailureKind::Unreachable,
-            Self::ClosedHere => FailureKind::Cancelled,
+            // Closing here follows another failure or a stop, which is told first where it is known.
+            Self::Lost(_) | Self::Cut | Self::ClosedHere => FailureKind::Unreachable,
             Self::Frame(_) => FailureKind::Bug,
         };
         Failure::of(kind, self)
