@@ -117,7 +117,7 @@ run_cp() { mkdir -p "$2" && cp -a "$1/." "$2/"; }
 
 bytes_on_wire() {
     case $1 in
-    drover) tr -d ' \n' <"$work/drover.json" | sed 's/.*"bytes_on_wire":\([0-9]*\).*/\1/' ;;
+    drover) grep -m 1 -o '"bytes_on_wire": *[0-9]*' "$work/drover.json" | grep -o '[0-9]*$' ;;
     rsync) awk '/^Total bytes (sent|received)/ { gsub(",", "", $4); sum += $4 } END { print sum }' "$work/rsync.stats" ;;
     cp) echo 0 ;;
     esac
