@@ -11,7 +11,7 @@ use common::failure::{Failure, FailureKind};
 use common::step::file::{FileOutput, FileParams, VERSION};
 use sync::byte_string::ByteString;
 use sync::filter::Filter;
-use sync::wire::control::Counters as Counted;
+use sync::wire::control::{Counters as Counted, Opened};
 use sync::wire::hello::ScanRequest;
 use tokio::task::JoinHandle;
 use tree::Root;
@@ -23,6 +23,7 @@ use crate::endpoint::Endpoint;
 use crate::kill_point::KillPoint;
 use crate::memory::Memory;
 use crate::owner::Owners;
+use crate::passes::RootMark;
 use crate::peer::{ContentReceiver, FetchSender, Source};
 use crate::pull::flow::Flow;
 use crate::pull::{self, Host, Incoming, Pass};
@@ -72,7 +73,7 @@ pub async fn run_copy(
         () = stop.cancelled() => return Err(stopped(&ctx)),
     };
     let incoming = incoming(&source, &params).await?;
-    let attempt = Arc::new(Attempt::new(&ctx, began, source.opened().is_network_fs));
+    let attempt = Arc::new(Attempt::new(&ctx, began, source.opened()));
     let work_attempt = Arc::clone(&attempt);
     let mut work = tokio::task::spawn_blocking(move || pass(&work_attempt, params, &memory, incoming));
     let (done, (wire, counted)) = watch(&attempt, source, &mut work).await;
@@ -90,17 +91,20 @@ pub(crate) struct Attempt {
     ctx: StepContext,
     began: BootTime,
     is_network_source: bool,
+    source_root: RootMark,
     counters: Arc<Counters>,
     flow: Arc<Flow>,
     saved: OnceLock<SavedCounters>,
 }
 
 impl Attempt {
-    fn new(ctx: &StepContext, began: BootTime, is_network_source: bool) -> Self {
+    fn new(ctx: &StepContext, began: BootTime, opened: &Opened) -> Self {
+        let Opened { boot_id, root_dev, root_ino, is_network_fs, .. } = opened;
         Self {
             ctx: ctx.clone(),
             began,
-            is_network_source,
+            is_network_source: *is_network_fs,
+            source_root: RootMark { boot_id: boot_id.clone(), dev: *root_dev, ino: *root_ino },
             counters: Arc::new(Counters::default()),
             flow: Arc::new(Flow::default()),
             saved: OnceLock::new(),
@@ -253,7 +257,13 @@ fn pass(attempt: &Attempt, params: FileParams, memory: &Memory, incoming: Incomi
     // It is set once: here.
     attempt.saved.set(saved).ok();
     pull::clear_leftovers(committer.stage())?;
-    let host = Host { pass: number, first_pass, boot_id, is_network_source: attempt.is_network_source };
+    let host = Host {
+        pass: number,
+        first_pass,
+        boot_id,
+        is_network_source: attempt.is_network_source,
+        source_root: attempt.source_root.clone(),
+    };
     let settings = ScanSettings { filter, workers: SCAN_WORKERS, spill_dir: memory.folder().to_owned() };
     let scan = Scan::start(committer.stage().root.clone(), settings)?;
     let findings = ctx.findings.clone();

@@ -25,6 +25,25 @@ const MARGIN_S: u32 = 2;
 pub(crate) struct Passes {
     version: u32,
     passes: Vec<PassRecord>,
+    /// The source's root as the first pass saw it.
+    #[serde(default)]
+    root: Option<RootMark>,
+}
+
+/// Which directory the source's root is.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub(crate) struct RootMark {
+    /// The boot of the source's machine: device numbers mean something within one only.
+    pub(crate) boot_id: String,
+    pub(crate) dev: u64,
+    pub(crate) ino: u64,
+}
+
+impl RootMark {
+    fn is(&self, other: &Self) -> bool {
+        self.ino == other.ino && (self.boot_id != other.boot_id || self.dev == other.dev)
+    }
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -44,7 +63,9 @@ impl Passes {
                 let passes: Self = serde_json::from_slice(&content).map_err(|error| unreadable(&error))?;
                 if passes.version == VERSION { Ok(passes) } else { Err(unreadable(&"an unknown version")) }
             }
-            Err(error) if error.is_not_found() => Ok(Self { version: VERSION, passes: Vec::new() }),
+            Err(error) if error.is_not_found() => {
+                Ok(Self { version: VERSION, passes: Vec::new(), root: None })
+            }
             Err(error) => Err(of_stage(&error)),
         }
     }
@@ -60,12 +81,24 @@ impl Passes {
     }
 
     /// Notes durably that a pass begins.
-    pub(crate) fn begin(&mut self, stage: &Dir, number: u32, started: Time) -> Result<(), Failure> {
+    pub(crate) fn begin(
+        &mut self,
+        stage: &Dir,
+        number: u32,
+        started: Time,
+        root: &RootMark,
+    ) -> Result<(), Failure> {
+        self.root.get_or_insert_with(|| root.clone());
         if self.passes.len() >= PASSES_MAX {
             self.passes.remove(0);
         }
         self.passes.push(PassRecord { number, started, is_whole: false });
         self.write(stage)
+    }
+
+    /// Whether the source's root is the directory that the first pass saw; it is not when a mount was lost.
+    pub(crate) fn is_same_root(&self, root: &RootMark) -> bool {
+        self.root.as_ref().is_none_or(|first| first.is(root))
     }
 
     /// Notes durably that the last pass saw and brought the whole tree.
@@ -136,6 +169,10 @@ mod tests {
         }
     }
 
+    fn root(boot_id: &str, dev: u64, ino: u64) -> RootMark {
+        RootMark { boot_id: boot_id.to_owned(), dev, ino }
+    }
+
     fn at(seconds: i64) -> Time {
         Time { seconds, nanos: 0 }
     }
@@ -145,23 +182,25 @@ mod tests {
         let folder = tempfile::tempdir().unwrap();
         let stage = Root::open(folder.path()).unwrap().dir();
         let mut passes = Passes::read(&stage).unwrap();
-        passes.begin(&stage, passes.next_number(), at(100)).unwrap();
+        passes.begin(&stage, passes.next_number(), at(100), &root("a", 1, 2)).unwrap();
+        assert!(passes.is_same_root(&root("a", 1, 2)) && passes.is_same_root(&root("b", 9, 2)));
+        assert!(!passes.is_same_root(&root("a", 9, 2)) && !passes.is_same_root(&root("b", 1, 3)));
         assert!(!passes.is_doubtful(&entry(1_000), None), "nothing was proven yet");
         passes.end(&stage).unwrap();
 
         let mut passes = Passes::read(&stage).unwrap();
         assert_eq!(passes.next_number(), 2);
-        passes.begin(&stage, 2, at(200)).unwrap();
+        passes.begin(&stage, 2, at(200), &root("a", 1, 2)).unwrap();
         assert!(!passes.is_doubtful(&entry(97), None));
         assert!(passes.is_doubtful(&entry(98), None));
         // The second pass is killed: it proved what it wrote, and nothing else.
-        passes.begin(&stage, 3, at(300)).unwrap();
+        passes.begin(&stage, 3, at(300), &root("a", 1, 2)).unwrap();
         assert!(!passes.is_doubtful(&entry(150), Some(2)));
         assert!(passes.is_doubtful(&entry(150), Some(1)));
         assert!(passes.is_doubtful(&entry(199), Some(2)));
         assert!(passes.is_doubtful(&entry(150), None));
         passes.end(&stage).unwrap();
-        passes.begin(&stage, 4, at(250)).unwrap();
+        passes.begin(&stage, 4, at(250), &root("a", 1, 2)).unwrap();
         assert!(passes.is_doubtful(&entry(1), None), "the clock went back");
     }
 }

@@ -6,6 +6,7 @@
 //! killed is simply run again. What somebody else changed or added since the commit is moved to `after/` and told.
 //! In the end the ledger is removed; the stage too, unless `after/` holds something.
 
+use common::digest::Digest;
 use common::failure::{Failure, FailureKind};
 use common::finding::{Rule, Severity};
 use common::rel_path::RelPath;
@@ -27,6 +28,8 @@ use crate::trouble::{finding, of_stage};
 /// Paths after which the lease and the fence are asked again.
 const BATCH: usize = 256;
 const LATER: &str = "undo-later";
+/// States of one path that are kept aside: one for each pass that replaced it, and each undo that was run again.
+const ASIDE_MAX: u32 = 10_000;
 
 /// A directory that is dealt with on the way up.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -383,9 +386,9 @@ fn keep_aside(
     path: &RelPath,
     findings: &FindingSink,
 ) -> Result<(), Failure> {
-    for number in 0..u64::MAX {
-        let aside =
-            Name::new(format!("{number:06}")).map_err(|error| Failure::of(FailureKind::Bug, &error))?;
+    let digest = Digest::of(path.as_bytes()).to_string();
+    for number in 0..ASIDE_MAX {
+        let aside = Name::new(format!("{}-{number}", &digest[..16])).expect("digits are a name");
         if stage.after.stat_if_exists(&aside).map_err(|error| of_stage(&error))?.is_some() {
             continue;
         }
@@ -402,7 +405,8 @@ fn keep_aside(
         ));
         return Ok(());
     }
-    Ok(())
+    Err(Failure::new(FailureKind::Stuck, format!("`{path}` was kept aside too often"))
+        .hint("Look into the stage's `after/`, take back what is needed, and run the undo again."))
 }
 
 fn report_lost(findings: &FindingSink, path: &RelPath, why: &str) {

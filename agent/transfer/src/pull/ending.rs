@@ -10,7 +10,7 @@ use sync::diff::Difference;
 use sync::entry::Entry;
 
 use super::plan::{Later, Planner};
-use super::{Item, Landing, Pass};
+use super::{Item, Landing, Pass, lock};
 use crate::commit::{Effect, Seen};
 use crate::frame_file::FrameReader;
 use crate::standing::{look, look_at_self};
@@ -88,7 +88,10 @@ fn is_allowed(pass: &Pass, candidates: &mut FrameReader<Candidate>) -> Result<bo
         MaxDelete::Count(limit) => limit,
         MaxDelete::Percent(percent) => present.saturating_mul(u64::from(percent)) / 100,
     };
-    let why = if at_source == 0 {
+    let why = if !lock(&pass.passes).is_same_root(&pass.source_root) {
+        "the source's root is not the directory that it was when the migration began: is its mount lost?"
+            .to_owned()
+    } else if at_source == 0 {
         "the source is empty".to_owned()
     } else if count > limit {
         format!("{count} of {present} entries would go, more than the {limit} allowed")

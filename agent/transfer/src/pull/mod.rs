@@ -40,7 +40,7 @@ use crate::findings::FindingSink;
 use crate::frame_file::FrameWriter;
 use crate::ledger::Histories;
 use crate::manifest::{Exception, ManifestWriter, create_exceptions, publish_exceptions};
-use crate::passes::Passes;
+use crate::passes::{Passes, RootMark};
 use crate::peer::{ContentReceiver, FetchSender, ManifestReceiver};
 use crate::scan::Scan;
 use crate::stage::{Stage, clear};
@@ -77,6 +77,7 @@ pub(crate) struct Pass {
     passes: Mutex<Passes>,
     boot_id: String,
     is_network_source: bool,
+    source_root: RootMark,
     /// The pass of the first attempt of this step.
     first_pass: u32,
 }
@@ -175,6 +176,8 @@ pub(crate) struct Host {
     pub(crate) boot_id: String,
     /// Whether the source's root is on a network file system, whose times cannot be relied on.
     pub(crate) is_network_source: bool,
+    /// The source's root.
+    pub(crate) source_root: RootMark,
     /// The pass of the first attempt of this step.
     pub(crate) first_pass: u32,
 }
@@ -207,6 +210,7 @@ impl Pass {
             flow,
             boot_id: host.boot_id,
             is_network_source: host.is_network_source,
+            source_root: host.source_root,
             first_pass: host.first_pass,
             passes: Mutex::new(passes),
             again: Mutex::new(None),

@@ -39,7 +39,7 @@ impl<'a> SourceListings<'a> {
                 }
             }
         };
-        super::lock(&pass.passes).begin(&pass.stage.dir, pass.number, head.started)?;
+        super::lock(&pass.passes).begin(&pass.stage.dir, pass.number, head.started, &pass.source_root)?;
         let mut root = head.root;
         owners.apply(&RelPath::root(), &mut root)?;
         let writer = Some(ManifestWriter::create(&pass.stage, pass.number, root.clone())?);

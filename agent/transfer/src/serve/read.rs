@@ -69,7 +69,8 @@ pub(super) fn digest(
     let read = stable(file, |stamp| {
         let mut hasher = blake3::Hasher::new();
         let mut at = 0;
-        buffer.resize(PIECE_BYTES, 0);
+        // Not more than the file needs: filling a mebibyte costs more than reading a small file.
+        buffer.resize(usize::try_from(stamp.size).unwrap_or(PIECE_BYTES).min(PIECE_BYTES), 0);
         while at < stamp.size {
             let wanted = usize::try_from(stamp.size - at).unwrap_or(usize::MAX).min(PIECE_BYTES);
             let count = file.read_at(&mut buffer[..wanted], at).map_err(|error| unreadable(&error))?;

@@ -11,17 +11,16 @@ use common::rel_path::RelPath;
 use common::spec::ValidationLevel;
 use common::step::file::{FileOutput, FileParams, Proof};
 use sync::diff::Difference;
-use sync::entry::{Entry, Kind};
-use sync::stamp::Time;
-use tree::{Dir, Stat, TreeError};
+use sync::entry::Entry;
+use tree::{Dir, TreeError};
 
+use super::basis::{Basis, describe, expected, is_same_state, is_touched};
 use super::digest::TreeDigest;
+use super::links::Links;
 use super::progress_of;
 use crate::content::{Read, read};
 use crate::context::StepContext;
-use crate::ledger::History;
 use crate::remote::{Content, Remote};
-use crate::standing::time;
 use crate::trouble::finding;
 
 /// Entries in a batch.
@@ -30,50 +29,6 @@ const BATCH: usize = 512;
 const BATCH_BYTES: u64 = 64 * 1024 * 1024;
 /// Threads that read.
 const READERS: usize = 2;
-
-/// What the ledger says of a path.
-#[derive(Clone, Debug)]
-pub(super) enum Basis {
-    /// This migration wrote its content.
-    Written { digest: Digest, entry: Box<Entry>, ctime: Option<Time>, pass: u32 },
-    /// This migration made it, or set its metadata.
-    Made { entry: Box<Entry>, ctime: Option<Time>, pass: u32 },
-    /// It was there already.
-    Unchanged,
-}
-
-impl Basis {
-    /// Returns what a history says.
-    pub(super) fn of(history: Option<&History>) -> Self {
-        let Some((history, (entry, ctime))) =
-            history.and_then(|history| Some((history, history.standing()?)))
-        else {
-            return Self::Unchanged;
-        };
-        let pass = history.changes.last().map_or(0, |settled| settled.intent.pass);
-        let entry = Box::new(entry.clone());
-        match history.written() {
-            Some((written, digest)) if written.ino == entry.ino => {
-                Self::Written { digest, entry, ctime, pass }
-            }
-            Some(_) | None => Self::Made { entry, ctime, pass },
-        }
-    }
-
-    fn pass(&self) -> Option<u32> {
-        match self {
-            Self::Written { pass, .. } | Self::Made { pass, .. } => Some(*pass),
-            Self::Unchanged => None,
-        }
-    }
-
-    fn record(&self) -> Option<(&Entry, Option<Time>)> {
-        match self {
-            Self::Written { entry, ctime, .. } | Self::Made { entry, ctime, .. } => Some((entry, *ctime)),
-            Self::Unchanged => None,
-        }
-    }
-}
 
 /// One entry of the source's tree, with all that is known of it.
 #[derive(Debug)]
@@ -98,6 +53,8 @@ pub(super) struct Checker<'a> {
     only_pass: Option<u32>,
     batch: Vec<Element>,
     batch_bytes: u64,
+    /// None when only a part of the tree is looked at.
+    links: Option<Links>,
     source_digest: TreeDigest,
     destination_digest: TreeDigest,
     output: FileOutput,
@@ -112,9 +69,11 @@ impl<'a> Checker<'a> {
         root: Dir,
         content: Option<Content>,
         pass: u32,
+        spill: &Dir,
     ) -> Self {
         Self {
             ctx,
+            links: (params.scope == Scope::Whole).then(|| Links::new(spill)),
             root,
             remote: content.map(Remote::new),
             is_strict: params.validation_level == ValidationLevel::Strict,
@@ -154,12 +113,27 @@ impl<'a> Checker<'a> {
     /// Judges the rest and writes down how it went.
     pub(super) fn finish(mut self, output: &mut FileOutput) -> Result<(), Failure> {
         self.judge()?;
+        self.judge_links()?;
         self.tell(true);
         *output = FileOutput { version: output.version, ..self.output };
         output.source_digest = Some(self.source_digest.finish());
         output.destination_digest = Some(self.destination_digest.finish());
         output.is_verified = self.is_verified && output.proof.unproven_files == 0;
         output.is_partial = self.is_partial;
+        Ok(())
+    }
+
+    /// Judges how names share inodes.
+    fn judge_links(&mut self) -> Result<(), Failure> {
+        let Some(links) = self.links.take() else { return Ok(()) };
+        for (path, shares_wrongly) in links.finish()? {
+            let message = if shares_wrongly {
+                "it is a further name of a file that is another one at the source"
+            } else {
+                "it is a file of its own, and a further name of another one at the source"
+            };
+            self.differs(&path, message);
+        }
         Ok(())
     }
 
@@ -247,6 +221,12 @@ impl<'a> Checker<'a> {
         let Some(found) = found else {
             return self.missing(element);
         };
+        if !is_directory
+            && exception.is_none()
+            && let Some(links) = &mut self.links
+        {
+            links.push(path, source, found)?;
+        }
         let expected = expected(source, basis);
         let mut is_proven = self.compare(path, &expected, found, basis, *exception);
         let mut content = None;
@@ -451,48 +431,4 @@ impl<'a> Checker<'a> {
         failure.retry = Retry::Never;
         failure
     }
-}
-
-/// Returns how the entry shall look: as the source's, with the size and time of what was really read there.
-fn expected(source: &Entry, basis: &Basis) -> Entry {
-    let mut expected = source.clone();
-    if let Basis::Written { entry, .. } = basis {
-        if let (Kind::File { size, .. }, Kind::File { size: written, .. }) = (&mut expected.kind, &entry.kind)
-        {
-            *size = *written;
-        }
-        expected.mtime = entry.mtime;
-    }
-    expected
-}
-
-/// Whether somebody else wrote to what stands there: another inode or change time than recorded.
-fn is_touched(record: &Entry, ctime: Option<Time>, found: &Entry) -> bool {
-    let is_same_inode = record.ino == found.ino;
-    // Other names of an inode, made and removed by the migration itself, move its change time.
-    let tells_ctime = record.nlink <= 1 && found.nlink <= 1;
-    let is_same_ctime = match ctime {
-        Some(ctime) if tells_ctime => ctime == found.ctime,
-        Some(_) | None => true,
-    };
-    !is_same_inode || !is_same_ctime
-}
-
-fn is_same_state(found: &Entry, stat: &Stat) -> bool {
-    stat.is_inode(found.dev, found.ino) && time(stat.ctime) == found.ctime
-}
-
-fn describe(difference: Difference) -> String {
-    let Difference { kind, content, mtime, mode, uid, gid, xattrs } = difference;
-    let names = [
-        (kind, "its kind"),
-        (content, "its size or text"),
-        (mtime, "its time"),
-        (mode, "its mode"),
-        (uid, "its owner"),
-        (gid, "its group"),
-        (xattrs, "its attributes"),
-    ];
-    let list: Vec<_> = names.into_iter().filter(|(differs, _)| *differs).map(|(_, name)| name).collect();
-    format!("{} differs from the source's", list.join(", "))
 }

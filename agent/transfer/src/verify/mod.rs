@@ -10,8 +10,10 @@
 //! or a change time that differs means that somebody else wrote there: a finding, and the tree is not verified.
 //! After settling there is no record; then both sides are read and compared as they are.
 
+mod basis;
 mod check;
 mod digest;
+mod links;
 
 use std::path::Path;
 use std::sync::Arc;
@@ -44,7 +46,8 @@ use crate::standing::look_at_self;
 use crate::trouble::of_stage;
 use crate::way_back::open_root;
 
-use check::{Basis, Checker, Element};
+use basis::Basis;
+use check::{Checker, Element};
 
 /// Threads that scan.
 const SCAN_WORKERS: usize = 2;
@@ -146,7 +149,10 @@ impl Iterator for Listings {
 
 impl Job {
     fn run(mut self) -> Result<FileOutput, Failure> {
-        let spill = self.stage.as_ref().map(|stage| stage.spill.clone());
+        let spill = match &self.stage {
+            Some(stage) => stage.spill.clone(),
+            None => Root::open(self.memory.folder()).map_err(|error| of_stage(&error))?.dir(),
+        };
         if let Some(stage) = &self.stage {
             stage.clear_spill()?;
         }
@@ -154,7 +160,7 @@ impl Job {
             Some(stage) => Histories::sort(read_settled(&stage.dir)?, &stage.spill, "verify")?,
             None => Histories::none(),
         };
-        let mut exceptions = self.exceptions(spill.as_ref())?;
+        let mut exceptions = self.exceptions(&spill)?;
         let (listings, root, pass) = self.listings()?;
         let scan = Scan::start(
             self.root.dir(),
@@ -164,7 +170,8 @@ impl Job {
                 spill_dir: self.memory.folder().to_owned(),
             },
         )?;
-        let mut checker = Checker::new(&self.ctx, &self.params, self.root.dir(), self.content.take(), pass);
+        let content = self.content.take();
+        let mut checker = Checker::new(&self.ctx, &self.params, self.root.dir(), content, pass, &spill);
         checker.root(&root, &look_at_self(&self.root.dir()).map_err(|error| of_stage(&error))?)?;
         let mut here = RelPath::root();
         for decision in Join::new(listings, scan) {
@@ -196,8 +203,8 @@ impl Job {
         Ok(output)
     }
 
-    fn exceptions(&self, spill: Option<&Dir>) -> Result<Option<Sorted<ByPath>>, Failure> {
-        let (Some(stage), Some(spill)) = (&self.stage, spill) else { return Ok(None) };
+    fn exceptions(&self, spill: &Dir) -> Result<Option<Sorted<ByPath>>, Failure> {
+        let Some(stage) = &self.stage else { return Ok(None) };
         let Some(mut reader) = read_exceptions(stage)? else { return Ok(None) };
         let mut sorter = Sorter::new(spill, "exceptions");
         while let Some(exception) = reader.next()? {
@@ -329,6 +336,39 @@ mod tests {
         let (verified, findings) = pair.verify().await;
         assert!(!verified.unwrap().is_verified);
         assert_eq!(findings.len(), 2);
+        pair.close().await;
+    }
+
+    #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+    async fn names_must_be_linked_as_at_the_source() {
+        let mut pair = Pair::new();
+        for name in ["a", "c", "d"] {
+            std::fs::write(pair.source_root.join(name), "same").unwrap();
+        }
+        std::fs::hard_link(pair.source_root.join("a"), pair.source_root.join("b")).unwrap();
+        pair.copy().await.0.unwrap();
+        assert!(pair.verify().await.0.unwrap().is_verified);
+        pair.settle();
+        assert!(pair.verify().await.0.unwrap().is_verified);
+        // The same content and times, but other links.
+        let at = |name: &str| pair.destination_root.join(name);
+        let times = std::fs::metadata(at("a")).unwrap().modified().unwrap();
+        let root_times = std::fs::metadata(&pair.destination_root).unwrap().modified().unwrap();
+        std::fs::remove_file(at("b")).unwrap();
+        std::fs::write(at("b"), "same").unwrap();
+        std::fs::File::options().write(true).open(at("b")).unwrap().set_modified(times).unwrap();
+        let times = std::fs::metadata(pair.source_root.join("d")).unwrap().modified().unwrap();
+        for root in [&pair.source_root, &pair.destination_root] {
+            let file = std::fs::File::options().write(true).open(root.join("c")).unwrap();
+            file.set_modified(times).unwrap();
+        }
+        std::fs::remove_file(at("d")).unwrap();
+        std::fs::hard_link(at("c"), at("d")).unwrap();
+        std::fs::File::open(&pair.destination_root).unwrap().set_modified(root_times).unwrap();
+        let (verified, findings) = pair.verify().await;
+        assert!(!verified.unwrap().is_verified);
+        let objects: Vec<_> = findings.iter().map(|finding| finding.object.as_str()).collect();
+        assert_eq!(objects, ["b", "d"]);
         pair.close().await;
     }
 }
