@@ -137,7 +137,9 @@ impl Migration {
     fn stop_after_failure(&mut self, stamp: &Stamp, place: usize) -> Result<Vec<Effect>, Refusal> {
         let failure = self.steps[place].failure.clone();
         let is_corrupt = failure.as_ref().is_some_and(|failure| failure.kind == FailureKind::Corrupt);
-        failure.map_or((), |failure| self.add_failure(failure));
+        if let Some(failure) = failure {
+            self.add_failure(failure);
+        }
         // A check of what has long been completed changes nothing, unless content rotted that can still be replaced.
         let is_way_open = matches!(self.way_back, WayBack::Open(_));
         let can_unwind = self.completed.is_none() || (is_corrupt && is_way_open);
@@ -446,20 +448,13 @@ impl Migration {
         plan.parent = Some(plan.generation);
         plan.generation += 1;
         plan.steps.push(step);
-        self.dag_of(&plan)?;
+        Dag::new(&plan).map_err(|error| self.refused(&error.to_string(), "ask again"))?;
         self.plan = Arc::new(plan);
         self.steps.push(Step::new());
         self.failures.clear();
         self.status = MigrationStatus::Running;
         self.ended = None;
         Ok(Vec::new())
-    }
-
-    fn dag_of(&self, plan: &Plan) -> Result<(), Refusal> {
-        match Dag::new(plan) {
-            Ok(_) => Ok(()),
-            Err(error) => Err(self.refused(&error.to_string(), "ask again")),
-        }
     }
 
     fn time_out(&mut self, stamp: &Stamp) -> Result<Vec<Effect>, Refusal> {
