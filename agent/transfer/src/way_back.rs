@@ -18,6 +18,9 @@ use crate::stage::{Stage, clear, restore_times};
 use crate::trouble::of_stage;
 use crate::undo::{preview, undo_all};
 
+/// The list of the findings of the last undo.
+const UNDO_LIST: &str = "undo-findings.jsonl";
+
 /// Gives the destination back as it was before the migration, all but change times.
 ///
 /// What somebody changed or added since is moved to the stage's `after/` and told as findings; then the stage stays
@@ -32,6 +35,7 @@ pub async fn undo(ctx: StepContext, params: FileParams) -> Result<UndoPreview, F
 
 fn undo_blocking(ctx: &StepContext, params: &FileParams) -> Result<UndoPreview, Failure> {
     let memory = Memory::open(&ctx.state_dir, &ctx.migration)?;
+    ctx.findings.list_in(&memory.list(UNDO_LIST))?;
     let Some(root) = open_root(&params.destination_root)? else {
         memory.forget()?;
         return Ok(UndoPreview::default());
@@ -47,6 +51,7 @@ fn undo_blocking(ctx: &StepContext, params: &FileParams) -> Result<UndoPreview, 
     drop(committer.enter()?);
     drop(committer);
     close(stage, &memory)?;
+    ctx.findings.flush()?;
     Ok(undone)
 }
 

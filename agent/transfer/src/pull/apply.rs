@@ -28,7 +28,7 @@ use crate::tally::add;
 use crate::trouble::{is_fatal, of_stage};
 
 /// Times that a file which is another one each time is asked for.
-const TIMES_ASKED_MAX: u32 = 3;
+pub(super) const TIMES_ASKED_MAX: u32 = 3;
 
 /// One applier.
 struct Applier<'a> {
@@ -102,7 +102,11 @@ impl Applier<'_> {
 
     /// Stages a small file.
     fn small(&mut self, small: Small, file: &PackedFile, data: &[u8]) -> Result<(), Failure> {
-        let Small { path, mut source, seen, is_anchor, times_asked: _, cost } = small;
+        let Small { path, mut source, seen, is_anchor, times_asked, cost } = small;
+        let again = seen.as_ref().map(|seen| {
+            let (path, source, seen) = (path.clone(), source.clone(), Some(seen.clone()));
+            Box::new(Again { path, source, seen, is_anchor, times_asked })
+        });
         // It may have changed since the scan: what is written is what was read.
         source.kind = Kind::File { size: file.stamp.size, allocated_bytes: data.len() as u64 };
         source.mtime = file.stamp.mtime;
@@ -123,27 +127,19 @@ impl Applier<'_> {
             .hint("It is fetched again; if this repeats, look at the memory of both hosts."));
         }
         let made = if is_anchor { anchor(self.pass, made, &source)? } else { made };
-        self.install(path, seen, made, digest, is_anchor, cost, None)
+        let landed = Landed { made, digest, is_anchor, cost, sidecar: None, again };
+        self.install(path, seen, landed)
     }
 
-    #[expect(clippy::too_many_arguments, reason = "they are the parts of one item")]
-    fn install(
-        &self,
-        path: RelPath,
-        seen: Option<Box<Seen>>,
-        made: Made,
-        digest: Digest,
-        is_anchor: bool,
-        cost: u64,
-        sidecar: Option<Name>,
-    ) -> Result<(), Failure> {
+    fn install(&self, path: RelPath, seen: Option<Box<Seen>>, landed: Landed) -> Result<(), Failure> {
+        let Landed { made, digest, is_anchor, cost, sidecar, again } = landed;
         let Made { dir, name, entry, problems } = made;
         // The ranges of a large file were counted one by one.
         let is_counted = entry.size() > RANGE_BYTES;
         let landing = Landing::Content { bytes: entry.size(), data: data_of(&entry), is_counted };
         let staged = Staged { dir, name, is_anchor };
         let effect = Effect::Install { staged, new: Box::new(entry), digest: Some(digest), seen };
-        self.send(Item { cost: Some(cost), problems, sidecar, ..Item::new(path, effect, landing) })
+        self.send(Item { cost: Some(cost), problems, sidecar, again, ..Item::new(path, effect, landing) })
     }
 
     fn range(&mut self, range: &RangeReply, content: &[u8]) -> Result<(), Failure> {
@@ -178,7 +174,9 @@ impl Applier<'_> {
                 let (made, digest) = large.finish(&self.pass.stage)?;
                 let made = if large.is_anchor { anchor(self.pass, made, &large.source)? } else { made };
                 let (path, seen) = (large.path.clone(), large.seen.clone());
-                self.install(path, seen, made, digest, large.is_anchor, large.cost, large.sidecar())
+                let again = seen.is_some().then(|| Box::new(again_of(large)));
+                let (is_anchor, cost, sidecar) = (large.is_anchor, large.cost, large.sidecar());
+                self.install(path, seen, Landed { made, digest, is_anchor, cost, sidecar, again })
             }
             Next::Changed => {
                 report(self.pass, &large.path, &Why::Changed { stamp: None });
@@ -287,14 +285,7 @@ impl Applier<'_> {
     }
 
     fn fail_large_first(&mut self, large: &Arc<Large>, why: &Why) -> Result<(), Failure> {
-        let again = Again {
-            path: large.path.clone(),
-            source: large.source.clone(),
-            seen: large.seen.clone(),
-            is_anchor: large.is_anchor,
-            times_asked: large.times_asked,
-        };
-        self.again_or_report(again, why)
+        self.again_or_report(again_of(large), why)
     }
 
     /// Asks once more for a file that is another one by now; else tells why it cannot be had.
@@ -316,6 +307,27 @@ impl Applier<'_> {
 
     fn send(&self, item: Item) -> Result<(), Failure> {
         self.items.send(item).or_else(|_ended| self.pass.flow.check())
+    }
+}
+
+/// A file that is complete in the stage.
+struct Landed {
+    made: Made,
+    digest: Digest,
+    is_anchor: bool,
+    cost: u64,
+    sidecar: Option<Name>,
+    /// How to ask for it once more, if it replaces something.
+    again: Option<Box<Again>>,
+}
+
+fn again_of(large: &Large) -> Again {
+    Again {
+        path: large.path.clone(),
+        source: large.source.clone(),
+        seen: large.seen.clone(),
+        is_anchor: large.is_anchor,
+        times_asked: large.times_asked,
     }
 }
 

@@ -4,14 +4,16 @@ use std::sync::mpsc::{Receiver, RecvTimeoutError};
 use std::time::Duration;
 
 use common::clock;
-use common::failure::Failure;
+use common::failure::{Failure, FailureKind};
 use common::finding::{Rule, Severity};
 use common::rel_path::RelPath;
 use sync::entry::Entry;
-use tree::{Attribute, Problem, TreeError};
+use tree::{Attribute, Name, Problem, TreeError};
 
-use super::{Item, Landing, Pass};
-use crate::commit::{Committer, Outcome};
+use super::apply::TIMES_ASKED_MAX;
+use super::{Again, Item, Landing, Pass};
+use crate::commit::{Committer, Outcome, Seen};
+use crate::standing::look;
 use crate::tally::add;
 
 /// Files in a group: enough that the syncs of a group are shared by many.
@@ -57,17 +59,18 @@ pub(super) fn run(pass: &Pass, committer: &mut Committer, items: &Receiver<Item>
 pub(super) fn commit(pass: &Pass, committer: &mut Committer, group: Vec<Item>) -> Result<(), Failure> {
     let mut tasks = Vec::with_capacity(group.len());
     let mut rest = Vec::with_capacity(group.len());
-    for Item { task, landing, cost, problems, sidecar } in group {
-        rest.push((task.path.clone(), landing, cost, problems, sidecar));
+    for Item { task, landing, cost, problems, sidecar, again } in group {
+        rest.push((task.path.clone(), landing, cost, problems, sidecar, again));
         tasks.push(task);
     }
     let outcomes = committer.commit(pass.number, tasks)?;
-    for ((path, landing, cost, mut problems, sidecar), outcome) in rest.into_iter().zip(outcomes) {
+    for ((path, landing, cost, mut problems, sidecar, again), outcome) in rest.into_iter().zip(outcomes) {
         match outcome {
             Outcome::Done { ctime: _, problems: more } => {
                 problems.extend(more);
                 count(pass, landing);
             }
+            Outcome::Conflict if compare_again(pass, again)? => {}
             Outcome::Conflict => conflict(pass, &path, landing),
             Outcome::Failed(error) => unwritable(pass, &path, &error),
         }
@@ -105,6 +108,24 @@ fn count(pass: &Pass, landing: Landing) {
         Landing::Removal => add(&counters.deleted, 1),
         Landing::Directory | Landing::Touch => {}
     }
+}
+
+/// Has an entry that changed since it was compared compared and brought once more; says whether it will be.
+fn compare_again(pass: &Pass, again: Option<Box<Again>>) -> Result<bool, Failure> {
+    let Some(mut again) = again.filter(|again| again.times_asked + 1 < TIMES_ASKED_MAX) else {
+        return Ok(false);
+    };
+    let Some((parent, name)) = again.path.split() else { return Ok(false) };
+    let name = Name::new(name).map_err(|error| Failure::of(FailureKind::Bug, &error))?;
+    let now = pass.stage.root.open_beneath(parent.as_bytes()).and_then(|dir| look(&dir, &name));
+    match now {
+        Ok(Some(entry)) if entry.kind.is_directory() => return Ok(false),
+        Ok(now) => again.seen = now.map(|entry| Box::new(Seen { entry, is_ours: false })),
+        Err(_gone) => return Ok(false),
+    }
+    again.times_asked += 1;
+    pass.ask_again(&again)?;
+    Ok(true)
 }
 
 fn conflict(pass: &Pass, path: &RelPath, landing: Landing) {

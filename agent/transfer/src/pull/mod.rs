@@ -141,12 +141,21 @@ pub(crate) struct Item {
     problems: Vec<Problem>,
     /// What of `large/` is not needed once it is committed.
     sidecar: Option<Name>,
+    /// How to ask for it once more, if what it replaces is no longer what the scan saw.
+    again: Option<Box<Again>>,
 }
 
 impl Item {
     /// Makes an item without a past.
     fn new(path: RelPath, effect: Effect, landing: Landing) -> Self {
-        Self { task: Task { path, effect }, landing, cost: None, problems: Vec::new(), sidecar: None }
+        Self {
+            task: Task { path, effect },
+            landing,
+            cost: None,
+            problems: Vec::new(),
+            sidecar: None,
+            again: None,
+        }
     }
 }
 

@@ -257,7 +257,7 @@ async fn a_copy_that_is_stopped_goes_on_where_it_stood() {
         tokio::pin!(running);
         let ended = tokio::select! {
             ended = &mut running => ended,
-            _ = progress.wait_for(|progress| progress.bytes_done > part * 1024 * 1024) => {
+            () = async { drop(progress.wait_for(|now| now.bytes_done > part * 1024 * 1024).await) } => {
                 pair.keeper().lose("the test says so");
                 running.await
             }
@@ -278,5 +278,38 @@ async fn a_copy_that_is_stopped_goes_on_where_it_stood() {
     assert!(pair.verify().await.0.unwrap().is_verified);
     assert_eq!(pair.undo().await.0, Ok(0));
     assert!(!pair.destination_root.exists());
+    pair.close().await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn what_changes_at_the_destination_meanwhile_is_compared_again_and_kept() {
+    let mut pair = Pair::new();
+    for number in 0..5 {
+        write(&pair.source_root, &format!("a-{number}"), &bytes(1024 * 1024, number), 0o600);
+    }
+    write(&pair.source_root, "z", b"of the source", 0o600);
+    std::fs::create_dir(&pair.destination_root).unwrap();
+    write(&pair.destination_root, "z", b"older", 0o600);
+    pair.params.bandwidth_limit = Some(3 * 1024 * 1024);
+    let (context, mut findings) = pair.context();
+    let mut progress = pair.progress.clone();
+    let (params, destination) = (pair.params.clone(), pair.destination_root.join("z"));
+    let endpoint = pair.endpoint.clone();
+    let running = crate::copy::run_copy(context, &endpoint, params);
+    tokio::pin!(running);
+    // The trees were seen; what comes last is not here yet.
+    let output = tokio::select! {
+        output = &mut running => output,
+        // The value must not be held: progress is told under its lock.
+        () = async { drop(progress.wait_for(|now| now.is_scan_complete && now.files_done > 0).await) } => {
+            write(destination.parent().unwrap(), "z", b"somebody's edit meanwhile", 0o640);
+            running.await
+        }
+    };
+    assert!(!output.unwrap().is_partial);
+    assert_eq!(findings.try_recv().ok(), None);
+    assert_eq!(std::fs::read(&destination).unwrap(), b"of the source");
+    assert_eq!(pair.undo().await.0, Ok(0));
+    assert_eq!(std::fs::read(&destination).unwrap(), b"somebody's edit meanwhile");
     pair.close().await;
 }
