@@ -215,12 +215,16 @@ impl Cluster {
             .collect()
     }
 
-    /// Kills a process with SIGKILL.
+    /// Kills a process with SIGKILL and waits until it is gone.
     ///
     /// # Panics
     /// When it was not running: a test that kills the dead proves nothing.
     pub fn kill(&self, name: &str) {
         self.signal(name, Signal::KILL);
+        // A process that is still dying holds its ports and looks alive to `ctl dev up`.
+        wait::until("a killed process to be gone", DEADLINE, || {
+            (!self.processes().contains_key(name)).then_some(())
+        });
     }
 
     /// Sends a signal to a process.

@@ -270,7 +270,14 @@ impl Migrations {
             let Some(migration) = self.get(tenant, &migration) else { continue };
             let Some(place) = migration.held(&step, token) else { continue };
             let mut migration = migration.as_ref().clone();
-            migration.steps[place].progress = progress;
+            let known = &mut migration.steps[place];
+            // Failures are counted in a row: a step that comes further between them is not one that cannot be done.
+            if progress.files_done > known.progress.files_done
+                || progress.bytes_done > known.progress.bytes_done
+            {
+                known.failures = 0;
+            }
+            known.progress = progress;
             migration.permille_max = migration.permille_max.max(migration.permille(&|_| None));
             self.put(migration);
         }
