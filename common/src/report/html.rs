@@ -17,7 +17,7 @@ dt{color:#888}\
 dd{margin:0;overflow-wrap:anywhere}\
 table{border-collapse:collapse;width:100%;font-size:.93rem}\
 th,td{text-align:left;vertical-align:top;padding:.3rem .6rem .3rem 0;border-bottom:1px solid #8883;overflow-wrap:anywhere}\
-th{color:#888;font-weight:600}\
+th{color:#888;font-weight:600;white-space:nowrap;overflow-wrap:normal}td:first-child{min-width:9rem}td+td{min-width:5rem}\
 @media(max-width:40rem){\
 dl{display:block}dd{margin:0 0 .5rem}\
 thead{display:none}table,tbody,tr,td{display:block}\
