@@ -7,12 +7,19 @@ use std::fs::{DirBuilder, File, OpenOptions};
 use std::io;
 use std::os::unix::fs::{DirBuilderExt, OpenOptionsExt, PermissionsExt};
 use std::path::{Path, PathBuf};
+use std::time::Duration;
 
+use common::clock;
 use common::failure::{Failure, FailureKind};
 use rustix::fs::{FlockOperation, flock};
 
 /// The lock's file name.
 const LOCK: &str = "lock";
+
+/// How long a lock is waited for: an agent that was killed keeps it until the last write of its threads returns.
+const PATIENCE: Duration = Duration::from_secs(10);
+/// How often it is tried meanwhile.
+const LOOK_AGAIN: Duration = Duration::from_millis(50);
 
 /// The state directory, locked until this is dropped.
 #[derive(Debug)]
@@ -61,6 +68,10 @@ impl StateDir {
     /// # Errors
     /// When it cannot be used, or another process holds it.
     pub fn lock(path: &Path) -> Result<Self, StateDirError> {
+        Self::lock_within(path, PATIENCE)
+    }
+
+    fn lock_within(path: &Path, patience: Duration) -> Result<Self, StateDirError> {
         let io = |source| StateDirError::Io { path: path.to_owned(), source };
         DirBuilder::new().recursive(true).mode(0o700).create(path).map_err(io)?;
         // It holds the host's key: a directory that others may list or write is closed, whoever made it.
@@ -75,10 +86,16 @@ impl StateDir {
             .mode(0o600)
             .open(path.join(LOCK))
             .map_err(io)?;
-        match flock(&lock, FlockOperation::NonBlockingLockExclusive) {
-            Ok(()) => Ok(Self { path: path.to_owned(), _lock: lock }),
-            Err(rustix::io::Errno::WOULDBLOCK) => Err(StateDirError::Taken(path.to_owned())),
-            Err(error) => Err(io(error.into())),
+        let begun = clock::boot();
+        loop {
+            match flock(&lock, FlockOperation::NonBlockingLockExclusive) {
+                Ok(()) => return Ok(Self { path: path.to_owned(), _lock: lock }),
+                Err(rustix::io::Errno::WOULDBLOCK) if clock::boot().since(begun) < patience => {
+                    std::thread::sleep(LOOK_AGAIN);
+                }
+                Err(rustix::io::Errno::WOULDBLOCK) => return Err(StateDirError::Taken(path.to_owned())),
+                Err(error) => return Err(io(error.into())),
+            }
         }
     }
 
@@ -98,7 +115,7 @@ mod tests {
         let path = directory.path().join("a/b");
         let held = StateDir::lock(&path).unwrap();
         assert_eq!(std::fs::metadata(&path).unwrap().permissions().mode() & 0o777, 0o700);
-        assert!(matches!(StateDir::lock(&path), Err(StateDirError::Taken(_))));
+        assert!(matches!(StateDir::lock_within(&path, Duration::ZERO), Err(StateDirError::Taken(_))));
         drop(held);
         StateDir::lock(&path).unwrap();
     }

@@ -7,7 +7,7 @@ use tests::{judge, tree};
 
 /// Bytes of content of the tree that is moved under fire.
 fn make_source(root: &Path) -> u64 {
-    tree::plain(root, 9000, 22_000).unwrap();
+    tree::noise(root, 9000, 22_000).unwrap();
     std::fs::write(root.join("image-1"), tree::bytes(11, 24 << 20)).unwrap();
     std::fs::write(root.join("d000/image-2"), tree::bytes(12, 18 << 20)).unwrap();
     (9000 * 11_000) + (42 << 20)

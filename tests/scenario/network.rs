@@ -62,7 +62,7 @@ impl Drop for Cut {
 fn a_cut_network_is_waited_for() {
     let cluster = Cluster::start(2, 1);
     let (source, destination) = (cluster.path("shop"), cluster.path("moved"));
-    tree::plain(&source, 5000, 20_000).unwrap();
+    tree::noise(&source, 8000, 20_000).unwrap();
     let id = cluster.migrate_detached(&source, &destination, &["--bandwidth", "8MiB"]);
     let (_, host) = cluster.json(&["host", "show", "agent-1"]);
     let address = host["facts"]["data_addresses"][0].as_str().expect("agent-1 has a data address").to_owned();

@@ -73,7 +73,7 @@ fn what_changed_since_the_commit_is_kept_aside() {
 fn cancelling_in_the_middle_gives_the_destination_as_it_was() {
     let cluster = Cluster::start(2, 1);
     let (source, destination, before) = (cluster.path("shop"), cluster.path("moved"), cluster.path("before"));
-    tree::plain(&source, 6000, 8000).unwrap();
+    tree::noise(&source, 6000, 8000).unwrap();
     make_old_destination(&destination);
     keep(&destination, &before);
     let id = cluster.migrate_detached(&source, &destination, &["--bandwidth", "3MiB"]);

@@ -52,6 +52,18 @@ pub fn text(seed: u64, len: usize) -> Vec<u8> {
 /// # Errors
 /// When the file system refuses.
 pub fn plain(root: &Path, files: usize, size_max: usize) -> io::Result<()> {
+    fill(root, files, size_max, text)
+}
+
+/// Makes such a tree out of bytes that do not compress, so that a limited bandwidth says how long a move takes.
+///
+/// # Errors
+/// When the file system refuses.
+pub fn noise(root: &Path, files: usize, size_max: usize) -> io::Result<()> {
+    fill(root, files, size_max, bytes)
+}
+
+fn fill(root: &Path, files: usize, size_max: usize, content: fn(u64, usize) -> Vec<u8>) -> io::Result<()> {
     fs::create_dir_all(root)?;
     for number in 0..files {
         let directory =
@@ -61,7 +73,7 @@ pub fn plain(root: &Path, files: usize, size_max: usize) -> io::Result<()> {
         }
         let seed = number as u64 + 1;
         let size = usize::from(u16::from_le_bytes([bytes(seed, 2)[0], bytes(seed, 2)[1]])) % size_max.max(1);
-        fs::write(directory.join(format!("f{number:06}.php")), text(seed, size))?;
+        fs::write(directory.join(format!("f{number:06}.php")), content(seed, size))?;
     }
     Ok(())
 }
