@@ -88,12 +88,25 @@ ids! {
     OperatorName, "operator name", 63;
     /// A tenant.
     TenantId, "tenant id", 63;
+    /// An API key's public part, unique in its tenant.
+    KeyId, "key id", 32;
+    /// What a label is about, as `team`.
+    LabelKey, "label", 63;
+    /// What a label says, as `shop`.
+    LabelValue, "label's value", 63;
 }
 
 impl TenantId {
     /// Returns the tenant that every cluster has.
     pub fn default_tenant() -> Self {
         Self("default".to_owned())
+    }
+}
+
+impl KeyId {
+    /// Makes an id of ten characters out of random bytes.
+    pub fn from_random(bytes: [u8; 10]) -> Self {
+        Self(MigrationId::from_random(bytes).0)
     }
 }
 

@@ -4,17 +4,18 @@ use std::fmt;
 
 use serde::{Deserialize, Serialize};
 
-use crate::id::{HostName, NodeName, TenantId};
+use crate::id::{HostName, KeyId, NodeName, TenantId};
 
 /// Who a certificate says its holder is; every request and every record carries one.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum Principal {
-    /// A person at `ctl`.
-    Operator {
-        /// The tenant that the operator works in.
+    /// A person at `ctl`. What it may do is granted, not part of who it is.
+    #[serde(rename = "operator")]
+    Person {
+        /// The tenant that the person belongs to.
         tenant: TenantId,
-        /// The operator's name.
+        /// The person's name.
         name: String,
     },
     /// An agent on a host.
@@ -29,13 +30,23 @@ pub enum Principal {
         /// The node.
         name: NodeName,
     },
+    /// An API key: a pipeline or a script. Never in a certificate.
+    #[serde(rename = "api_key")]
+    Key {
+        /// The tenant that the key belongs to.
+        tenant: TenantId,
+        /// Its public part.
+        id: KeyId,
+    },
 }
 
 impl Principal {
     /// Returns the tenant that the principal acts in; a node acts for the cluster and so in the default one.
     pub fn tenant(&self) -> TenantId {
         match self {
-            Self::Operator { tenant, .. } | Self::Agent { tenant, .. } => tenant.clone(),
+            Self::Person { tenant, .. } | Self::Agent { tenant, .. } | Self::Key { tenant, .. } => {
+                tenant.clone()
+            }
             Self::Node { .. } => TenantId::default_tenant(),
         }
     }
@@ -44,9 +55,10 @@ impl Principal {
 impl fmt::Display for Principal {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
-            Self::Operator { tenant, name } => write!(f, "operator:{tenant}/{name}"),
+            Self::Person { tenant, name } => write!(f, "user:{tenant}/{name}"),
             Self::Agent { tenant, host } => write!(f, "agent:{tenant}/{host}"),
             Self::Node { name } => write!(f, "node:{name}"),
+            Self::Key { tenant, id } => write!(f, "key:{tenant}/{id}"),
         }
     }
 }

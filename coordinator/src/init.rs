@@ -150,7 +150,7 @@ pub fn context(
 
 /// Issues an operator's certificate and puts it into a context.
 fn operator_context(seals: &Seals, name: &str, coordinators: Vec<String>) -> Result<Context, Failure> {
-    let operator = Principal::Operator { tenant: TenantId::default_tenant(), name: name.to_owned() };
+    let operator = Principal::Person { tenant: TenantId::default_tenant(), name: name.to_owned() };
     let issued = seals.authority.issue_with_key(&operator, clock::wall());
     let (leaf, key) = issued.map_err(|error| Failure::of(FailureKind::Bug, &error))?;
     Ok(Context {

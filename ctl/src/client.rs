@@ -404,7 +404,7 @@ mod tests {
         let refused = client.migration(&"b7".parse().unwrap()).await.unwrap_err();
         assert_eq!(refused.kind, FailureKind::Unsupported);
         assert!(refused.hint.is_some_and(|hint| hint.contains("ctl version")));
-        assert_eq!(client.own_peer().unwrap().principal.to_string(), "operator:default/admin");
+        assert_eq!(client.own_peer().unwrap().principal.to_string(), "user:default/admin");
     }
 
     #[tokio::test]

@@ -78,7 +78,7 @@ impl Fake {
             tls::server_config(identity, authority_certificate.der(), Clients::Certified, ALPN_GRPC).unwrap();
         let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
         let address = listener.local_addr().unwrap().to_string();
-        let operator = Principal::Operator { tenant: "default".parse().unwrap(), name: "admin".to_owned() };
+        let operator = Principal::Person { tenant: "default".parse().unwrap(), name: "admin".to_owned() };
         let (certificate, key) = certificate(&issuer, &operator);
         let context = Context {
             coordinators: vec![address],

@@ -12,6 +12,9 @@ pub const PROTOCOL: u32 = 1;
 /// Metadata key under which a follower names the leader's address.
 pub const LEADER_KEY: &str = "drover-leader";
 
+/// Metadata key under which a call names the tenant that it means; the caller's own without it.
+pub const TENANT_KEY: &str = "drover-tenant";
+
 /// The generated messages and services.
 #[expect(
     missing_docs,

@@ -51,7 +51,7 @@ fn migration() -> MigrationView {
         bytes_per_s: 0,
         deleted: 3,
         duration_ms: 10_000,
-        principal: "operator:default/admin".to_owned(),
+        principal: "user:default/admin".to_owned(),
         created: WallMs(1_763_723_108_000),
         ended: Some(WallMs(1_763_723_118_000)),
         source: "web1:/srv".to_owned(),

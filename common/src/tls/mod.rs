@@ -275,9 +275,12 @@ pub fn peer_of(chain: &[CertificateDer<'_>], now: WallMs) -> Result<Peer, TlsErr
 }
 
 /// Returns the URIs that a certificate of this principal holds.
+///
+/// An API key has no certificate; its form here is never read as a principal.
 pub fn uris_of(cluster: &str, principal: &Principal, generation: Option<u64>) -> Vec<String> {
     let identity = match principal {
-        Principal::Operator { tenant, name } => format!("drover://{cluster}/{tenant}/operator/{name}"),
+        Principal::Person { tenant, name } => format!("drover://{cluster}/{tenant}/user/{name}"),
+        Principal::Key { tenant, id } => format!("drover://{cluster}/{tenant}/key/{id}"),
         Principal::Agent { tenant, host } => format!("drover://{cluster}/{tenant}/agent/{host}"),
         Principal::Node { name } => format!("drover://{cluster}/node/{name}"),
     };
@@ -290,7 +293,7 @@ pub fn uris_of(cluster: &str, principal: &Principal, generation: Option<u64>) ->
 /// A host's name may be one that DNS does not allow; then its digest stands for it.
 pub fn server_name_of(principal: &Principal) -> Option<String> {
     match principal {
-        Principal::Operator { .. } => None,
+        Principal::Person { .. } | Principal::Key { .. } => None,
         Principal::Node { .. } => Some(COORDINATOR_NAME.to_owned()),
         Principal::Agent { tenant, host } => {
             let plain = format!("{host}.{tenant}.agent.drover.internal");
@@ -349,8 +352,9 @@ fn principal_of(uri: &str) -> Option<(String, Principal)> {
         [in_tenant, "agent", host] => {
             Principal::Agent { tenant: tenant(in_tenant)?, host: host.parse().ok()? }
         }
-        [in_tenant, "operator", name] if !name.is_empty() => {
-            Principal::Operator { tenant: tenant(in_tenant)?, name: (*name).to_owned() }
+        // `operator` is what certificates of people said before there were roles.
+        [in_tenant, "user" | "operator", name] if !name.is_empty() => {
+            Principal::Person { tenant: tenant(in_tenant)?, name: (*name).to_owned() }
         }
         _ => return None,
     };
@@ -475,15 +479,21 @@ mod tests {
 
     #[test]
     fn identity_uris_are_read_back() {
-        let operator = Principal::Operator { tenant: TenantId::default_tenant(), name: "root".to_owned() };
+        let operator = Principal::Person { tenant: TenantId::default_tenant(), name: "root".to_owned() };
         for principal in [agent("web1"), operator, Principal::Node { name: "n1".parse().unwrap() }] {
             let uris = uris_of("c1", &principal, Some(7));
             assert_eq!(principal_of(&uris[0]), Some(("c1".to_owned(), principal)));
             assert_eq!(uris[1], "drover-generation:7");
         }
-        for other in
-            ["drover://c1/node", "drover:///node/n1", "https://c1/node/n1", "drover://c1/default/king/x"]
-        {
+        let older = "drover://c1/default/operator/root";
+        assert_eq!(principal_of(older).unwrap().1.to_string(), "user:default/root");
+        for other in [
+            "drover://c1/node",
+            "drover:///node/n1",
+            "https://c1/node/n1",
+            "drover://c1/default/king/x",
+            "drover://c1/default/key/x",
+        ] {
             assert_eq!(principal_of(other), None, "{other} was read as a principal");
         }
     }

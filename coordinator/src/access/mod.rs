@@ -1,5 +1,9 @@
 //! Who is allowed to call what.
 //!
-//! A caller is what its certificate says at the handshake; what it may call is one pure table, whose default is no.
+//! Who calls is what a certificate says at the handshake, or an API key with the call. What that caller may do is one
+//! pure table over callers, calls and what they touch, whose default is no.
 
+pub mod call;
 pub mod policy;
+#[cfg(test)]
+mod policy_test;

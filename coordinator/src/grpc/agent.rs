@@ -26,7 +26,7 @@ use tonic::{Request, Response, Status, Streaming};
 
 use super::refuse;
 use super::session::{self, Questions, Session};
-use crate::access::policy::Call;
+use crate::access::call::Call;
 use crate::hub::Hub;
 use crate::pki::authority::RequestedKey;
 use crate::pki::join_token::JoinToken;
@@ -207,7 +207,9 @@ impl AgentService for AgentDoor {
                 let name = name.clone();
                 self.enroll_node(principal, name, &token, &key).await?
             }
-            Principal::Operator { .. } => return Err(Status::internal("a token for an operator")),
+            Principal::Person { .. } | Principal::Key { .. } => {
+                return Err(Status::internal("a token for a person"));
+            }
         };
         tracing::info!(%name, "joined");
         Ok(Response::new(response))
@@ -244,7 +246,9 @@ impl AgentService for AgentDoor {
                 }
                 None
             }
-            Principal::Operator { .. } => return Err(Status::permission_denied("operators do not renew")),
+            Principal::Person { .. } | Principal::Key { .. } => {
+                return Err(Status::permission_denied("persons do not renew"));
+            }
         };
         Ok(Response::new(RenewResponse {
             certificate: self.issue(&principal, next, &key)?,

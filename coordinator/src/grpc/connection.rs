@@ -44,12 +44,19 @@ impl ConnectionInfo {
         self.peer.as_ref().is_none_or(|peer| peer.is_expired)
     }
 
-    /// Returns who calls, as the access table knows callers.
+    /// Returns who calls, as the access table knows callers; what is granted is in the state and not here.
     pub fn caller(&self) -> Caller {
         match &self.peer {
             None => Caller::Unknown,
             Some(peer) if peer.is_expired => Caller::Expired(peer.principal.clone()),
-            Some(peer) => Caller::Known(peer.principal.clone()),
+            Some(peer) => match &peer.principal {
+                machine @ (Principal::Agent { .. } | Principal::Node { .. }) => {
+                    Caller::Machine(machine.clone())
+                }
+                other @ (Principal::Person { .. } | Principal::Key { .. }) => {
+                    Caller::Granted { principal: other.clone(), grants: Vec::new() }
+                }
+            },
         }
     }
 }

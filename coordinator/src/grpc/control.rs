@@ -24,8 +24,9 @@ use tokio_stream::Stream;
 use tokio_stream::wrappers::ReceiverStream;
 use tonic::{Request, Response, Status};
 
+use super::admission::{self, Admitted};
 use super::refuse;
-use crate::access::policy::Call;
+use crate::access::call::Call;
 use crate::hub::Hub;
 use crate::live::grant;
 use crate::live::sessions::ANSWER_DEADLINE;
@@ -59,15 +60,11 @@ impl ControlDoor {
     }
 
     /// Lets a call pass that this node may answer: its caller is allowed, and this node leads.
-    async fn admit<T: Sync>(
-        &self,
-        request: &Request<T>,
-        call: Call,
-    ) -> Result<(Principal, TenantId), Status> {
-        let principal = refuse::check_known(request, call)?;
+    async fn admit<T: Sync>(&self, request: &Request<T>, call: Call) -> Result<Admitted, Status> {
+        // A stranger is not told who leads; anybody else is sent on before a follower's older knowledge can refuse.
+        refuse::check_shown(request)?;
         refuse::check_leader(&self.hub).await?;
-        let tenant = principal.tenant();
-        Ok((principal, tenant))
+        admission::admit(&self.hub, request, call)
     }
 
     async fn propose(&self, principal: Principal, command: Command) -> Result<crate::state::Outcome, Status> {
@@ -144,7 +141,9 @@ impl ControlDoor {
                 let command = cluster::Command::InviteNode { name: name.clone(), token: digest, expires };
                 (token, Command::Cluster(command), name.to_string(), "drover-coordinator")
             }
-            Principal::Operator { .. } => return Err(Status::internal("an operator does not join")),
+            Principal::Person { .. } | Principal::Key { .. } => {
+                return Err(Status::internal("a person does not join"));
+            }
         };
         self.propose(caller, command).await?;
         let seals = self.hub.seals().map_err(|failure| to_status(&failure))?;
@@ -176,6 +175,24 @@ fn view(hub: &Hub, migration: &Migration, is_whole: bool) -> MigrationView {
     view
 }
 
+/// Returns which call a verb stands for.
+fn call_of(verb: &str) -> Result<Call, Failure> {
+    Ok(match verb {
+        "cancel" => Call::Cancel,
+        "retry" => Call::Retry,
+        "rollback" => Call::Rollback,
+        "settle" => Call::Settle,
+        "verify" => Call::Verify,
+        other => return Err(unknown_verb(other)),
+    })
+}
+
+fn unknown_verb(verb: &str) -> Failure {
+    let verb: String = verb.chars().take(64).collect();
+    Failure::new(FailureKind::Invalid, format!("`{verb}` cannot be asked of a migration"))
+        .hint("cancel, retry, rollback, settle and verify can")
+}
+
 fn document(value: &impl serde::Serialize) -> Result<Document, Status> {
     let document = serde_json::to_string(value);
     document.map(|document| Document { document }).map_err(|error| Status::internal(error.to_string()))
@@ -205,7 +222,8 @@ impl ControlService for ControlDoor {
     type StreamListStream = Lines<Piece>;
 
     async fn migrate(&self, request: Request<MigrateRequest>) -> Answer<Document> {
-        let (principal, tenant) = self.admit(&request, Call::Change).await?;
+        let call = if request.get_ref().plan_only { Call::Plan } else { Call::Migrate };
+        let Admitted { principal, tenant, .. } = self.admit(&request, call).await?;
         let MigrateRequest { request_id, spec, plan_only, confirmed } = request.into_inner();
         let asked = migrate::Asked { principal, tenant: tenant.clone(), request_id, spec, confirmed };
         let made = if plan_only {
@@ -219,27 +237,24 @@ impl ControlService for ControlDoor {
     }
 
     async fn act(&self, request: Request<ActRequest>) -> Answer<Document> {
-        let (principal, tenant) = self.admit(&request, Call::Change).await?;
+        let call = call_of(&request.get_ref().verb).map_err(|failure| to_status(&failure))?;
+        let Admitted { principal, tenant, .. } = self.admit(&request, call).await?;
         let ActRequest { migration: id, verb, deep, confirmed } = request.into_inner();
         let migration = self.find(&tenant, &id)?;
-        let act = match verb.as_str() {
-            "cancel" => Act::Cancel,
-            "retry" => Act::Retry,
-            "rollback" => {
+        let act = match call {
+            Call::Cancel => Act::Cancel,
+            Call::Retry => Act::Retry,
+            Call::Rollback => {
                 if !confirmed {
                     refuse::or_status(&self.hub, self.preview_rollback(&migration).await).await?;
                 }
                 Act::Rollback
             }
-            "settle" => Act::Settle,
-            "verify" => Act::Verify {
+            Call::Settle => Act::Settle,
+            Call::Verify => Act::Verify {
                 step: migrate::verification(&migration, deep).map_err(|failure| to_status(&failure))?,
             },
-            other => {
-                let message = format!("`{other}` cannot be asked of a migration");
-                let failure = Failure::new(FailureKind::Invalid, message);
-                return Err(to_status(&failure.hint("cancel, retry, rollback, settle and verify can")));
-            }
+            _ => return Err(to_status(&unknown_verb(&verb))),
         };
         let command =
             migration::Command::Act { tenant: tenant.clone(), migration: migration.id.clone(), act };
@@ -249,13 +264,13 @@ impl ControlService for ControlDoor {
     }
 
     async fn get_migration(&self, request: Request<MigrationRequest>) -> Answer<Document> {
-        let (_, tenant) = self.admit(&request, Call::Read).await?;
+        let Admitted { tenant, .. } = self.admit(&request, Call::ReadMigration).await?;
         let migration = self.find(&tenant, &request.into_inner().migration)?;
         Ok(Response::new(document(&self.view(&migration, true))?))
     }
 
     async fn list_migrations(&self, request: Request<PageRequest>) -> Answer<Page> {
-        let (_, tenant) = self.admit(&request, Call::Read).await?;
+        let Admitted { tenant, .. } = self.admit(&request, Call::ReadMigration).await?;
         let PageRequest { from: begin, limit } = request.into_inner();
         let state = self.hub.state();
         let limit = usize::try_from(limit).unwrap_or(usize::MAX);
@@ -269,7 +284,7 @@ impl ControlService for ControlDoor {
         &self,
         request: Request<MigrationRequest>,
     ) -> Answer<Self::WatchMigrationStream> {
-        let (_, tenant) = self.admit(&request, Call::Read).await?;
+        let Admitted { tenant, .. } = self.admit(&request, Call::ReadMigration).await?;
         let id = request.into_inner().migration;
         self.find(&tenant, &id)?;
         // One view waits while another is on its way; a slow reader gets the newest.
@@ -280,7 +295,7 @@ impl ControlService for ControlDoor {
     }
 
     async fn get_report(&self, request: Request<MigrationRequest>) -> Answer<Document> {
-        let (_, tenant) = self.admit(&request, Call::Read).await?;
+        let Admitted { tenant, .. } = self.admit(&request, Call::ReadMigration).await?;
         let migration = self.find(&tenant, &request.into_inner().migration)?;
         let report = ReportView {
             version: REPORT_VERSION,
@@ -294,7 +309,7 @@ impl ControlService for ControlDoor {
     }
 
     async fn stream_list(&self, request: Request<MigrationRequest>) -> Answer<Self::StreamListStream> {
-        let (_, tenant) = self.admit(&request, Call::Read).await?;
+        let Admitted { tenant, .. } = self.admit(&request, Call::ReadMigration).await?;
         let migration = self.find(&tenant, &request.into_inner().migration)?;
         let (host, list_file) = list_of(&migration).ok_or_else(|| {
             let message = format!("migration `{}` has no list at its agent", migration.id);
@@ -326,7 +341,7 @@ impl ControlService for ControlDoor {
     }
 
     async fn list_hosts(&self, request: Request<PageRequest>) -> Answer<Page> {
-        let (_, tenant) = self.admit(&request, Call::Read).await?;
+        let Admitted { tenant, .. } = self.admit(&request, Call::ReadHost).await?;
         let PageRequest { from: begin, limit } = request.into_inner();
         let state = self.hub.state();
         let limit = usize::try_from(limit).unwrap_or(usize::MAX);
@@ -341,19 +356,19 @@ impl ControlService for ControlDoor {
     }
 
     async fn get_host(&self, request: Request<HostRequest>) -> Answer<Document> {
-        let (_, tenant) = self.admit(&request, Call::Read).await?;
+        let Admitted { tenant, .. } = self.admit(&request, Call::ReadHost).await?;
         let view = self.host_view(&tenant, &request.into_inner().host)?;
         Ok(Response::new(document(&view)?))
     }
 
     async fn enroll_host(&self, request: Request<HostRequest>) -> Answer<Document> {
-        let (principal, tenant) = self.admit(&request, Call::Change).await?;
+        let Admitted { principal, tenant, .. } = self.admit(&request, Call::EnrollHost).await?;
         let joiner = Principal::Agent { tenant, host: host_name(&request.into_inner().host)? };
         Ok(Response::new(document(&self.invite(principal, joiner).await?)?))
     }
 
     async fn drain_host(&self, request: Request<DrainRequest>) -> Answer<Document> {
-        let (principal, tenant) = self.admit(&request, Call::Change).await?;
+        let Admitted { principal, tenant, .. } = self.admit(&request, Call::DrainHost).await?;
         let DrainRequest { host: name, drain } = request.into_inner();
         let change = host::Change::Drain(drain);
         let command = host::Command { tenant: tenant.clone(), host: host_name(&name)?, change };
@@ -363,7 +378,7 @@ impl ControlService for ControlDoor {
     }
 
     async fn revoke_host(&self, request: Request<HostRequest>) -> Answer<Document> {
-        let (principal, tenant) = self.admit(&request, Call::Change).await?;
+        let Admitted { principal, tenant, .. } = self.admit(&request, Call::RevokeHost).await?;
         let name = request.into_inner().host;
         let host = host_name(&name)?;
         let command =
@@ -374,7 +389,7 @@ impl ControlService for ControlDoor {
     }
 
     async fn get_cluster(&self, request: Request<ClusterRequest>) -> Answer<Document> {
-        refuse::check_known(&request, Call::ReadCluster)?;
+        admission::admit(&self.hub, &request, Call::ReadCluster)?;
         // Without a leader every node says what it knows: that is when the question matters most.
         if let Some(leader) = self.hub.leader_address().filter(|_| !self.hub.is_leader()) {
             return Err(refuse::not_leader(Some(leader)));
@@ -383,7 +398,7 @@ impl ControlService for ControlDoor {
     }
 
     async fn enroll_node(&self, request: Request<NodeRequest>) -> Answer<Document> {
-        let (principal, _) = self.admit(&request, Call::ChangeCluster).await?;
+        let Admitted { principal, .. } = self.admit(&request, Call::ChangeCluster).await?;
         let name: NodeName = request
             .into_inner()
             .name

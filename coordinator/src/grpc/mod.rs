@@ -1,5 +1,6 @@
 //! The doors for agents, operators and the other nodes: limits, TLS, services.
 
+pub mod admission;
 pub mod agent;
 pub mod connection;
 pub mod control;
@@ -113,7 +114,7 @@ pub fn is_revoked_for_api(state: &State, peer: &Peer) -> bool {
             record.status == HostStatus::Revoked || peer.generation.unwrap_or(0) + 1 < record.generation
         }),
         Principal::Node { name } => is_removed(state, name),
-        Principal::Operator { .. } => false,
+        Principal::Person { .. } | Principal::Key { .. } => false,
     }
 }
 
@@ -121,7 +122,7 @@ pub fn is_revoked_for_api(state: &State, peer: &Peer) -> bool {
 pub fn is_revoked_for_raft(state: &State, peer: &Peer) -> bool {
     match &peer.principal {
         Principal::Node { name } => is_removed(state, name),
-        Principal::Agent { .. } | Principal::Operator { .. } => true,
+        Principal::Agent { .. } | Principal::Person { .. } | Principal::Key { .. } => true,
     }
 }
 

@@ -7,7 +7,7 @@ use proto::v1::raft_service_server::RaftService;
 use tonic::{Request, Response, Status, Streaming};
 
 use super::refuse;
-use crate::access::policy::Call;
+use crate::access::call::Call;
 use crate::raft::server::Server;
 
 /// The service.

@@ -1,13 +1,15 @@
 //! How calls are refused at the door, and who calls.
 
 use common::failure::{Failure, FailureKind};
+use common::id::TenantId;
 use common::principal::Principal;
 use proto::LEADER_KEY;
 use proto::status::to_status;
 use tonic::{Request, Status};
 
 use super::connection::ConnectionInfo;
-use crate::access::policy::{self, Call};
+use crate::access::call::Call;
+use crate::access::policy::{self, Caller, Decision, Object};
 use crate::hub::Hub;
 
 /// Returns the refusal of a node that does not lead; with the leader's address where it is known.
@@ -67,16 +69,38 @@ pub fn connection<T>(request: &Request<T>) -> Result<ConnectionInfo, Status> {
     info.ok_or_else(|| Status::internal("a call without a connection"))
 }
 
-/// Checks that the caller may make this call; returns who it is, none for a caller without a certificate.
+/// Refuses a caller who showed nothing at all.
+///
+/// # Errors
+/// When there is neither a certificate nor anything in its place.
+pub fn check_shown<T>(request: &Request<T>) -> Result<(), Status> {
+    match connection(request)?.caller() {
+        caller @ Caller::Unknown => Err(to_status(&policy::refusal(&caller, Call::WhoAmI))),
+        Caller::Expired(_) | Caller::Machine(_) | Caller::Granted { .. } => Ok(()),
+    }
+}
+
+/// Checks that the caller may make a call for which nothing can be granted: joining, and what agents and nodes do.
+/// Returns who it is, none for a caller without a certificate.
 ///
 /// # Errors
 /// When the table of access says no.
 pub fn check<T>(request: &Request<T>, call: Call) -> Result<Option<Principal>, Status> {
     let caller = connection(request)?.caller();
-    policy::check(&caller, call).map(Option::<&Principal>::cloned).map_err(|failure| to_status(&failure))
+    match policy::check(&caller, call, &TenantId::default_tenant(), Object::Whole) {
+        Decision::Allowed => Ok(match caller {
+            Caller::Unknown => None,
+            Caller::Expired(principal) | Caller::Machine(principal) | Caller::Granted { principal, .. } => {
+                Some(principal)
+            }
+        }),
+        Decision::Denied | Decision::Unauthenticated | Decision::Absent => {
+            Err(to_status(&policy::refusal(&caller, call)))
+        }
+    }
 }
 
-/// Checks that a caller with a certificate may make this call; returns who it is.
+/// Checks as [`check`] does, for a caller with a certificate; returns who it is.
 ///
 /// # Errors
 /// When the table of access says no.

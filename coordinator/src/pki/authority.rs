@@ -168,7 +168,8 @@ impl Authority {
         now: WallMs,
     ) -> Result<CertificateDer<'static>, AuthorityError> {
         let (lifetime, is_server) = match principal {
-            Principal::Operator { .. } => (OPERATOR_CERTIFICATE_TTL, false),
+            // A key is no certificate; whoever made one for it gets one that names nobody.
+            Principal::Person { .. } | Principal::Key { .. } => (OPERATOR_CERTIFICATE_TTL, false),
             Principal::Agent { .. } | Principal::Node { .. } => (CERTIFICATE_TTL, true),
         };
         let mut params = params(now, lifetime, &principal.to_string())?;

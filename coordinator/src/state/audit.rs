@@ -153,7 +153,7 @@ mod tests {
         };
         let note = |object: String| Note {
             tenant: TenantId::default_tenant(),
-            principal: "operator:default/root".to_owned(),
+            principal: "user:default/root".to_owned(),
             action: "migration.cancel".to_owned(),
             object,
             refused: None,

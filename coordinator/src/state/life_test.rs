@@ -491,7 +491,7 @@ fn nobody_reaches_into_another_tenant() {
     let mut log = Log::new();
     log.create("m1", 1, |_| {}).unwrap();
     let stranger =
-        common::principal::Principal::Operator { tenant: "other".parse().unwrap(), name: "root".to_owned() };
+        common::principal::Principal::Person { tenant: "other".parse().unwrap(), name: "root".to_owned() };
     let act = migration::Command::Act {
         tenant: sample::tenant(),
         migration: "m1".parse().unwrap(),

@@ -209,7 +209,9 @@ impl State {
             return Err(Refusal::new(FailureKind::Conflict, "the cluster was not initialized", hint));
         }
         let own = match &stamp.principal {
-            Principal::Operator { tenant, .. } | Principal::Agent { tenant, .. } => tenant,
+            Principal::Person { tenant, .. }
+            | Principal::Agent { tenant, .. }
+            | Principal::Key { tenant, .. } => tenant,
             Principal::Node { .. } => return Ok(()),
         };
         match command.tenant() {

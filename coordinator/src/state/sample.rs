@@ -24,7 +24,7 @@ pub(crate) fn tenant() -> TenantId {
 
 /// An operator.
 pub(crate) fn operator() -> Principal {
-    Principal::Operator { tenant: tenant(), name: "root".to_owned() }
+    Principal::Person { tenant: tenant(), name: "root".to_owned() }
 }
 
 /// A node.

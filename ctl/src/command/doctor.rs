@@ -366,7 +366,7 @@ mod tests {
     #[test]
     fn a_certificate_is_named_before_it_ends() {
         let day = 24 * 3_600_000;
-        let principal = Principal::Operator { tenant: "default".parse().unwrap(), name: "admin".to_owned() };
+        let principal = Principal::Person { tenant: "default".parse().unwrap(), name: "admin".to_owned() };
         let valid = [WallMs(100 * day), WallMs(190 * day)];
         let level = |days| certificate_of(&principal, valid, WallMs(days * day)).level;
         assert_eq!([99, 101, 184, 190].map(level), [Level::Error, Level::Ok, Level::Warning, Level::Error]);
