@@ -19,20 +19,8 @@ case "${1:-}" in
     ;;
 esac
 
-missing=()
-command -v cc >/dev/null || missing+=(gcc libc6-dev)
-command -v sqlite3 >/dev/null || missing+=(sqlite3)
-if [ ${#missing[@]} -gt 0 ]; then
-    echo "== installing: ${missing[*]}"
-    sudo=
-    [ "$(id -u)" -eq 0 ] || sudo=sudo
-    $sudo apt-get update -q
-    $sudo env DEBIAN_FRONTEND=noninteractive apt-get install -y -q --no-install-recommends "${missing[@]}"
-fi
-if ! command -v cargo >/dev/null; then
-    echo "deploy/quickstart.sh: cargo is missing; install Rust (https://rustup.rs) and run this again" >&2
-    exit 1
-fi
+. deploy/require.sh
+require cc=gcc,libc6-dev sqlite3=sqlite3
 
 echo "== building (the first time takes some minutes)"
 cargo build --release --locked -p coordinator -p agent -p ctl

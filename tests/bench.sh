@@ -28,15 +28,8 @@ if [ "$(id -u)" -ne 0 ]; then
 fi
 rounds=${ROUNDS:-3}
 
-missing=()
-command -v rsync >/dev/null || missing+=(rsync)
-command -v sshd >/dev/null || missing+=(openssh-server)
-command -v ssh >/dev/null || missing+=(openssh-client)
-command -v mkfs.ext4 >/dev/null || missing+=(e2fsprogs)
-if [ ${#missing[@]} -gt 0 ]; then
-    apt-get update -q
-    DEBIAN_FRONTEND=noninteractive apt-get install -y -q --no-install-recommends "${missing[@]}"
-fi
+. deploy/require.sh
+require rsync=rsync sshd=openssh-server ssh=openssh-client mkfs.ext4=e2fsprogs cc=gcc,libc6-dev
 
 cargo build --release --locked -p coordinator -p agent -p ctl -p tests --bins
 bin="${CARGO_TARGET_DIR:-target}/release"

@@ -18,26 +18,9 @@ case "${1:-}" in
     ;;
 esac
 
-# command -> the Debian package that brings it
-declare -A needs=([rsync]=rsync [sqlite3]=sqlite3 [cc]=gcc [ip]=iproute2 [mkfs.ext4]=e2fsprogs [faketime]=faketime
-    [nft]=nftables [setpriv]=util-linux [losetup]=mount)
-missing=()
-for command in "${!needs[@]}"; do
-    if ! PATH="$PATH:/usr/sbin:/sbin" command -v "$command" >/dev/null; then
-        missing+=("${needs[$command]}")
-    fi
-done
-if [ ${#missing[@]} -gt 0 ]; then
-    echo "installing: ${missing[*]}"
-    sudo=
-    [ "$(id -u)" -eq 0 ] || sudo=sudo
-    $sudo apt-get update -q
-    $sudo env DEBIAN_FRONTEND=noninteractive apt-get install -y -q --no-install-recommends "${missing[@]}"
-fi
-if ! command -v cargo >/dev/null; then
-    echo "tests/run.sh: cargo is missing; install Rust (https://rustup.rs) and run this again" >&2
-    exit 1
-fi
+. deploy/require.sh
+require rsync=rsync sqlite3=sqlite3 cc=gcc,libc6-dev ip=iproute2 mkfs.ext4=e2fsprogs faketime=faketime nft=nftables \
+    setpriv=util-linux losetup=mount
 
 output=$(mktemp)
 trap 'rm -f "$output"' EXIT
