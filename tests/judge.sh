@@ -53,13 +53,15 @@ compare 'link count' ! -type d -printf '%P %n\0'
 compare 'time' -printf '%P %T@\0'
 
 # A sparse file must stay sparse: its blocks within a tenth, and 64 KiB for the file system's own rounding.
-listing "$source" -type f -size +0 -printf '%P\t%b\t%s\0' >"$work/source"
-listing "$destination" -type f -size +0 -printf '%P\t%b\t%s\0' >"$work/destination"
-if ! awk -v RS='\0' -F'\t' '
-    NR == FNR { blocks[$1] = $2; size[$1] = $3; next }
-    ($1 in blocks) && blocks[$1] * 512 + 4096 < size[$1] {
-        most = blocks[$1] * 1.1 + 128
-        if ($2 > most) { printf "blocks: %s has %d blocks, the source has %d\n", $1, $2, blocks[$1]; bad = 1 }
+listing "$source" -type f -size +0 -printf '%b %s %P\0' >"$work/source"
+listing "$destination" -type f -size +0 -printf '%b %s %P\0' >"$work/destination"
+if ! awk -v RS='\0' '
+    # The name comes last and whole: it may hold spaces, tabs and newlines.
+    { name = $0; sub(/^[0-9]+ [0-9]+ /, "", name) }
+    NR == FNR { blocks[name] = $1; size[name] = $2; next }
+    (name in blocks) && blocks[name] * 512 + 4096 < size[name] {
+        most = blocks[name] * 1.1 + 128
+        if ($1 + 0 > most) { printf "blocks: %s has %d blocks, the source has %d\n", name, $1, blocks[name]; bad = 1 }
     }
     END { exit bad }' "$work/source" "$work/destination"; then
     differences=1

@@ -68,6 +68,29 @@ fn a_filled_hole_is_noticed() {
 }
 
 #[test]
+fn no_name_misleads_about_holes() {
+    let directory = tempfile::tempdir().unwrap();
+    let (source, copy) = (directory.path().join("source"), directory.path().join("copy"));
+    for root in [&source, &copy] {
+        fs::create_dir(root).unwrap();
+        for name in ["tab\tand 8 newline\n1 2 x", "tab", "1 2 x"] {
+            let file = fs::File::create_new(root.join(name)).unwrap();
+            file.set_len(9 << 20).unwrap();
+            set_time(&root.join(name), 7, 7);
+        }
+        set_time(root, 7, 7);
+    }
+    assert_eq!(judge::differences(&source, &copy), Vec::<String>::new());
+    let path = copy.join("tab\tand 8 newline\n1 2 x");
+    in_secret(&path, || {
+        let file = fs::OpenOptions::new().write(true).open(&path).unwrap();
+        file.write_all_at(&vec![0; 1 << 20], 0).unwrap();
+    });
+    let lines = judge::differences(&source, &copy);
+    assert!(lines.iter().any(|line| line.starts_with("blocks: tab\tand")), "{lines:?}");
+}
+
+#[test]
 fn two_files_falsely_linked_are_noticed() {
     let lines = judge_after(|copy| {
         let (one, other) = (copy.join("links/a/first"), copy.join("files/twin"));
