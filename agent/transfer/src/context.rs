@@ -18,6 +18,7 @@ use tokio::sync::watch;
 use tokio_util::sync::CancellationToken;
 
 use crate::findings::FindingSink;
+use crate::kill_point::KillPoint;
 
 /// What one attempt of a step, or of its undo, works with.
 #[derive(Clone, Debug)]
@@ -42,6 +43,24 @@ pub struct StepContext {
     pub bandwidth: watch::Receiver<Option<u64>>,
     /// The agent's directory for what this crate remembers: one folder per migration is made below it.
     pub state_dir: PathBuf,
+    /// Where a test stops or holds the attempt.
+    #[cfg(test)]
+    pub(crate) kill: KillPoint,
+}
+
+impl StepContext {
+    /// Returns what is passed before every effect.
+    #[cfg(test)]
+    pub(crate) fn kill_point(&self) -> KillPoint {
+        self.kill.clone()
+    }
+
+    /// Returns what is passed before every effect.
+    #[cfg(not(test))]
+    #[expect(clippy::unused_self, reason = "it is something in tests only")]
+    pub(crate) fn kill_point(&self) -> KillPoint {
+        KillPoint::default()
+    }
 }
 
 /// The agent on the other side of a step.

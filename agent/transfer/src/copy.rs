@@ -20,7 +20,6 @@ use crate::commit::Committer;
 use crate::context::{Peer, StepContext};
 use crate::dry_run::dry_run;
 use crate::endpoint::Endpoint;
-use crate::kill_point::KillPoint;
 use crate::memory::Memory;
 use crate::owner::Owners;
 use crate::passes::RootMark;
@@ -243,7 +242,7 @@ fn pass(attempt: &Attempt, params: FileParams, memory: &Memory, incoming: Incomi
     let filter = filter_of(&params)?;
     let owners = Owners::new(params.numeric_ids);
     let (stage, boot_id) = open_stage(ctx, &params, memory)?;
-    let mut committer = Committer::open(stage, ctx.token, ctx.lease.clone(), KillPoint::default())?;
+    let mut committer = Committer::open(stage, ctx.token, ctx.lease.clone(), ctx.kill_point())?;
     let number = pull::next_pass(&committer)?;
     let saved = SavedCounters::open(committer.stage(), &ctx.step, ctx.attempt, number)?;
     let first_pass = saved.before.first_pass;

@@ -27,6 +27,7 @@ use tokio_util::sync::CancellationToken;
 use crate::context::{LeaseKeeper, Peer, StepContext, hold_lease};
 use crate::endpoint::{Endpoint, EndpointSettings};
 use crate::findings::FindingSink;
+use crate::kill_point::KillPoint;
 
 const CLUSTER: &str = "c1";
 
@@ -259,6 +260,7 @@ impl Pair {
             peer: Some(peer),
             bandwidth,
             state_dir: self.state_dir.clone(),
+            kill: KillPoint::default(),
         };
         (context, receiver)
     }

@@ -11,7 +11,6 @@ use tree::{Name, Root};
 use crate::commit::Committer;
 use crate::context::StepContext;
 use crate::fence::Fence;
-use crate::kill_point::KillPoint;
 use crate::ledger::{Histories, LEDGER, read_settled};
 use crate::memory::Memory;
 use crate::stage::{Stage, clear, restore_times};
@@ -45,7 +44,7 @@ fn undo_blocking(ctx: &StepContext, params: &FileParams) -> Result<UndoPreview, 
     for part in [&stage.new, &stage.large, &stage.anchors, &stage.spill] {
         clear(part)?;
     }
-    let kill = KillPoint::default();
+    let kill = ctx.kill_point();
     let mut committer = Committer::open(stage.clone(), ctx.token, ctx.lease.clone(), kill.clone())?;
     let undone = undo_all(&mut committer, &ctx.findings, &kill)?;
     drop(committer.enter()?);

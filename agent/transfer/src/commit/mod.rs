@@ -127,6 +127,7 @@ impl Committer {
         if group.is_empty() {
             return Ok(Vec::new());
         }
+        self.kill.hold();
         self.lease.check()?;
         self.kill.pass()?;
         self.stage.dir.sync_fs().map_err(|error| of_stage(&error))?;

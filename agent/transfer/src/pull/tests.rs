@@ -7,6 +7,7 @@ use common::finding::{Finding, Rule};
 use common::spec::MaxDelete;
 use rustix::fs::{CWD, FileType, Gid, Mode, Uid, XattrFlags};
 
+use crate::kill_point::KillPoint;
 use crate::pair::{Pair, assert_same, snapshot};
 
 fn set_mtime(path: &Path, seconds: i64, nanos: i64) {
@@ -247,11 +248,12 @@ async fn a_copy_that_is_stopped_goes_on_where_it_stood() {
     for number in 0..400 {
         write(&pair.source_root, &format!("small/{number}"), &bytes(20_000, 2), 0o600);
     }
-    // So that it can be stopped on the way.
-    pair.params.bandwidth_limit = Some(60 * 1024 * 1024);
     let mut stops = 0;
     for part in [10, 30] {
-        let (context, _findings) = pair.context();
+        let (mut context, _findings) = pair.context();
+        // Nothing of it is committed, so it cannot end before it is stopped; the large file comes all the same.
+        let kill = KillPoint::held();
+        context.kill = kill.clone();
         let mut progress = pair.progress.clone();
         let running = crate::copy::run_copy(context, &pair.endpoint, pair.params.clone());
         tokio::pin!(running);
@@ -259,6 +261,7 @@ async fn a_copy_that_is_stopped_goes_on_where_it_stood() {
             ended = &mut running => ended,
             () = async { drop(progress.wait_for(|now| now.bytes_done > part * 1024 * 1024).await) } => {
                 pair.keeper().lose("the test says so");
+                kill.let_go();
                 running.await
             }
         };
@@ -266,7 +269,6 @@ async fn a_copy_that_is_stopped_goes_on_where_it_stood() {
         pair.attempt += 1;
     }
     assert_eq!(stops, 2, "it was never stopped");
-    pair.params.bandwidth_limit = None;
     let (output, findings) = pair.copy().await;
     assert_eq!(findings, []);
     let output = output.unwrap();
@@ -290,19 +292,21 @@ async fn what_changes_at_the_destination_meanwhile_is_compared_again_and_kept() 
     write(&pair.source_root, "z", b"of the source", 0o600);
     std::fs::create_dir(&pair.destination_root).unwrap();
     write(&pair.destination_root, "z", b"older", 0o600);
-    pair.params.bandwidth_limit = Some(3 * 1024 * 1024);
-    let (context, mut findings) = pair.context();
+    let (mut context, mut findings) = pair.context();
+    let kill = KillPoint::held();
+    context.kill = kill.clone();
     let mut progress = pair.progress.clone();
     let (params, destination) = (pair.params.clone(), pair.destination_root.join("z"));
     let endpoint = pair.endpoint.clone();
     let running = crate::copy::run_copy(context, &endpoint, params);
     tokio::pin!(running);
-    // The trees were seen; what comes last is not here yet.
+    // The trees were seen; nothing is committed before the edit is made.
     let output = tokio::select! {
-        output = &mut running => output,
+        output = &mut running => panic!("it ended before it was let go: {output:?}"),
         // The value must not be held: progress is told under its lock.
-        () = async { drop(progress.wait_for(|now| now.is_scan_complete && now.files_done > 0).await) } => {
+        () = async { drop(progress.wait_for(|now| now.is_scan_complete).await) } => {
             write(destination.parent().unwrap(), "z", b"somebody's edit meanwhile", 0o640);
+            kill.let_go();
             running.await
         }
     };
