@@ -11,7 +11,7 @@
 
 use common::digest::Digest;
 
-use crate::range::{self, ChainingValue};
+use crate::range::{self, ChainingValue, RANGE_BYTES};
 
 /// The version of the saved form.
 const VERSION: u32 = 1;
@@ -52,8 +52,17 @@ pub enum CursorError {
     TooLarge,
 }
 
-/// Ranges of one file: 33 MiB of memory for 1 TiB; ext4 stops at 16 TiB.
-const RANGES_MAX: u64 = 16 * 1024 * 1024;
+/// What a range takes in memory.
+const PROOF_BYTES: u64 = 33;
+/// Ranges of one file: 66 MiB of memory, and as much again while a second read is compared.
+const RANGES_MAX: u64 = 2 * 1024 * 1024;
+/// The largest file: 2 TiB.
+pub const FILE_BYTES_MAX: u64 = RANGES_MAX * RANGE_BYTES;
+
+/// Returns what a cursor of a file of this size takes in memory.
+pub fn memory_bytes(size: u64) -> u64 {
+    range::count(size).saturating_mul(PROOF_BYTES)
+}
 
 impl Cursor {
     /// Makes a cursor of a file of which nothing is proven.

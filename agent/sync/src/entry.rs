@@ -8,6 +8,12 @@ use crate::stamp::{Stamp, Time};
 
 /// The largest set of extended attributes of one entry, names and values together; a larger one is a finding.
 pub const XATTR_BYTES_MAX: usize = 1024 * 1024;
+/// Extended attributes of one entry; Linux lists at most 64 KiB of names, and none is shorter than `user.a`.
+pub const XATTRS_MAX: usize = 9_362;
+/// The longest name of an extended attribute on Linux.
+const XATTR_NAME_BYTES_MAX: usize = 255;
+/// The number that means "leave it as it is" to the kernel and is nobody's.
+const NOBODY: u32 = u32::MAX;
 /// The longest text of a symbolic link; Linux allows 4095 bytes.
 pub const LINK_BYTES_MAX: usize = 4096;
 /// The longest name; file systems stop at 255 bytes or 255 letters of up to four bytes.
@@ -101,6 +107,7 @@ pub struct Entry {
     /// How many names the inode has.
     pub nlink: u32,
     /// Extended attributes, ACLs and capabilities, sorted by name, each name once.
+    #[serde(deserialize_with = "crate::bounded::list::<_, _, XATTRS_MAX>")]
     pub xattrs: Vec<(ByteString, ByteString)>,
 }
 
@@ -146,6 +153,13 @@ impl Entry {
 
     /// Whether a peer may have sent this: a single component as name, links and attributes within bounds and order.
     pub fn is_well_formed(&self) -> bool {
+        is_component(&self.name)
+            && self.name.len() <= NAME_BYTES_MAX
+            && self.is_well_formed_but_for_its_name()
+    }
+
+    /// The same for a root, whose name is empty.
+    pub fn is_well_formed_but_for_its_name(&self) -> bool {
         let is_link_well = match &self.kind {
             Kind::Symlink { target } => {
                 !target.is_empty() && target.len() <= LINK_BYTES_MAX && !target.contains(&0)
@@ -157,11 +171,14 @@ impl Entry {
             | Kind::CharacterDevice { .. }
             | Kind::BlockDevice { .. } => true,
         };
-        is_component(&self.name)
-            && self.name.len() <= NAME_BYTES_MAX
-            && is_link_well
+        let is_attribute =
+            |name: &[u8]| !name.is_empty() && name.len() <= XATTR_NAME_BYTES_MAX && !name.contains(&0);
+        is_link_well
             && self.mode <= 0o7777
-            && self.mtime.nanos < 1_000_000_000
+            && self.uid != NOBODY
+            && self.gid != NOBODY
+            && self.stamp().is_possible()
+            && self.xattrs.iter().all(|(name, _value)| is_attribute(&name.0))
             && self.xattr_bytes() <= 2 * XATTR_BYTES_MAX
             && self.xattrs.windows(2).all(|pair| pair[0].0 < pair[1].0)
     }

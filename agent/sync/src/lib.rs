@@ -5,6 +5,7 @@
 //! an allocation by its word.
 
 pub mod acl;
+pub mod bounded;
 pub mod byte_string;
 pub mod codec;
 pub mod cursor;

@@ -9,8 +9,9 @@ use std::collections::VecDeque;
 use std::hash::{DefaultHasher, Hash, Hasher};
 
 use common::rel_path::RelPath;
-use serde::{Deserialize, Serialize};
+use serde::{Deserialize, Deserializer, Serialize};
 
+use crate::bounded;
 use crate::byte_string::ByteString;
 use crate::entry::Entry;
 
@@ -18,6 +19,8 @@ use crate::entry::Entry;
 pub const PART_ENTRIES_MAX: usize = 1024;
 /// Encoded bytes after which a part is closed; one entry may go over it.
 pub const PART_BYTES_MAX: usize = 512 * 1024;
+/// Stages in one part of a listing: one is there for each migration whose way back is open.
+const STAGES_MAX: usize = 4096;
 /// Directories that may be announced and not yet listed: 32 MiB of memory.
 const WAITING_MAX: usize = 4 * 1024 * 1024;
 /// Levels of directories; a path of 4096 bytes has at most 2048, deeper trees are made by hand only.
@@ -31,13 +34,21 @@ pub struct Listing {
     /// Which part this is, from zero.
     pub part: u32,
     /// Entries by name.
+    #[serde(deserialize_with = "entries")]
     pub entries: Vec<Entry>,
     /// Names that are there and could not be looked at, by name.
+    #[serde(deserialize_with = "crate::bounded::list::<_, _, PART_ENTRIES_MAX>")]
     pub problems: Vec<Problem>,
     /// Stages of migrations that were passed over: names of directories with a valid marker.
+    #[serde(deserialize_with = "crate::bounded::list::<_, _, STAGES_MAX>")]
     pub stages: Vec<ByteString>,
     /// Whether more parts follow, and else how it ended.
     pub end: ListingEnd,
+}
+
+/// Reads entries, as many as one part holds.
+fn entries<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Vec<Entry>, D::Error> {
+    bounded::weighed(deserializer, PART_ENTRIES_MAX, PART_BYTES_MAX, Entry::encoded_bytes)
 }
 
 /// How a part of a listing ends.
@@ -103,6 +114,8 @@ pub enum ListingError {
 pub struct ListingOrder {
     /// From the root down: each directory's children that are still to come.
     stack: Vec<Waiting>,
+    /// The path of the last directory of the stack; those above it are its beginnings.
+    path: Vec<u8>,
     /// The directory whose parts are coming, with the last name seen.
     open: Option<Open>,
     waiting: usize,
@@ -111,7 +124,8 @@ pub struct ListingOrder {
 
 #[derive(Debug)]
 struct Waiting {
-    path: RelPath,
+    /// How much of the path is this directory's.
+    path_bytes: usize,
     children: VecDeque<u64>,
 }
 
@@ -133,7 +147,7 @@ impl Default for ListingOrder {
 impl ListingOrder {
     /// Expects the root's listing first.
     pub fn new() -> Self {
-        Self { stack: Vec::new(), open: None, waiting: 0, is_begun: false }
+        Self { stack: Vec::new(), path: Vec::new(), open: None, waiting: 0, is_begun: false }
     }
 
     /// Takes the next part.
@@ -167,7 +181,8 @@ impl ListingOrder {
         if listing.end != ListingEnd::More
             && let Some(open) = self.open.take()
         {
-            self.stack.push(Waiting { path: open.path, children: open.children });
+            self.path = open.path.into();
+            self.stack.push(Waiting { path_bytes: self.path.len(), children: open.children });
         }
         Ok(())
     }
@@ -193,7 +208,9 @@ impl ListingOrder {
             return !std::mem::replace(&mut self.is_begun, true);
         };
         let Some(waiting) = self.stack.last_mut() else { return false };
-        if waiting.path != parent || waiting.children.front() != Some(&hash(name)) {
+        if self.path.get(..waiting.path_bytes) != Some(parent.as_bytes())
+            || waiting.children.front() != Some(&hash(name))
+        {
             return false;
         }
         waiting.children.pop_front();

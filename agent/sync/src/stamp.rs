@@ -12,6 +12,11 @@ pub struct Time {
 }
 
 impl Time {
+    /// Whether the nanoseconds are those of one second.
+    pub fn is_possible(self) -> bool {
+        self.nanos < 1_000_000_000
+    }
+
     /// Returns the time that is this many seconds earlier.
     #[must_use]
     pub fn seconds_earlier(self, seconds: u32) -> Self {
@@ -33,6 +38,12 @@ pub struct Stamp {
 }
 
 impl Stamp {
+    /// Whether a file system can show such a file: sizes are signed numbers to the kernel, and two of the impossible
+    /// nanoseconds mean something else to it.
+    pub fn is_possible(&self) -> bool {
+        i64::try_from(self.size).is_ok() && self.mtime.is_possible() && self.ctime.is_possible()
+    }
+
     /// Whether a later look shows the same file with at least as many bytes, as a log that was appended to.
     pub fn may_have_grown_into(&self, later: &Self) -> bool {
         self.ino == later.ino && later.size >= self.size

@@ -27,6 +27,7 @@ const TEXT_BYTES_MAX: usize = 8 * 1024;
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Request {
     /// What is wanted, answered in this order.
+    #[serde(deserialize_with = "crate::bounded::list::<_, _, BATCH_MAX>")]
     pub fetches: Vec<Fetch>,
 }
 
@@ -69,13 +70,13 @@ pub enum Reply {
     /// A range of a large file; raw bytes follow.
     Range(RangeReply),
     /// Digests that were asked for.
-    Digests(Vec<Digested>),
+    Digests(#[serde(deserialize_with = "crate::bounded::list::<_, _, BATCH_MAX>")] Vec<Digested>),
     /// Chaining values of a second read, before a [`Confirmed`] with `is_reread`.
     Values(Values),
     /// The end of a `Confirm`.
     Confirmed(Confirmed),
     /// Wishes that cannot be granted.
-    Failed(Vec<Failed>),
+    Failed(#[serde(deserialize_with = "crate::bounded::list::<_, _, BATCH_MAX>")] Vec<Failed>),
 }
 
 impl Reply {
@@ -102,6 +103,7 @@ pub enum Coding {
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Pack {
     /// The files, in the order of their bytes.
+    #[serde(deserialize_with = "crate::bounded::list::<_, _, PACK_FILES_MAX>")]
     pub files: Vec<PackedFile>,
     /// How the bytes are stored.
     pub coding: Coding,
@@ -130,7 +132,7 @@ pub enum Layout {
     /// All of it is data.
     Dense,
     /// Only these, in order and not touching each other.
-    Sparse(Vec<Extent>),
+    Sparse(#[serde(deserialize_with = "crate::bounded::list::<_, _, EXTENTS_MAX>")] Vec<Extent>),
 }
 
 /// A piece of data.
@@ -182,6 +184,7 @@ pub struct Values {
     /// The index of the first.
     pub first: u64,
     /// One for each range below the stamp's size.
+    #[serde(deserialize_with = "crate::bounded::list::<_, _, VALUES_MAX>")]
     pub values: Vec<ChainingValue>,
 }
 
@@ -252,14 +255,17 @@ impl Message for Reply {
         match self {
             Self::Pack(pack) => pack.is_within_bounds(),
             Self::Range(range) => range.is_within_bounds(),
-            Self::Digests(digests) => digests.len() <= BATCH_MAX,
+            Self::Digests(digests) => {
+                digests.len() <= BATCH_MAX && digests.iter().all(|digested| digested.stamp.is_possible())
+            }
             Self::Values(values) => values.values.len() <= VALUES_MAX,
-            Self::Confirmed(_) => true,
+            Self::Confirmed(confirmed) => confirmed.stamp.is_possible(),
             Self::Failed(failed) => {
                 failed.len() <= BATCH_MAX
                     && failed.iter().all(|failed| match &failed.why {
                         Why::Unreadable { why } => why.len() <= TEXT_BYTES_MAX,
-                        Why::Changed { stamp: _ } | Why::Vanished => true,
+                        Why::Changed { stamp } => stamp.is_none_or(|stamp| stamp.is_possible()),
+                        Why::Vanished => true,
                     })
             }
         }
@@ -276,6 +282,7 @@ impl Pack {
             }
         }
         self.files.len() <= PACK_FILES_MAX
+            && self.files.iter().all(|file| file.stamp.is_possible())
             && data == self.content_bytes
             && is_stored(self.coding, self.stored_bytes, self.content_bytes)
     }
@@ -289,6 +296,7 @@ impl RangeReply {
 
     fn is_within_bounds(&self) -> bool {
         u64::from(self.length) <= RANGE_BYTES
+            && self.stamp.is_possible()
             && self
                 .layout
                 .data_bytes(u64::from(self.length))

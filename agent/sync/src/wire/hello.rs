@@ -4,7 +4,7 @@ use serde::{Deserialize, Serialize};
 
 use crate::byte_string::ByteString;
 use crate::codec::Message;
-use crate::filter;
+use crate::filter::{self, PATTERNS_MAX};
 use crate::frame::FrameKind;
 
 /// The version of the data protocol that this build speaks.
@@ -39,8 +39,10 @@ pub struct Open {
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct ScanRequest {
     /// Patterns of what is left out; see [`crate::filter`].
+    #[serde(deserialize_with = "crate::bounded::list::<_, _, PATTERNS_MAX>")]
     pub exclude: Vec<ByteString>,
     /// Patterns of what is kept although an exclude matches.
+    #[serde(deserialize_with = "crate::bounded::list::<_, _, PATTERNS_MAX>")]
     pub include: Vec<ByteString>,
 }
 

@@ -3,19 +3,23 @@
 //! Items are framed, gathered into blocks, and each block is compressed alone: `raw length u32 LE │ zstd frame`. So
 //! the reader's memory is one block, and it knows before it decompresses how much may come.
 
+use common::rel_path::is_component;
 use serde::{Deserialize, Serialize};
 
 use crate::byte_string::ByteString;
 use crate::codec::Message;
 use crate::entry::Entry;
 use crate::frame::{FrameError, FrameKind};
-use crate::listing::{Listing, PART_ENTRIES_MAX};
+use crate::listing::{Listing, ListingEnd, PART_ENTRIES_MAX};
 use crate::stamp::Time;
+use crate::wire::content::PATH_BYTES_MAX;
 
 /// Raw bytes after which a block is closed; an item of the largest size may still be added.
 pub const BLOCK_BYTES: usize = 256 * 1024;
 /// The largest block before compression.
 pub const BLOCK_BYTES_MAX: usize = 4 * 1024 * 1024 + BLOCK_BYTES;
+/// Owners that one item names, of each sort; a part of a listing with an ACL on every entry has fewer.
+pub const OWNERS_MAX: usize = 65_536;
 /// The longest name of a user or a group.
 const OWNER_BYTES_MAX: usize = 256;
 /// The longest text for people.
@@ -47,8 +51,10 @@ pub struct Head {
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Names {
     /// Users by number.
+    #[serde(deserialize_with = "crate::bounded::list::<_, _, OWNERS_MAX>")]
     pub users: Vec<(u32, ByteString)>,
     /// Groups by number.
+    #[serde(deserialize_with = "crate::bounded::list::<_, _, OWNERS_MAX>")]
     pub groups: Vec<(u32, ByteString)>,
 }
 
@@ -73,7 +79,12 @@ impl Message for Item {
 
     fn is_within_bounds(&self) -> bool {
         match self {
-            Self::Head(Head { started: _, root }) => root.name.is_empty() && root.kind.is_directory(),
+            Self::Head(Head { started, root }) => {
+                root.name.is_empty()
+                    && root.kind.is_directory()
+                    && root.is_well_formed_but_for_its_name()
+                    && started.is_possible()
+            }
             Self::Names(Names { users, groups }) => users
                 .iter()
                 .chain(groups)
@@ -82,6 +93,12 @@ impl Message for Item {
                 listing.entries.len() <= PART_ENTRIES_MAX
                     && listing.problems.len() <= PART_ENTRIES_MAX
                     && listing.problems.iter().all(|problem| problem.why.len() <= TEXT_BYTES_MAX)
+                    && listing.stages.iter().all(|name| is_component(&name.0))
+                    && listing.path.as_bytes().len() <= PATH_BYTES_MAX
+                    && match &listing.end {
+                        ListingEnd::Unreadable { why } => why.len() <= TEXT_BYTES_MAX,
+                        ListingEnd::More | ListingEnd::Complete | ListingEnd::Vanished => true,
+                    }
             }
             Self::End(End { entries: _, directories: _ }) => true,
         }
