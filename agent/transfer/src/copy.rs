@@ -16,6 +16,7 @@ use sync::wire::hello::ScanRequest;
 use tokio::task::JoinHandle;
 use tree::Root;
 
+use crate::breach::name_source;
 use crate::commit::Committer;
 use crate::context::{Peer, StepContext};
 use crate::dry_run::dry_run;
@@ -78,7 +79,7 @@ pub async fn run_copy(
     let (done, (wire, counted)) = watch(&attempt, source, &mut work).await;
     attempt.save(wire, counted.content_bytes);
     ctx.findings.flush()?;
-    done?;
+    done.map_err(|failure| name_source(failure, &peer))?;
     let mut output = attempt.output(wire, counted.content_bytes);
     output.findings_total = ctx.findings.totals().total;
     output.list_file = Some(FINDINGS_LIST.to_owned());

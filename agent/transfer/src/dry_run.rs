@@ -28,6 +28,7 @@ use sync::entry::Entry;
 use sync::listing::{Listing, ListingEnd};
 use tree::Root;
 
+use crate::breach::name_source;
 use crate::content::read;
 use crate::context::StepContext;
 use crate::copy::{content_of, filter_of, peer_of, request_of, stopped};
@@ -70,7 +71,8 @@ pub(crate) async fn dry_run(
 ) -> Result<FileOutput, Failure> {
     let began = clock::boot();
     let memory = Memory::open(&ctx.state_dir, &ctx.migration)?;
-    let source = Source::open(endpoint, peer_of(&ctx)?, ctx.bandwidth.clone()).await?;
+    let peer = peer_of(&ctx)?.clone();
+    let source = Source::open(endpoint, &peer, ctx.bandwidth.clone()).await?;
     let manifest = source.manifest(request_of(&params)).await?;
     let content = if params.checksum { Some(content_of(&source).await?) } else { None };
     let is_stopped = Arc::new(AtomicBool::new(false));
@@ -85,7 +87,8 @@ pub(crate) async fn dry_run(
             (work.await, wire)
         }
     };
-    let mut output = done.map_err(|error| Failure::of(FailureKind::Bug, &error))??;
+    let done = done.map_err(|error| Failure::of(FailureKind::Bug, &error))?;
+    let mut output = done.map_err(|failure| name_source(failure, &peer))?;
     output.bytes_on_wire = wire;
     output.duration_ms = u64::try_from(clock::boot().since(began).as_millis()).unwrap_or(u64::MAX);
     Ok(output)

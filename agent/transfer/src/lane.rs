@@ -11,6 +11,8 @@ use sync::codec::{self, Message};
 use sync::frame::{FrameError, HEADER_BYTES, Header};
 use sync::wire::error_code::ErrorCode;
 
+use crate::breach::{breach, shown};
+
 /// Packets' payloads that are taken at once: each time costs the connection's lock.
 const CHUNKS_AT_ONCE: usize = 32;
 /// Reserved before the first byte has come.
@@ -70,7 +72,7 @@ impl LaneError {
             Self::Closed { code, .. } | Self::Reset(code) => code.failure_kind(),
             // Closing here follows another failure or a stop, which is told first where it is known.
             Self::Lost(_) | Self::Cut | Self::ClosedHere => FailureKind::Unreachable,
-            Self::Frame(_) => FailureKind::Bug,
+            Self::Frame(error) => return breach(error),
         };
         Failure::of(kind, self)
     }
@@ -81,7 +83,7 @@ impl From<ConnectionError> for LaneError {
         match error {
             ConnectionError::ApplicationClosed(close) => Self::Closed {
                 code: ErrorCode::from_number(close.error_code.into_inner()),
-                reason: common::rel_path::escape(&close.reason),
+                reason: shown(&String::from_utf8_lossy(&close.reason)),
             },
             ConnectionError::LocallyClosed => Self::ClosedHere,
             other => Self::Lost(other.to_string()),

@@ -16,6 +16,11 @@ use std::collections::HashMap;
 
 use crate::account::Accounts;
 
+/// What the names of the source's owners may take: two hundred thousand of usual length.
+const NAMES_BYTES_MAX: usize = 16 * 1024 * 1024;
+/// What a name takes beside its letters.
+const NAME_BYTES: usize = 64;
+
 /// Maps the source's owners to this host's.
 #[derive(Debug)]
 pub(crate) struct Owners {
@@ -23,6 +28,8 @@ pub(crate) struct Owners {
     accounts: Accounts,
     user_names: HashMap<u32, Vec<u8>>,
     group_names: HashMap<u32, Vec<u8>>,
+    /// What the names take.
+    bytes: usize,
 }
 
 /// The owner of an entry in this host's numbers, and its attributes with them.
@@ -41,13 +48,34 @@ impl Owners {
             accounts: Accounts::default(),
             user_names: HashMap::new(),
             group_names: HashMap::new(),
+            bytes: 0,
         }
     }
 
     /// Takes the source's names of the owners of the entries that follow.
-    pub(crate) fn learn(&mut self, names: Names) {
-        self.user_names.extend(names.users.into_iter().map(|(id, name)| (id, name.0)));
-        self.group_names.extend(names.groups.into_iter().map(|(id, name)| (id, name.0)));
+    ///
+    /// # Errors
+    /// When there are more names than memory is spent on.
+    pub(crate) fn learn(&mut self, names: Names) -> Result<(), Failure> {
+        if self.is_numeric {
+            return Ok(());
+        }
+        for (known, told) in [(&mut self.user_names, names.users), (&mut self.group_names, names.groups)] {
+            for (id, ByteString(name)) in told {
+                self.bytes += name.len() + NAME_BYTES;
+                if let Some(before) = known.insert(id, name) {
+                    self.bytes -= before.len() + NAME_BYTES;
+                }
+            }
+        }
+        if self.bytes > NAMES_BYTES_MAX {
+            return Err(Failure::new(
+                FailureKind::Unsupported,
+                "the source's tree has more owners than an agent keeps in memory",
+            )
+            .hint("Move the tree in parts, or move numbers as they are with --numeric-ids."));
+        }
+        Ok(())
     }
 
     /// Returns whose `entry` becomes here.
@@ -185,10 +213,12 @@ mod tests {
     fn owners(users: &[(u32, &str)]) -> Owners {
         let mut owners = Owners::new(false);
         let named = |(id, name): &(u32, &str)| (*id, ByteString(name.as_bytes().to_vec()));
-        owners.learn(Names {
-            users: users.iter().map(named).collect(),
-            groups: vec![(77, ByteString(b"root".to_vec()))],
-        });
+        owners
+            .learn(Names {
+                users: users.iter().map(named).collect(),
+                groups: vec![(77, ByteString(b"root".to_vec()))],
+            })
+            .unwrap();
         owners
     }
 

@@ -3,13 +3,14 @@
 use std::collections::HashMap;
 
 use common::digest::Digest;
-use common::failure::{Failure, FailureKind};
+use common::failure::Failure;
 use common::rel_path::RelPath;
 use sync::entry::Entry;
 use sync::listing::Listing;
 use sync::wire::content::{Digested, Failed, Fetch, Reply, What};
 use sync::wire::manifest::Item;
 
+use crate::breach::breach;
 use crate::owner::Owners;
 use crate::peer::{ContentReceiver, FetchSender, ManifestReceiver};
 
@@ -45,8 +46,7 @@ impl Remote {
             return Ok(found);
         }
         self.fetches.blocking_send(fetches)?;
-        let unasked =
-            || Failure::new(FailureKind::Bug, "the source answered something that was not asked for");
+        let unasked = || breach("it answered something that was not asked for");
         while !asked.is_empty() {
             match self.content.blocking_next()?.reply {
                 Reply::Digests(digests) => {
@@ -82,14 +82,14 @@ impl PeerListings {
     pub(crate) fn new(mut manifest: ManifestReceiver, mut owners: Owners) -> Result<Self, Failure> {
         loop {
             match manifest.blocking_next()? {
-                Some(Item::Names(names)) => owners.learn(names),
+                Some(Item::Names(names)) => owners.learn(names)?,
                 Some(Item::Head(head)) => {
                     let mut root = head.root;
                     owners.apply(&RelPath::root(), &mut root)?;
                     return Ok(Self { manifest, owners, root });
                 }
                 Some(Item::Listing(_) | Item::End(_)) | None => {
-                    return Err(Failure::new(FailureKind::Bug, "the source's manifest has no beginning"));
+                    return Err(breach("its manifest has no beginning"));
                 }
             }
         }
@@ -102,7 +102,7 @@ impl PeerListings {
     fn next_listing(&mut self) -> Result<Option<Listing>, Failure> {
         loop {
             match self.manifest.blocking_next()? {
-                Some(Item::Names(names)) => self.owners.learn(names),
+                Some(Item::Names(names)) => self.owners.learn(names)?,
                 Some(Item::Listing(mut listing)) => {
                     self.owners.apply_all(&mut listing)?;
                     return Ok(Some(listing));

@@ -16,6 +16,7 @@ use sync::wire::error_code::ErrorCode;
 use tokio::sync::mpsc;
 use zstd::bulk::Decompressor;
 
+use crate::breach::breach;
 use crate::buffer::{Buffer, Buffers};
 use crate::lane::{Lane, LaneError, LaneReceiver, LaneSender};
 use crate::peer::Ended;
@@ -238,7 +239,7 @@ impl ContentReceiver {
         if written == Some(content_bytes) {
             return Ok(content);
         }
-        Err(Failure::of(FailureKind::Bug, &FrameError::Body(FrameKind::Reply)))
+        Err(breach(FrameError::Body(FrameKind::Reply)))
     }
 }
 

@@ -1,6 +1,5 @@
 //! Receiving the source's tree.
 
-use std::collections::VecDeque;
 use std::fmt;
 
 use common::failure::{Failure, FailureKind};
@@ -13,6 +12,7 @@ use sync::wire::manifest::{End, Item, split_block};
 use tokio::sync::mpsc;
 use zstd::bulk::Decompressor;
 
+use crate::breach::{breach, shown};
 use crate::lane::{LaneError, LaneReceiver};
 use crate::peer::Ended;
 
@@ -27,8 +27,9 @@ pub struct ManifestReceiver {
     blocks: mpsc::Receiver<Result<Vec<u8>, Failure>>,
     ended: Ended,
     decompressor: Option<Decompressor<'static>>,
+    /// The block that is being read, and how far it is.
     raw: Vec<u8>,
-    items: VecDeque<Item>,
+    at: usize,
     order: Option<ListingOrder>,
     counted: End,
     is_begun: bool,
@@ -56,7 +57,7 @@ impl ManifestReceiver {
             ended,
             decompressor: None,
             raw: Vec::new(),
-            items: VecDeque::new(),
+            at: 0,
             order: Some(ListingOrder::new()),
             counted: End::default(),
             is_begun: false,
@@ -69,10 +70,10 @@ impl ManifestReceiver {
     /// When the connection ended before the manifest did, or the source broke the protocol.
     pub fn blocking_next(&mut self) -> Result<Option<Item>, Failure> {
         loop {
-            if let Some(item) = self.items.pop_front() {
-                return self.check(&item).map(|()| Some(item)).inspect_err(|failure| {
-                    self.ended.end(ErrorCode::Protocol, failure.clone());
-                });
+            let item = self.take().and_then(|item| item.map(|item| self.check(item)).transpose());
+            let item = item.inspect_err(|failure| self.ended.end(ErrorCode::Protocol, failure.clone()))?;
+            if item.is_some() {
+                return Ok(item);
             }
             if self.order.is_none() {
                 return Ok(None);
@@ -84,8 +85,7 @@ impl ManifestReceiver {
     }
 
     fn unpack(&mut self, block: &[u8]) -> Result<(), Failure> {
-        let broken = |error: FrameError| Failure::of(FailureKind::Bug, &error);
-        let (raw_bytes, compressed) = split_block(block).map_err(broken)?;
+        let (raw_bytes, compressed) = split_block(block).map_err(breach)?;
         if self.decompressor.is_none() {
             self.decompressor =
                 Some(Decompressor::new().map_err(|error| Failure::of(FailureKind::Bug, &error))?);
@@ -95,20 +95,24 @@ impl ManifestReceiver {
         self.raw.reserve(raw_bytes);
         let written = decompressor.decompress_to_buffer(compressed, &mut self.raw);
         if written.ok() != Some(raw_bytes) {
-            return Err(broken(FrameError::Body(FrameKind::ManifestBlock)));
+            return Err(breach(FrameError::Body(FrameKind::ManifestBlock)));
         }
-        let mut rest = self.raw.as_slice();
-        while let Some(item) = codec::take::<Item>(&mut rest).map_err(broken)? {
-            self.items.push_back(item);
-        }
+        self.at = 0;
         Ok(())
     }
 
-    fn check(&mut self, item: &Item) -> Result<(), Failure> {
-        let broken =
-            |text: &str| Failure::new(FailureKind::Bug, format!("the source's manifest is broken: {text}"));
+    /// Takes the next item off the block; one at a time, for items take many times the memory of their bytes.
+    fn take(&mut self) -> Result<Option<Item>, Failure> {
+        let mut rest = self.raw.get(self.at..).unwrap_or_default();
+        let item = codec::take::<Item>(&mut rest).map_err(breach)?;
+        self.at = self.raw.len() - rest.len();
+        Ok(item)
+    }
+
+    fn check(&mut self, mut item: Item) -> Result<Item, Failure> {
+        let broken = |text: &str| breach(format!("its manifest is broken: {text}"));
         let order = self.order.as_mut().ok_or_else(|| broken("it goes on after its end"))?;
-        match item {
+        match &mut item {
             Item::Head(_) if self.is_begun => return Err(broken("it begins twice")),
             Item::Head(_) => self.is_begun = true,
             Item::Listing(_) | Item::End(_) if !self.is_begun => {
@@ -116,7 +120,13 @@ impl ManifestReceiver {
             }
             Item::Names(_) => {}
             Item::Listing(listing) => {
-                order.accept(listing).map_err(|error| Failure::of(FailureKind::Bug, &error))?;
+                order.accept(listing).map_err(breach)?;
+                for problem in &mut listing.problems {
+                    problem.why = shown(&problem.why);
+                }
+                if let ListingEnd::Unreadable { why } = &mut listing.end {
+                    *why = shown(why);
+                }
                 self.counted.entries += listing.entries.len() as u64;
                 self.counted.directories += u64::from(listing.end != ListingEnd::More);
             }
@@ -125,10 +135,10 @@ impl ManifestReceiver {
                     return Err(broken("its totals do not fit its listings"));
                 }
                 let order = self.order.take().unwrap_or_default();
-                order.finish().map_err(|error| Failure::of(FailureKind::Bug, &error))?;
+                order.finish().map_err(breach)?;
             }
         }
-        Ok(())
+        Ok(item)
     }
 }
 

@@ -22,6 +22,7 @@ use sync::wire::error_code::ErrorCode;
 use sync::wire::hello::{Hello, Open, PROTOCOL_VERSION, ScanRequest};
 use tokio::sync::{mpsc, oneshot, watch};
 
+use crate::breach::{breach, shown};
 use crate::buffer::Buffers;
 use crate::context::Peer;
 use crate::endpoint::Endpoint;
@@ -220,17 +221,17 @@ async fn greet(link: &Link, open: Open) -> Result<(Lane, Opened), Failure> {
             ),
         )),
         Some(ToDestination::Bye(bye)) => Err(farewell(&bye)),
-        Some(ToDestination::Counters(_)) | None => {
-            Err(Failure::new(FailureKind::Bug, "the source did not answer the request to open"))
-        }
+        Some(ToDestination::Counters(_)) | None => Err(breach("it did not answer the request to open")),
     }
 }
 
 /// Returns the failure that a goodbye of the source stands for.
 fn farewell(bye: &Bye) -> Failure {
-    let failure =
-        Failure::new(bye.code.failure_kind(), format!("the source ended the connection: {}", bye.message));
-    if bye.hint.is_empty() { failure } else { failure.hint(bye.hint.clone()) }
+    let failure = Failure::new(
+        bye.code.failure_kind(),
+        format!("the source ended the connection: {}", shown(&bye.message)),
+    );
+    if bye.hint.is_empty() { failure } else { failure.hint(shown(&bye.hint)) }
 }
 
 fn silent(peer: &Peer) -> Failure {
@@ -254,7 +255,7 @@ async fn listen(
             }
             Ok(Ok(Some(ToDestination::Bye(bye)))) => return (ErrorCode::Done, farewell(&bye)),
             Ok(Ok(Some(ToDestination::Opened(_)))) => {
-                return (ErrorCode::Protocol, Failure::new(FailureKind::Bug, "the source answered twice"));
+                return (ErrorCode::Protocol, breach("it answered the request to open twice"));
             }
             Ok(Ok(None)) => {
                 return (

@@ -20,6 +20,7 @@ use super::large::{Large, Next};
 use super::links::{LinkName, anchor, doubtful};
 use super::plan::same_content;
 use super::{Again, Compare, Item, Landing, Pass as Shared, Small, Wish, data_of, unasked};
+use crate::breach::{breach, shown};
 use crate::commit::{Effect, Seen, Staged};
 use crate::content::read;
 use crate::peer::{ContentReceiver, Delivery};
@@ -86,9 +87,8 @@ pub(super) fn run(
 
 impl Applier<'_> {
     fn pack(&mut self, pack: &Pack, content: &[u8]) -> Result<(), Failure> {
-        let files = pack::split(pack, content).ok_or_else(|| {
-            Failure::new(FailureKind::Bug, "a pack of the source does not hold what it says")
-        })?;
+        let files =
+            pack::split(pack, content).ok_or_else(|| breach("a pack of files does not hold what it says"))?;
         for (file, data) in files {
             match self.pass.take_wish(file.id)? {
                 Wish::Small(small) => self.small(*small, file, data)?,
@@ -143,7 +143,10 @@ impl Applier<'_> {
     }
 
     fn range(&mut self, range: &RangeReply, content: &[u8]) -> Result<(), Failure> {
-        let Wish::Range { large, cost } = self.pass.take_wish(range.id)? else { return Err(unasked()) };
+        let (large, cost) = match self.pass.take_wish(range.id)? {
+            Wish::Range { large, index, cost } if index == range.index => (large, cost),
+            _ => return Err(unasked()),
+        };
         if !large.is_again() {
             add(&self.pass.counters.bytes_done, u64::from(range.length));
         }
@@ -165,7 +168,7 @@ impl Applier<'_> {
             Next::Again(stamp, indexes) => {
                 for index in indexes {
                     // They were in flight before; their room was given back when they were proven.
-                    let id = self.pass.wish(Wish::Range { large: Arc::clone(large), cost: None });
+                    let id = self.pass.wish(Wish::Range { large: Arc::clone(large), index, cost: None });
                     self.ask(Fetch { id, path: large.path.clone(), stamp, what: What::Range { index } })?;
                 }
                 Ok(())
@@ -250,7 +253,7 @@ impl Applier<'_> {
                 self.pass.flow.release(cost);
                 Ok(())
             }
-            Wish::Range { large, cost } => {
+            Wish::Range { large, index: _, cost } => {
                 let next = self.fail_large(&large, why)?;
                 if let Some(cost) = cost {
                     self.pass.flow.release(cost);
@@ -355,7 +358,7 @@ fn report(pass: &Shared, path: &RelPath, why: &Why) {
         Why::Unreadable { why } => (
             Rule::Unreadable,
             Severity::Error,
-            format!("it could not be read at the source: {why}"),
+            format!("it could not be read at the source: {}", shown(why)),
             "Look at it on the source host, then run the migration again.",
         ),
     };

@@ -1,6 +1,6 @@
 //! What is asked for and not committed yet: bounded, and the place where a pass learns that it has failed.
 
-use std::sync::{Condvar, Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
 
 use common::failure::{Failure, FailureKind};
 use common::limit::IN_FLIGHT_BYTES_MAX;
@@ -12,6 +12,9 @@ const BYTES_MIN: u64 = 8 * 1024 * 1024;
 const PART_OF_KNOWN: u64 = 20;
 /// What a file weighs beside its bytes: its inode, its record and its place in a group.
 const FILE_BYTES: u64 = 1024;
+
+/// What the cursors of all large files under way may take together, unless it is one file alone.
+const CURSOR_BYTES_MAX: u64 = 32 * 1024 * 1024;
 
 /// The budget of a pass and its first failure.
 #[derive(Debug, Default)]
@@ -25,6 +28,7 @@ struct State {
     bytes: u64,
     count: usize,
     known_bytes: u64,
+    cursor_bytes: u64,
     waiting: usize,
     failure: Option<Failure>,
 }
@@ -58,6 +62,27 @@ impl Flow {
         Ok(())
     }
 
+    /// Takes room for the cursor of a large file, waiting until there is some.
+    ///
+    /// # Errors
+    /// When the pass has failed.
+    pub(crate) fn acquire_cursor(self: &Arc<Self>, bytes: u64) -> Result<CursorRoom, Failure> {
+        let mut state = self.lock();
+        state.waiting += 1;
+        while state.failure.is_none()
+            && state.cursor_bytes > 0
+            && state.cursor_bytes.saturating_add(bytes) > CURSOR_BYTES_MAX
+        {
+            state = self.changed.wait(state).unwrap_or_else(PoisonError::into_inner);
+        }
+        state.waiting -= 1;
+        if let Some(failure) = &state.failure {
+            return Err(failure.clone());
+        }
+        state.cursor_bytes = state.cursor_bytes.saturating_add(bytes);
+        Ok(CursorRoom { flow: Arc::clone(self), bytes })
+    }
+
     /// Gives room back.
     pub(crate) fn release(&self, bytes: u64) {
         let mut state = self.lock();
@@ -83,7 +108,9 @@ impl Flow {
 
     /// Notes how many bytes are known of so far.
     pub(crate) fn know(&self, bytes: u64) {
-        self.lock().known_bytes += bytes;
+        let mut state = self.lock();
+        state.known_bytes = state.known_bytes.saturating_add(bytes);
+        drop(state);
         self.changed.notify_all();
     }
 
@@ -125,6 +152,22 @@ impl Flow {
     }
 }
 
+/// Room for the cursor of one large file, given back when it is dropped.
+#[derive(Debug)]
+pub(crate) struct CursorRoom {
+    flow: Arc<Flow>,
+    bytes: u64,
+}
+
+impl Drop for CursorRoom {
+    fn drop(&mut self) {
+        let mut state = self.flow.lock();
+        state.cursor_bytes = state.cursor_bytes.saturating_sub(self.bytes);
+        drop(state);
+        self.flow.changed.notify_all();
+    }
+}
+
 /// Fails the pass when its thread panics, so that no other thread waits for ever.
 pub(crate) struct PanicGuard<'a>(pub(crate) &'a Flow);
 
@@ -163,6 +206,21 @@ mod tests {
             assert_eq!(idle.join().unwrap(), Err(failure.clone()));
             assert_eq!(flow.acquire(1), Err(failure));
         });
+    }
+
+    #[test]
+    fn cursors_wait_for_each_other() {
+        let flow = Arc::new(Flow::default());
+        let first = flow.acquire_cursor(CURSOR_BYTES_MAX * 2).unwrap();
+        std::thread::scope(|scope| {
+            let waiter = scope.spawn(|| flow.acquire_cursor(1).map(drop));
+            while !flow.is_waited_for() {
+                std::thread::yield_now();
+            }
+            drop(first);
+            assert_eq!(waiter.join().unwrap(), Ok(()));
+        });
+        assert_eq!(flow.lock().cursor_bytes, 0);
     }
 
     #[test]

@@ -9,9 +9,11 @@ use std::sync::{Mutex, MutexGuard, PoisonError};
 
 use common::digest::Digest;
 use common::failure::{Failure, FailureKind};
+use common::finding::{Rule, Severity};
+use common::human;
 use common::rel_path::RelPath;
 use serde::{Deserialize, Serialize};
-use sync::cursor::Cursor;
+use sync::cursor::{self, Cursor};
 use sync::entry::{Entry, Kind};
 use sync::pack;
 use sync::range::{self, ChainingValue};
@@ -19,6 +21,9 @@ use sync::stamp::Stamp;
 use sync::wire::content::{Layout, RangeReply};
 use tree::{AppendFile, Dir, Name, NewFile};
 
+use super::Pass;
+use super::flow::CursorRoom;
+use crate::breach::breach;
 use crate::commit::Seen;
 use crate::frame_file::{FrameReader, encode};
 use crate::stage::Stage;
@@ -49,6 +54,8 @@ pub(crate) struct Large {
     /// Whether it is the first name of a group of hard links.
     pub(super) is_anchor: bool,
     pub(super) times_asked: u32,
+    /// What its cursor takes, as long as it is under way.
+    _room: Option<CursorRoom>,
     name: Name,
     file: NewFile,
     state: Mutex<State>,
@@ -83,6 +90,25 @@ pub(super) enum Next {
 }
 
 impl Large {
+    /// Opens the file in a pass, once there is room for its cursor; nothing, and a finding, if it is too large.
+    pub(super) fn begin_in(
+        pass: &Pass,
+        path: RelPath,
+        source: Entry,
+        seen: Option<Box<Seen>>,
+    ) -> Result<Option<Self>, Failure> {
+        let size = source.size();
+        if size > cursor::FILE_BYTES_MAX {
+            let message = format!("it has {}, and files of at most 2 TiB can be moved", human::bytes(size));
+            let hint = "Leave it out with --exclude, and bring it by other means.";
+            pass.except(Rule::Unwritable, Severity::Error, &path, message, hint);
+            return Ok(None);
+        }
+        let room = pass.flow.acquire_cursor(cursor::memory_bytes(size))?;
+        let large = Self::open(&pass.stage, &pass.boot_id, path, source, seen)?;
+        Ok(Some(Self { _room: Some(room), ..large }))
+    }
+
     /// Opens a partial file of an earlier attempt, or makes one.
     pub(super) fn open(
         stage: &Stage,
@@ -131,6 +157,7 @@ impl Large {
             cost,
             is_anchor: false,
             times_asked: 0,
+            _room: None,
             name,
             file,
             state: Mutex::new(state),
@@ -159,7 +186,7 @@ impl Large {
     pub(super) fn take(&self, reply: &RangeReply, data: &[u8]) -> Result<Next, Failure> {
         let bounds = range::bounds(self.source.size(), reply.index)
             .filter(|bounds| bounds.end - bounds.start == u64::from(reply.length))
-            .ok_or_else(|| Failure::new(FailureKind::Bug, "the source sent a range that does not exist"))?;
+            .ok_or_else(|| breach("it sent a range that does not exist"))?;
         let value = pack::range_value(reply, data);
         if value != reply.value {
             return Err(Failure::new(
@@ -235,7 +262,7 @@ impl Large {
             return Ok(Next::Whole);
         }
         if second.len() as u64 != range::count(self.source.size()) {
-            return Err(Failure::new(FailureKind::Bug, "the source sent values of ranges that do not exist"));
+            return Err(breach("it sent values of ranges that do not exist"));
         }
         let mut state = self.lock();
         let changed: Vec<u64> = (0..)

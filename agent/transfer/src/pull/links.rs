@@ -28,6 +28,9 @@ use crate::standing::look;
 use crate::tally::add;
 use crate::trouble::{is_fatal, of_stage};
 
+/// Names of one inode, which are in memory together: what ext4 allows is a little less.
+const GROUP_NAMES_MAX: usize = 65_536;
+
 /// One name of a group.
 #[derive(Clone, Debug, Serialize, Deserialize)]
 pub(super) struct LinkName {
@@ -102,7 +105,7 @@ pub(super) fn run(planner: &mut Planner<'_>) -> Result<(), Failure> {
     let later = Name::new("links-later").expect("a constant without slash");
     let mut later = FrameWriter::new(spill.create_append(&later).map_err(|error| of_stage(&error))?);
     *lock(&pass.compared) = Some(compared_writer(pass)?);
-    while let Some(group) = next_group(&mut names)? {
+    while let Some(group) = next_group(pass, &mut names)? {
         pass.flow.check()?;
         match doubtful(&group) {
             Some(name) => {
@@ -135,11 +138,18 @@ fn compared_writer(pass: &Pass) -> Result<FrameWriter<Vec<LinkName>>, Failure> {
 }
 
 /// Takes all names of the next group.
-fn next_group(names: &mut Sorted<LinkName>) -> Result<Option<Vec<LinkName>>, Failure> {
+fn next_group(pass: &Pass, names: &mut Sorted<LinkName>) -> Result<Option<Vec<LinkName>>, Failure> {
     let Some(first) = names.next()? else { return Ok(None) };
     let mut group = vec![first];
     while names.peek().is_some_and(|name| name.group() == group[0].group()) {
-        group.extend(names.next()?);
+        let Some(name) = names.next()? else { break };
+        if group.len() < GROUP_NAMES_MAX {
+            group.push(name);
+            continue;
+        }
+        let message = format!("it is beyond the {GROUP_NAMES_MAX} names that one file may have here");
+        let hint = "Leave some of the file's names out with --exclude.";
+        pass.except(Rule::HardLink, Severity::Error, &name.path, message, hint);
     }
     Ok(Some(group))
 }

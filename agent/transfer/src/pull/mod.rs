@@ -35,6 +35,7 @@ use serde::{Deserialize, Serialize};
 use sync::entry::{Entry, Kind};
 use tree::{Name, Problem};
 
+use crate::breach::breach;
 use crate::commit::{Committer, Effect, Seen, Task};
 use crate::findings::FindingSink;
 use crate::frame_file::FrameWriter;
@@ -88,7 +89,7 @@ enum Wish {
     /// A small file.
     Small(Box<Small>),
     /// A range of a large file, with what it weighs in the flow.
-    Range { large: Arc<Large>, cost: Option<u64> },
+    Range { large: Arc<Large>, index: u64, cost: Option<u64> },
     /// Whether the ranges of a large file are one state.
     Confirm(Arc<Large>),
     /// The digest of a file that looks the same on both sides.
@@ -305,7 +306,7 @@ impl Pass {
 }
 
 fn unasked() -> Failure {
-    Failure::new(FailureKind::Bug, "the source answered something that was not asked for")
+    breach("it answered something that was not asked for")
 }
 
 /// What is locked here is changed by single calls, so a poisoned lock holds a whole value; and a thread that panicked

@@ -234,7 +234,7 @@ impl<'a> Planner<'a> {
     fn fetch_large(&mut self, wanted: Again) -> Result<(), Failure> {
         let Again { path, source, seen, is_anchor, times_asked } = wanted;
         let blocks = data_of(&source);
-        let mut large = Large::open(&self.pass.stage, &self.pass.boot_id, path.clone(), source, seen)?;
+        let Some(mut large) = Large::begin_in(self.pass, path.clone(), source, seen)? else { return Ok(()) };
         (large.is_anchor, large.times_asked) = (is_anchor, times_asked);
         self.room.check(self.pass, blocks.saturating_sub(large.proven_bytes()))?;
         self.pass.flow.acquire(large.cost)?;
@@ -255,7 +255,7 @@ impl<'a> Planner<'a> {
             if let Some(cost) = cost {
                 self.pass.flow.acquire(cost)?;
             }
-            let id = self.pass.wish(Wish::Range { large: Arc::clone(&large), cost });
+            let id = self.pass.wish(Wish::Range { large: Arc::clone(&large), index, cost });
             self.ask(Fetch { id, path: path.clone(), stamp, what: What::Range { index } })?;
         }
         Ok(())

@@ -28,12 +28,12 @@ impl Room {
     /// # Errors
     /// `Exhausted` when what was asked for and has not landed is more than what is free.
     pub(super) fn check(&mut self, pass: &Pass, bytes: u64) -> Result<(), Failure> {
-        self.bytes += bytes;
+        self.bytes = self.bytes.saturating_add(bytes);
         self.files += 1;
         if self.bytes < self.next_bytes && self.files < self.next_files {
             return Ok(());
         }
-        self.next_bytes = self.bytes + LOOK_EVERY_BYTES;
+        self.next_bytes = self.bytes.saturating_add(LOOK_EVERY_BYTES);
         self.next_files = self.files + LOOK_EVERY_FILES;
         let space = pass.stage.dir.space().map_err(|error| of_stage(&error))?;
         let pending_bytes = self.bytes.saturating_sub(pass.counters.bytes_sent.load(Relaxed));

@@ -1,12 +1,13 @@
 //! The source's listings, their owners in this host's numbers.
 
-use common::failure::{Failure, FailureKind};
+use common::failure::Failure;
 use common::rel_path::RelPath;
 use sync::entry::{Entry, Kind};
 use sync::listing::Listing;
 use sync::wire::manifest::Item;
 
 use super::Pass;
+use crate::breach::breach;
 use crate::manifest::ManifestWriter;
 use crate::owner::Owners;
 use crate::peer::ManifestReceiver;
@@ -33,9 +34,9 @@ impl<'a> SourceListings<'a> {
         let head = loop {
             match manifest.blocking_next()? {
                 Some(Item::Head(head)) => break head,
-                Some(Item::Names(names)) => owners.learn(names),
+                Some(Item::Names(names)) => owners.learn(names)?,
                 Some(Item::Listing(_) | Item::End(_)) | None => {
-                    return Err(Failure::new(FailureKind::Bug, "the source's manifest has no beginning"));
+                    return Err(breach("its manifest has no beginning"));
                 }
             }
         };
@@ -55,7 +56,7 @@ impl<'a> SourceListings<'a> {
         loop {
             self.pass.flow.check()?;
             match self.manifest.blocking_next()? {
-                Some(Item::Names(names)) => self.owners.learn(names),
+                Some(Item::Names(names)) => self.owners.learn(names)?,
                 Some(Item::Listing(mut listing)) => {
                     self.take(&mut listing)?;
                     if let Some(writer) = &mut self.writer {
@@ -74,14 +75,14 @@ impl<'a> SourceListings<'a> {
 
     fn take(&mut self, listing: &mut Listing) -> Result<(), Failure> {
         self.owners.apply_all(listing)?;
-        let (mut files, mut directories, mut bytes) = (0, 0, 0);
+        let (mut files, mut directories, mut bytes) = (0, 0, 0_u64);
         for entry in &listing.entries {
             match entry.kind {
                 Kind::Directory => directories += 1,
                 _ => files += 1,
             }
             // A group of hard links counts once, when the group is known.
-            bytes += if entry.is_hard_link() { 0 } else { entry.size() };
+            bytes = bytes.saturating_add(if entry.is_hard_link() { 0 } else { entry.size() });
         }
         let counters = &self.pass.counters;
         add(&counters.files_total, files);

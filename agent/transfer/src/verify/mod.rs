@@ -30,6 +30,7 @@ use sync::diff::{Decision, Found, Join};
 use sync::listing::Listing;
 use tree::{Dir, Root};
 
+use crate::breach::name_source;
 use crate::context::StepContext;
 use crate::copy::{content_of, filter_of, peer_of, request_of, stopped};
 use crate::endpoint::Endpoint;
@@ -106,7 +107,11 @@ pub async fn run_verify(
             (work.await, None)
         }
     };
-    let mut output = done.map_err(|error| Failure::of(FailureKind::Bug, &error))??;
+    let done = done.map_err(|error| Failure::of(FailureKind::Bug, &error))?;
+    let mut output = done.map_err(|failure| match &ctx.peer {
+        Some(peer) => name_source(failure, peer),
+        None => failure,
+    })?;
     if let Some(source) = source {
         output.bytes_on_wire = source.finish().await.0;
     }
