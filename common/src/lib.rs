@@ -3,6 +3,7 @@
 //! Knows nothing about gRPC, QUIC, raft or any database.
 
 pub mod atomic_file;
+pub mod audit;
 pub mod backoff;
 pub mod clock;
 pub mod context;

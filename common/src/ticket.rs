@@ -135,9 +135,14 @@ impl TicketKey {
     /// When it cannot be encoded or signed.
     pub fn sign(&self, ticket: &Ticket) -> Result<Vec<u8>, TicketKeyError> {
         let payload = postcard::to_allocvec(ticket)?;
-        let signer = self.key.choose_scheme(&[SCHEME]).ok_or(TicketKeyError::Kind)?;
-        let signature = signer.sign(&signed_text(&payload))?;
+        let signature = self.sign_text(&signed_text(&payload))?;
         Ok(postcard::to_extend(&Signed { payload, signature }, vec![TICKET_VERSION])?)
+    }
+
+    /// Returns the signature of a text, which begins with what parts it from all other signed texts.
+    pub(crate) fn sign_text(&self, text: &[u8]) -> Result<Vec<u8>, TicketKeyError> {
+        let signer = self.key.choose_scheme(&[SCHEME]).ok_or(TicketKeyError::Kind)?;
+        Ok(signer.sign(text)?)
     }
 }
 
@@ -187,7 +192,7 @@ fn signed_text(payload: &[u8]) -> Vec<u8> {
 }
 
 /// Returns something when the authority's key made this signature.
-fn verify(message: &[u8], signature: &[u8], authority: &CertificateDer<'_>) -> Option<()> {
+pub(crate) fn verify(message: &[u8], signature: &[u8], authority: &CertificateDer<'_>) -> Option<()> {
     let (_, certificate) = X509Certificate::from_der(authority).ok()?;
     let public_key = &certificate.public_key().subject_public_key.data;
     let algorithms = rustls::crypto::aws_lc_rs::default_provider().signature_verification_algorithms;
