@@ -18,6 +18,7 @@ use common::ticket::TicketKey;
 use common::view::ClusterView;
 use tokio::sync::Notify;
 
+use crate::access::actor::Actor;
 use crate::grpc::connection::Connections;
 use crate::live::lease_clock::LeaseClock;
 use crate::live::progress::LiveProgresses;
@@ -175,8 +176,8 @@ impl Hub {
     ///
     /// # Errors
     /// With the refusal of the state, or when this node does not lead or reaches no quorum.
-    pub async fn propose(&self, principal: Principal, command: Command) -> Result<Outcome, Failure> {
-        self.proposer.propose(command, principal).await.map(|applied| applied.outcome)
+    pub async fn propose(&self, actor: impl Into<Actor>, command: Command) -> Result<Outcome, Failure> {
+        self.proposer.propose(command, actor).await.map(|applied| applied.outcome)
     }
 
     /// Cuts the session of a host at once, and its connections as soon as they had the time to carry the reason.

@@ -10,11 +10,11 @@ use common::finding::{Finding, Rule};
 use common::host::{HostFacts, HostStatus};
 use common::id::{HostName, MigrationId, TenantId};
 use common::plan::{Plan, PlannedStep};
-use common::principal::Principal;
 use common::spec::{MigrationSpec, SPEC_VERSION, SideSpec};
 use common::step::file::{RootAnswer, RootQuestion, RootSide};
 use proto::v1::question::Question;
 
+use crate::access::actor::Actor;
 use crate::hub::Hub;
 use crate::live::sessions::{ANSWER_DEADLINE, not_connected};
 use crate::planner::{self, Side};
@@ -26,8 +26,8 @@ use crate::state::{Command, Outcome, State};
 /// What an operator asked for.
 #[derive(Clone, Debug)]
 pub struct Asked {
-    /// Who asks.
-    pub principal: Principal,
+    /// Who asks, and from where.
+    pub principal: Actor,
     /// In which tenant.
     pub tenant: TenantId,
     /// Made by the caller; a repeated one makes no second migration.

@@ -75,12 +75,7 @@ pub fn render_page<'line>(
 ///
 /// # Errors
 /// When it cannot be read.
-pub fn check_page(
-    walk: &mut Walk,
-    file: &str,
-    claim: &PageClaim,
-    mut from: impl BufRead,
-) -> io::Result<()> {
+pub fn check_page(walk: &mut Walk, file: &str, claim: &PageClaim, mut from: impl BufRead) -> io::Result<()> {
     let (first, last) = (claim.header.first, claim.last);
     walk.begin(file, first, Some(last));
     let header = next_line(&mut from)?;
@@ -135,7 +130,8 @@ impl Export {
         if !self.is_begun {
             self.is_begun = true;
             let header = serde_json::from_str::<Header>(text).ok();
-            self.header = header.filter(|header| header.drover_audit == FILE_VERSION && is_exactly(text, header));
+            self.header =
+                header.filter(|header| header.drover_audit == FILE_VERSION && is_exactly(text, header));
             if self.header.is_some() {
                 return;
             }

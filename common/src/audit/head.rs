@@ -60,8 +60,7 @@ impl Head {
     /// Whether the cluster's authority signed it.
     pub fn is_signed_by(&self, authority: &CertificateDer<'_>) -> bool {
         let Some(signature) = bytes(&self.signature) else { return false };
-        self.drover_audit_head == HEAD_VERSION
-            && verify(&self.signed_text(), &signature, authority).is_some()
+        self.drover_audit_head == HEAD_VERSION && verify(&self.signed_text(), &signature, authority).is_some()
     }
 
     /// Reads one line of a file of anchors.
@@ -112,7 +111,8 @@ mod tests {
         let head = Head::sign(&key, "c1", 7, Digest::of(b"x"), WallMs(9)).unwrap();
         let read = Head::parse(&serde_json::to_string(&head).unwrap()).unwrap();
         assert!(read == head && head.is_signed_by(&certificate) && !head.is_signed_by(&other));
-        let altered: [(&str, fn(&mut Head)); 6] = [
+        type Alter = fn(&mut Head);
+        let altered: [(&str, Alter); 6] = [
             ("version", |head| head.drover_audit_head = 2),
             ("cluster", |head| head.cluster.push('x')),
             ("sequence", |head| head.sequence = 8),

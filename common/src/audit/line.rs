@@ -203,7 +203,7 @@ pub(super) mod tests {
                 at: WallMs(1_000 * number),
                 index: 10 + number,
                 tenant: TenantId::default_tenant(),
-                principal: "operator:default/root".to_owned(),
+                principal: "user:default/root".to_owned(),
                 address: Some("192.0.2.7".to_owned()),
                 action: "host.drain".to_owned(),
                 object: format!("web{number}"),
@@ -222,7 +222,8 @@ pub(super) mod tests {
     #[test]
     fn every_field_is_covered() {
         let line = chain(1).remove(0);
-        let altered: [(&str, fn(&mut Line)); 11] = [
+        type Alter = fn(&mut Line);
+        let altered: [(&str, Alter); 11] = [
             ("number", |line| line.number += 1),
             ("at", |line| line.at.0 += 1),
             ("index", |line| line.index += 1),

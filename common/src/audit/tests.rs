@@ -100,7 +100,8 @@ fn an_untouched_chain_is_intact() {
 
 #[test]
 fn each_edited_field_names_its_line() {
-    let fields: [(&str, fn(&mut Line)); 13] = [
+    type Alter = fn(&mut Line);
+    let fields: [(&str, Alter); 13] = [
         ("number", |line| line.number = 4),
         ("at", |line| line.at.0 += 1),
         ("index", |line| line.index += 1),
@@ -139,39 +140,63 @@ fn lines_that_are_gone_or_elsewhere_are_named() {
     check("emptied", |store| store.pages[0].2.clear(), &["header altered 1:1-4"]);
     check("only the header", |store| store.pages[0].2.truncate(1), &["truncated 1:1-4"]);
     check("swapped lines", |store| store.pages[0].2.swap(2, 3), &["reordered 1:2-2"]);
-    check("moved to the end", |store| {
-        let line = store.pages[0].2.remove(1);
-        store.pages[0].2.push(line);
-    }, &["reordered 1:1-1"]);
-    check("duplicated", |store| {
-        let line = store.pages[0].2[2].clone();
-        store.pages[0].2.insert(3, line);
-    }, &["duplicated 1:2-2"]);
-    check("of another page", |store| {
-        let line = store.pages[1].2[2].clone();
-        store.pages[0].2.insert(3, line);
-    }, &["reordered 1:6-6"]);
+    check(
+        "moved to the end",
+        |store| {
+            let line = store.pages[0].2.remove(1);
+            store.pages[0].2.push(line);
+        },
+        &["reordered 1:1-1"],
+    );
+    check(
+        "duplicated",
+        |store| {
+            let line = store.pages[0].2[2].clone();
+            store.pages[0].2.insert(3, line);
+        },
+        &["duplicated 1:2-2"],
+    );
+    check(
+        "of another page",
+        |store| {
+            let line = store.pages[1].2[2].clone();
+            store.pages[0].2.insert(3, line);
+        },
+        &["reordered 1:6-6"],
+    );
     check("state cut", |store| drop(store.lines.pop()), &["truncated state:10-10"]);
     check("state without its first", |store| drop(store.lines.remove(0)), &["removed state:9-9"]);
-    check("removed and edited", |store| {
-        store.alter(3, |line| line.object.push('x'));
-        store.pages[0].2.remove(2);
-    }, &["edited 1:3-3", "removed 1:2-2"]);
+    check(
+        "removed and edited",
+        |store| {
+            store.alter(3, |line| line.object.push('x'));
+            store.pages[0].2.remove(2);
+        },
+        &["edited 1:3-3", "removed 1:2-2"],
+    );
 }
 
 #[test]
 fn pages_and_hashes_that_do_not_fit_are_named() {
-    check("swapped pages", |store| {
-        let first = std::mem::take(&mut store.pages[0].2);
-        store.pages[0].2 = std::mem::replace(&mut store.pages[1].2, first);
-    }, &["header altered 1:1-4", "header altered 5:5-8"]);
+    check(
+        "swapped pages",
+        |store| {
+            let first = std::mem::take(&mut store.pages[0].2);
+            store.pages[0].2 = std::mem::replace(&mut store.pages[1].2, first);
+        },
+        &["header altered 1:1-4", "header altered 5:5-8"],
+    );
     check("header", |store| store.pages[0].2[0] = "{}".to_owned(), &["header altered 1:1-4"]);
-    check("the state's hash of a page", |store| store.pages[0].1.head = Digest::of(b"x"), &[
-        "page hash altered 1:1-4",
-    ]);
-    check("the state's hash of the last page", |store| store.pages[1].1.head = Digest::of(b"x"), &[
-        "page hash altered 5:5-8",
-    ]);
+    check(
+        "the state's hash of a page",
+        |store| store.pages[0].1.head = Digest::of(b"x"),
+        &["page hash altered 1:1-4"],
+    );
+    check(
+        "the state's hash of the last page",
+        |store| store.pages[1].1.head = Digest::of(b"x"),
+        &["page hash altered 5:5-8"],
+    );
     check("the state's head", |store| store.head = Digest::of(b"x"), &["head altered state:10-10"]);
     check("one line rewritten", |store| store.rewrite(2, 2), &["rewritten 1:3-3"]);
     check("rewritten to the end of the page", |store| store.rewrite(2, 4), &["rewritten 1:1-4"]);
@@ -220,8 +245,13 @@ fn an_export_of_one_tenant_is_verified_without_the_others_lines() {
         named(&walk.finish())
     };
     assert!(walked(&texts).is_empty());
-    let tampered: [(&str, fn(&mut Vec<String>), &[&str]); 7] = [
-        ("a foreign line replaced", |texts| texts[2] = texts[2].replacen("\"digest\":\"", "\"digest\":\"0", 1), &["edited export:2-2"]),
+    type Tamper = fn(&mut Vec<String>);
+    let tampered: [(&str, Tamper, &[&str]); 7] = [
+        (
+            "a foreign line replaced",
+            |texts| texts[2] = texts[2].replacen("\"digest\":\"", "\"digest\":\"0", 1),
+            &["edited export:2-2"],
+        ),
         ("an own line edited", |texts| texts[3] = texts[3].replace("web3", "web4"), &["edited export:3-3"]),
         ("removed", |texts| drop(texts.remove(4)), &["removed export:4-4"]),
         ("cut", |texts| texts.truncate(5), &["truncated export:5-5"]),

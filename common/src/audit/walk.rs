@@ -146,10 +146,8 @@ impl Walk {
         }
         self.judge_page(entry.previous());
         if !self.follows.is_empty() && !self.follows.contains(&entry.previous()) {
-            let message = format!(
-                "it does not follow line {}: one of the two was rewritten",
-                number.saturating_sub(1)
-            );
+            let message =
+                format!("it does not follow line {}: one of the two was rewritten", number.saturating_sub(1));
             self.note(Damage::Rewritten, number, number, message);
         }
         self.pass(number, vec![entry.hash()]);
@@ -239,7 +237,8 @@ impl Walk {
     pub fn end_export(&mut self, head: Option<&Head>) {
         let Some(head) = head else {
             self.end_lines(self.expected.saturating_sub(1), "");
-            let message = "the file ends here, without the signed head that every export ends with".to_owned();
+            let message =
+                "the file ends here, without the signed head that every export ends with".to_owned();
             self.note(Damage::Truncated, self.expected, self.expected, message);
             return;
         };

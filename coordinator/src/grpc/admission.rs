@@ -14,6 +14,7 @@ use tonic::metadata::MetadataMap;
 use tonic::{Request, Status};
 
 use super::refuse;
+use crate::access::actor::Actor;
 use crate::access::call::Call;
 use crate::access::policy::{self, Caller, Decision, Object};
 use crate::hub::Hub;
@@ -22,8 +23,8 @@ use crate::state::State;
 /// A call that may pass: its table said yes for the tenant. What it touches is looked at with [`Admitted::check`].
 #[derive(Clone, Debug)]
 pub struct Admitted {
-    /// Who calls.
-    pub principal: Principal,
+    /// Who calls, and from where.
+    pub principal: Actor,
     /// Whose records are meant.
     pub tenant: TenantId,
     caller: Caller,
@@ -69,7 +70,10 @@ pub fn admit<T>(hub: &Hub, request: &Request<T>, call: Call) -> Result<Admitted,
         Some(Err(text)) => return Err(to_status(&policy::absent_tenant(&text))),
     };
     match policy::check(&caller, call, &tenant, Object::Whole) {
-        Decision::Allowed => Ok(Admitted { principal, tenant, caller }),
+        Decision::Allowed => {
+            let address = Some(refuse::connection(request)?.address.ip());
+            Ok(Admitted { principal: Actor { principal, address }, tenant, caller })
+        }
         Decision::Absent => Err(to_status(&policy::absent_tenant(tenant.as_str()))),
         Decision::Denied | Decision::Unauthenticated => Err(to_status(&policy::refusal(&caller, call))),
     }

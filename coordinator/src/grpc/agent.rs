@@ -1,5 +1,6 @@
 //! The service for agents and joining nodes: Enroll, Renew and the session.
 
+use std::net::IpAddr;
 use std::pin::Pin;
 use std::sync::Arc;
 use std::time::Duration;
@@ -26,6 +27,7 @@ use tonic::{Request, Response, Status, Streaming};
 
 use super::refuse;
 use super::session::{self, Questions, Session};
+use crate::access::actor::Actor;
 use crate::access::call::Call;
 use crate::hub::Hub;
 use crate::pki::authority::RequestedKey;
@@ -56,8 +58,8 @@ impl AgentDoor {
     }
 
     /// Proposes for a caller.
-    async fn propose(&self, principal: &Principal, command: Command) -> Result<Outcome, Status> {
-        refuse::or_status(&self.hub, self.hub.propose(principal.clone(), command).await).await
+    async fn propose(&self, actor: &Actor, command: Command) -> Result<Outcome, Status> {
+        refuse::or_status(&self.hub, self.hub.propose(actor.clone(), command).await).await
     }
 
     /// Joins a host: consumes its token and issues its first certificate.
@@ -65,6 +67,7 @@ impl AgentDoor {
         &self,
         tenant: TenantId,
         name: HostName,
+        address: IpAddr,
         token: &JoinToken,
         key: &RequestedKey,
     ) -> Result<EnrollResponse, Status> {
@@ -75,8 +78,8 @@ impl AgentDoor {
         check_join(join, &name, &token, key)?;
         let change = host::Change::Enroll { token, public_key: key.as_bytes().to_vec() };
         let command = host::Command { tenant: tenant.clone(), host: name, change };
-        let Outcome::Enrolled { generation, .. } = self.propose(&principal, Command::Host(command)).await?
-        else {
+        let actor = Actor { principal: principal.clone(), address: Some(address) };
+        let Outcome::Enrolled { generation, .. } = self.propose(&actor, Command::Host(command)).await? else {
             return Err(Status::internal("a host joined without a generation"));
         };
         let certificate = self.issue(&principal, Some(generation), key)?;
@@ -93,24 +96,23 @@ impl AgentDoor {
     /// Joins a node: consumes its token, issues its first certificate, and says what it needs to become a member.
     async fn enroll_node(
         &self,
-        principal: Principal,
+        actor: Actor,
         name: common::id::NodeName,
         token: &JoinToken,
         key: &RequestedKey,
     ) -> Result<EnrollResponse, Status> {
-        let token = token.digest(self.hub.cluster_key.expose(), &principal);
+        let token = token.digest(self.hub.cluster_key.expose(), &actor);
         let state = self.hub.state();
         let join = state.cluster().nodes.get(&name).and_then(|node| node.join.as_ref());
         check_join(join, &name, &token, key)?;
         let command = cluster::Command::EnrollNode { name, token, public_key: key.as_bytes().to_vec() };
-        let Outcome::NodeEnrolled { node_id } = self.propose(&principal, Command::Cluster(command)).await?
-        else {
+        let Outcome::NodeEnrolled { node_id } = self.propose(&actor, Command::Cluster(command)).await? else {
             return Err(Status::internal("a node joined without a number"));
         };
         let state = self.hub.state();
         let document = NodeDocument::new(node_id, &state, &self.hub.cluster_key);
         Ok(EnrollResponse {
-            certificate: self.issue(&principal, None, key)?,
+            certificate: self.issue(&actor, None, key)?,
             ca_certificate: self.authority()?.to_vec(),
             coordinators: state.cluster().api_addresses(),
             tenant: TenantId::default_tenant().to_string(),
@@ -145,7 +147,7 @@ impl AgentDoor {
         name: &HostName,
         hello: &Hello,
     ) -> Result<(), Status> {
-        let principal = peer.principal.clone();
+        let actor = Actor::from(peer.principal.clone());
         let state = self.hub.state();
         let host = state.hosts().get(tenant, name).ok_or_else(|| unknown_host(name))?;
         let generation = peer.generation.unwrap_or(0);
@@ -166,7 +168,7 @@ impl AgentDoor {
         }
         for change in changes {
             let command = host::Command { tenant: tenant.clone(), host: name.clone(), change };
-            self.propose(&principal, Command::Host(command)).await?;
+            self.propose(&actor, Command::Host(command)).await?;
         }
         Ok(())
     }
@@ -191,8 +193,10 @@ impl AgentService for AgentDoor {
     async fn enroll(&self, request: Request<EnrollRequest>) -> Result<Response<EnrollResponse>, Status> {
         refuse::check(&request, Call::Enroll)?;
         refuse::check_leader(&self.hub).await?;
+        let from = refuse::connection(&request)?;
         let EnrollRequest { token, name, certificate_request, protocol } = request.into_inner();
         check_protocol(protocol)?;
+        let address = from.address.ip();
         let token = JoinToken::parse(&token).map_err(|error| {
             let failure = Failure::of(FailureKind::Unauthenticated, &error);
             to_status(&failure.hint("copy the whole token out of the join command"))
@@ -202,10 +206,13 @@ impl AgentService for AgentDoor {
         let key = RequestedKey::of_request(&certificate_request)
             .map_err(|error| to_status(&Failure::of(FailureKind::Invalid, &error)))?;
         let response = match principal {
-            Principal::Agent { tenant, host } => self.enroll_host(tenant, host, &token, &key).await?,
+            Principal::Agent { tenant, host } => {
+                self.enroll_host(tenant, host, address, &token, &key).await?
+            }
             Principal::Node { ref name } => {
                 let name = name.clone();
-                self.enroll_node(principal, name, &token, &key).await?
+                let actor = Actor { principal, address: Some(address) };
+                self.enroll_node(actor, name, &token, &key).await?
             }
             Principal::Person { .. } | Principal::Key { .. } => {
                 return Err(Status::internal("a token for a person"));
@@ -233,7 +240,7 @@ impl AgentService for AgentDoor {
                 }
                 let change = host::Change::Renew { generation, public_key: key.as_bytes().to_vec() };
                 let command = host::Command { tenant: tenant.clone(), host: name.clone(), change };
-                match self.propose(&principal, Command::Host(command)).await? {
+                match self.propose(&principal.clone().into(), Command::Host(command)).await? {
                     Outcome::Renewed { generation } => Some(generation),
                     _ => return Err(Status::internal("a renewal without a generation")),
                 }

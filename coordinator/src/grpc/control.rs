@@ -26,6 +26,7 @@ use tonic::{Request, Response, Status};
 
 use super::admission::{self, Admitted};
 use super::refuse;
+use crate::access::actor::Actor;
 use crate::access::call::Call;
 use crate::hub::Hub;
 use crate::live::grant;
@@ -67,7 +68,7 @@ impl ControlDoor {
         admission::admit(&self.hub, request, call)
     }
 
-    async fn propose(&self, principal: Principal, command: Command) -> Result<crate::state::Outcome, Status> {
+    async fn propose(&self, principal: Actor, command: Command) -> Result<crate::state::Outcome, Status> {
         refuse::or_status(&self.hub, self.hub.propose(principal, command).await).await
     }
 
@@ -122,7 +123,7 @@ impl ControlDoor {
     }
 
     /// Makes a one-time token, stores its digest, and returns what the joiner runs.
-    async fn invite(&self, caller: Principal, joiner: Principal) -> Result<JoinView, Status> {
+    async fn invite(&self, caller: Actor, joiner: Principal) -> Result<JoinView, Status> {
         let mut random = [0; 16];
         getrandom::fill(&mut random).map_err(|error| to_status(&Failure::of(FailureKind::Bug, &error)))?;
         let expires =

@@ -12,16 +12,16 @@ use common::clock;
 use common::failure::{Failure, FailureKind};
 use common::id::TenantId;
 use common::limit::PROPOSAL_DEADLINE;
-use common::principal::Principal;
 use openraft::ServerState;
 use openraft::error::{CheckIsLeaderError, ClientWriteError, RaftError};
 use tokio::sync::{Semaphore, broadcast, watch};
 
 use super::state_machine::{Published, Replica};
 use super::{Member, Proposal, Raft, Reply};
+use crate::access::actor::Actor;
 use crate::state::effect::Effect;
 use crate::state::piece::{PIECE_BYTES, Piece};
-use crate::state::snapshot::encode_command;
+use crate::state::snapshot::encode_addressed;
 use crate::state::{Applied, Command};
 
 /// Proposals that wait for a quorum at once; more wait for their turn. Raft batches what is waiting, and what waits
@@ -75,8 +75,8 @@ impl Proposer {
     /// # Errors
     /// With the refusal of the state; with `unreachable` when this node does not lead (the context [`LEADER`] names
     /// who does) or no quorum answered in time.
-    pub async fn propose(&self, command: Command, principal: Principal) -> Result<Applied, Failure> {
-        match tokio::time::timeout(PROPOSAL_DEADLINE, self.propose_impl(command, principal)).await {
+    pub async fn propose(&self, command: Command, actor: impl Into<Actor>) -> Result<Applied, Failure> {
+        match tokio::time::timeout(PROPOSAL_DEADLINE, self.propose_impl(command, actor.into())).await {
             Ok(answered) => answered,
             Err(_) => {
                 Err(Failure::new(FailureKind::Unreachable, "no quorum of coordinators answered in time")
@@ -85,7 +85,7 @@ impl Proposer {
         }
     }
 
-    async fn propose_impl(&self, command: Command, principal: Principal) -> Result<Applied, Failure> {
+    async fn propose_impl(&self, command: Command, actor: Actor) -> Result<Applied, Failure> {
         let inner = &self.inner;
         let _turn = inner.turns.acquire().await.map_err(|error| Failure::of(FailureKind::Bug, &error))?;
         let _in_flight = InFlight::new(&inner.in_flight);
@@ -93,9 +93,14 @@ impl Proposer {
             return Err(self.elsewhere("this coordinator is stopping", None));
         }
         let tenant = command.tenant().cloned().unwrap_or_else(TenantId::default_tenant);
-        let bytes = encode_command(&command).map_err(|error| Failure::of(FailureKind::Bug, &error))?;
+        let address = actor.address_text();
+        let encode = |command: &Command| {
+            encode_addressed(command, address.as_deref())
+                .map_err(|error| Failure::of(FailureKind::Bug, &error))
+        };
+        let bytes = encode(&command)?;
         if bytes.len() <= PIECE_BYTES {
-            return self.write(bytes, principal).await;
+            return self.write(bytes, actor).await;
         }
         let mut id = [0; 16];
         getrandom::fill(&mut id).map_err(|error| Failure::of(FailureKind::Bug, &error))?;
@@ -107,15 +112,13 @@ impl Proposer {
         let mut last = None;
         for (number, bytes) in (0_u32..).zip(bytes.chunks(PIECE_BYTES)) {
             let piece = Piece { tenant: tenant.clone(), command: id, number, count, bytes: bytes.to_vec() };
-            let bytes = encode_command(&Command::Piece(piece))
-                .map_err(|error| Failure::of(FailureKind::Bug, &error))?;
-            last = Some(self.write(bytes, principal.clone()).await?);
+            last = Some(self.write(encode(&Command::Piece(piece))?, actor.clone()).await?);
         }
         last.ok_or_else(|| Failure::new(FailureKind::Bug, "a command without bytes"))
     }
 
-    async fn write(&self, command: Vec<u8>, principal: Principal) -> Result<Applied, Failure> {
-        let proposal = Proposal { wall: clock::wall(), principal, command };
+    async fn write(&self, command: Vec<u8>, actor: Actor) -> Result<Applied, Failure> {
+        let proposal = Proposal { wall: clock::wall(), principal: actor.principal, command };
         match self.inner.raft.client_write(proposal).await {
             Ok(written) => match written.data {
                 Reply::Applied(applied) => Ok(applied),

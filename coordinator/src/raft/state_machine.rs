@@ -19,7 +19,7 @@ use super::snapshot::{Meta, SnapshotFile, Snapshots};
 use super::{LogId, Membership, Proposal, Reply, TypeConfig};
 use crate::state::State;
 use crate::state::effect::Effect;
-use crate::state::snapshot::{SnapshotError, decode_command};
+use crate::state::snapshot::{SnapshotError, decode_addressed};
 use crate::state::stamp::Stamp;
 
 /// Effects that a slow reconciler may leave unread; who misses some looks at the state instead.
@@ -96,10 +96,10 @@ impl StateMachine {
                 (Reply::Nothing, vec![Effect::NodesChanged])
             }
             EntryPayload::Normal(Proposal { wall, principal, command }) => {
-                let command = decode_command(&command)
+                let (address, command) = decode_addressed(&command)
                     .map_err(|error| ApplyError::Unknown(index, error.to_string()))?;
                 let epoch = self.replica.state.cluster().epoch;
-                let stamp = Stamp { index, epoch, wall, principal };
+                let stamp = Stamp { index, epoch, wall, principal, address };
                 let state = &mut self.replica.state;
                 let result = catch_unwind(AssertUnwindSafe(|| state.apply(stamp, command)))
                     .or(Err(ApplyError::Panicked(index)))?;

@@ -122,7 +122,10 @@ fn act(hub: &Arc<Hub>, effect: &Effect) {
         Effect::LeaseEnded { .. } => dispatch::tell_ended(hub, effect),
         Effect::HostRevoked { tenant, host } => hub.cut(tenant, host),
         Effect::Settle { .. } => settle::reconcile(hub),
-        Effect::MigrationChanged { .. } | Effect::HostChanged { .. } | Effect::NodesChanged => {}
+        Effect::MigrationChanged { .. }
+        | Effect::HostChanged { .. }
+        | Effect::NodesChanged
+        | Effect::AuditChanged => {}
     }
 }
 

@@ -55,4 +55,6 @@ pub enum Effect {
     },
     /// The list of coordinators changed.
     NodesChanged,
+    /// A page of the audit was closed or has left.
+    AuditChanged,
 }

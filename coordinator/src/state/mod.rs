@@ -9,6 +9,7 @@
 
 pub mod attempt;
 pub mod audit;
+mod audit_v1;
 pub mod cluster;
 mod document;
 pub mod effect;
@@ -44,7 +45,7 @@ use common::principal::Principal;
 use serde::{Deserialize, Serialize};
 
 use attempt::Source;
-use audit::{Audit, Note};
+use audit::{Audit, Deed, Note};
 use cluster::Cluster;
 use effect::Effect;
 use host::Hosts;
@@ -77,10 +78,12 @@ pub enum Command {
     Migration(migration::Command),
     /// A lease.
     Lease(lease::Command),
-    /// A line of audit alone: what was refused.
+    /// A line of audit alone, as the first version of the log holds it.
     Audit(Note),
     /// A piece of a command that is larger than a log entry may be.
     Piece(Piece),
+    /// The audit's own: what was refused, and pages.
+    AuditLog(audit::Command),
 }
 
 /// What a command did.
@@ -169,16 +172,20 @@ impl State {
 
     fn apply_to(&mut self, stamp: &Stamp, command: Command) -> Result<Applied, Refusal> {
         self.check_scope(stamp, &command)?;
-        let note = audit_note(stamp, &command);
+        let deed = audit_deed(stamp, &command);
+        if deed.is_some() {
+            self.audit.check_room(stamp)?;
+        }
         let applied = match command {
             Command::Cluster(it) => Arc::make_mut(&mut self.cluster).apply(stamp, it)?,
             Command::Host(it) => self.apply_host(stamp, it)?,
             Command::Migration(it) => self.apply_migration(stamp, it)?,
             Command::Lease(it) => self.migrations.apply_lease(stamp, &self.hosts, it)?,
             Command::Audit(note) => {
-                self.audit.write(stamp, note);
+                self.audit.write(stamp, &self.cluster.ca_key, note.into());
                 Applied::done()
             }
+            Command::AuditLog(it) => self.audit.apply(stamp, &self.cluster.ca_key, it)?,
             Command::Piece(it) => match self.pieces.take(stamp, it)? {
                 None => Applied::done(),
                 Some(bytes) => {
@@ -195,8 +202,8 @@ impl State {
                 }
             },
         };
-        if let Some(note) = note {
-            self.audit.write(stamp, note);
+        if let Some(deed) = deed {
+            self.audit.write(stamp, &self.cluster.ca_key, deed);
         }
         Ok(applied)
     }
@@ -320,7 +327,7 @@ impl Command {
     /// Returns whose records the command is about; none when it is about the cluster.
     pub fn tenant(&self) -> Option<&TenantId> {
         match self {
-            Self::Cluster(_) => None,
+            Self::Cluster(_) | Self::AuditLog(_) => None,
             Self::Host(host::Command { tenant, .. })
             | Self::Lease(lease::Command::Grant { tenant, .. } | lease::Command::End { tenant, .. })
             | Self::Audit(Note { tenant, .. })
@@ -352,6 +359,7 @@ impl Command {
             Self::Migration(migration::Command::Create(create)) => create.migration.to_string(),
             Self::Migration(migration::Command::Progress { .. }) => "progress".to_owned(),
             Self::Audit(note) => note.object.clone(),
+            Self::AuditLog(_) => "audit".to_owned(),
             Self::Piece(_) => "command".to_owned(),
         }
     }
@@ -390,17 +398,19 @@ impl Command {
             Self::Migration(migration::Command::Event { .. } | migration::Command::Progress { .. })
             | Self::Lease(_)
             | Self::Audit(_)
+            | Self::AuditLog(_)
             | Self::Piece(_) => None,
         }
     }
 }
 
 /// The line that a change writes with itself.
-fn audit_note(stamp: &Stamp, command: &Command) -> Option<Note> {
+fn audit_deed(stamp: &Stamp, command: &Command) -> Option<Deed> {
     let action = command.action()?;
-    Some(Note {
+    Some(Deed {
         tenant: command.tenant().cloned().unwrap_or_else(TenantId::default_tenant),
         principal: stamp.principal.to_string(),
+        address: stamp.address.clone(),
         action: action.to_owned(),
         object: command.object(),
         refused: None,

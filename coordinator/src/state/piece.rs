@@ -118,7 +118,7 @@ mod tests {
 
     fn stamp(index: u64) -> Stamp {
         let principal = Principal::Node { name: "coordinator-1".parse().unwrap() };
-        Stamp { index, epoch: 1, wall: WallMs(0), principal }
+        Stamp { index, epoch: 1, wall: WallMs(0), principal, address: None }
     }
 
     fn piece(command: u8, number: u32, count: u32) -> Piece {

@@ -10,7 +10,7 @@ use common::id::MigrationId;
 use common::view::MigrationStatus;
 use proptest::prelude::*;
 
-use super::audit::Note;
+use super::audit::{self, Deed as Line, Note};
 use super::host;
 use super::lease;
 use super::migration::{self, Act, Migration, WayBack};
@@ -29,7 +29,7 @@ enum Deed {
     Report { migration: u8, step: u8, event: u8, right: bool },
     Host { host: u8, change: u8 },
     Wait { ms: u16 },
-    Note,
+    Audit { kind: u8 },
 }
 
 fn deed() -> impl Strategy<Value = Deed> {
@@ -48,7 +48,7 @@ fn deed() -> impl Strategy<Value = Deed> {
             .prop_map(|(migration, step, event, right)| Deed::Report { migration, step, event, right }),
         1 => (0..2_u8, 0..5_u8).prop_map(|(host, change)| Deed::Host { host, change }),
         2 => any::<u16>().prop_map(|ms| Deed::Wait { ms }),
-        1 => Just(Deed::Note),
+        2 => (0..4_u8).prop_map(|kind| Deed::Audit { kind }),
     ]
 }
 
@@ -60,14 +60,7 @@ fn command(log: &mut Log, deed: &Deed) -> Option<Command> {
             log.now += u64::from(ms);
             return None;
         }
-        Deed::Note => Command::Audit(Note {
-            tenant,
-            principal: "1.2.3.4".to_owned(),
-            action: "host.enroll".to_owned(),
-            object: "web9".to_owned(),
-            refused: Some("wrong token".to_owned()),
-            count: 3,
-        }),
+        Deed::Audit { kind } => audited(log, kind)?,
         Deed::Create { .. } => create(log, deed)?,
         Deed::Act { migration, act } => asked(log, migration, act),
         Deed::Grant { migration, step, undo, right } => {
@@ -124,6 +117,30 @@ fn command(log: &mut Log, deed: &Deed) -> Option<Command> {
         }
     };
     Some(command)
+}
+
+/// What coordinators ask of the audit.
+fn audited(log: &Log, kind: u8) -> Option<Command> {
+    let (tenant, audit) = (sample::tenant(), log.state.audit());
+    let note = Note {
+        tenant,
+        principal: "nobody".to_owned(),
+        action: "host.enroll".to_owned(),
+        object: "web9".to_owned(),
+        refused: Some("wrong token".to_owned()),
+        count: 3,
+    };
+    let asked = match kind {
+        0 => return Some(Command::Audit(note)),
+        1 => audit::Command::Refused(vec![Line::from(note.clone()), Line::from(note)]),
+        2 => audit::Command::Close { last: audit.count() },
+        _ => {
+            let page = audit.pages().find(|page| audit.holds(page))?;
+            let nodes = vec!["coordinator-1".parse().unwrap()];
+            audit::Command::Leave { first: page.first, head: page.head, nodes }
+        }
+    };
+    Some(Command::AuditLog(asked))
 }
 
 fn id(number: u8) -> MigrationId {

@@ -121,8 +121,9 @@ impl Log {
     /// Applies a command.
     pub(crate) fn apply(&mut self, principal: Principal, command: Command) -> Result<Applied, Refusal> {
         self.index += 1;
-        let stamp =
-            Stamp { index: self.index, epoch: self.state.cluster().epoch, wall: WallMs(self.now), principal };
+        let epoch = self.state.cluster().epoch;
+        let address = matches!(principal, Principal::Person { .. }).then(|| "192.0.2.7".to_owned());
+        let stamp = Stamp { index: self.index, epoch, wall: WallMs(self.now), principal, address };
         self.state.apply(stamp, command)
     }
 

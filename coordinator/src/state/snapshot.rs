@@ -6,12 +6,15 @@
 
 use std::io::{self, Read, Write};
 
+use common::audit::line::Line;
+use common::digest::Digest;
 use common::failure::FailureKind;
 use common::id::{HostName, TenantId};
 use serde::Serialize;
 use serde::de::DeserializeOwned;
 
-use super::audit::Audit;
+use super::audit::{Audit, Page};
+use super::audit_v1::AuditV1;
 use super::cluster::Cluster;
 use super::host::Host;
 use super::migration::Migration;
@@ -21,6 +24,8 @@ use super::{Command, State};
 
 /// The version of [`Command`] in the log.
 pub const COMMAND_VERSION: u8 = 1;
+/// The version of a command behind the address that it came from.
+pub const ADDRESSED_VERSION: u8 = 2;
 /// The version of the snapshot's frames.
 pub const SNAPSHOT_VERSION: u8 = 1;
 /// What a snapshot file begins with.
@@ -52,16 +57,30 @@ enum Tag {
     Host = 2,
     Migration = 3,
     Outbox = 4,
-    Audit = 5,
+    /// As the first version wrote it.
+    AuditV1 = 5,
     Pieces = 6,
     End = 7,
+    Audit = 20,
+    AuditLine = 21,
+    AuditPage = 22,
 }
 
 impl Tag {
     fn of(byte: u8) -> Option<Self> {
-        [Self::Cluster, Self::Host, Self::Migration, Self::Outbox, Self::Audit, Self::Pieces, Self::End]
-            .into_iter()
-            .find(|tag| *tag as u8 == byte)
+        let all = [
+            Self::Cluster,
+            Self::Host,
+            Self::Migration,
+            Self::Outbox,
+            Self::AuditV1,
+            Self::Pieces,
+            Self::End,
+            Self::Audit,
+            Self::AuditLine,
+            Self::AuditPage,
+        ];
+        all.into_iter().find(|tag| *tag as u8 == byte)
     }
 }
 
@@ -70,17 +89,38 @@ pub fn encode_command(command: &Command) -> Result<Vec<u8>, postcard::Error> {
     postcard::to_extend(command, vec![COMMAND_VERSION])
 }
 
+/// Returns a command as the log holds it, with the address of who asked for it.
+pub fn encode_addressed(command: &Command, address: Option<&str>) -> Result<Vec<u8>, postcard::Error> {
+    match address {
+        None => encode_command(command),
+        Some(address) => postcard::to_extend(&(address, command), vec![ADDRESSED_VERSION]),
+    }
+}
+
 /// Reads a command.
 ///
 /// # Errors
 /// When its version or form is not known; that is refused loudly and never skipped.
 pub fn decode_command(bytes: &[u8]) -> Result<Command, Refusal> {
+    decode_addressed(bytes).map(|(_, command)| command)
+}
+
+/// Reads a command and the address of who asked for it, where that is known.
+///
+/// # Errors
+/// As [`decode_command`].
+pub fn decode_addressed(bytes: &[u8]) -> Result<(Option<String>, Command), Refusal> {
     let refuse = |message: String| {
         Refusal::new(FailureKind::Unsupported, message, "run one version of the program on all coordinators")
     };
+    let undecoded = |error: postcard::Error| refuse(format!("a command of the log does not decode: {error}"));
     match bytes.split_first() {
-        Some((&COMMAND_VERSION, body)) => postcard::from_bytes(body)
-            .map_err(|error| refuse(format!("a command of the log does not decode: {error}"))),
+        Some((&COMMAND_VERSION, body)) => {
+            postcard::from_bytes(body).map(|command| (None, command)).map_err(undecoded)
+        }
+        Some((&ADDRESSED_VERSION, body)) => postcard::from_bytes::<(String, Command)>(body)
+            .map(|(address, command)| (Some(address), command))
+            .map_err(undecoded),
         Some((version, _)) => Err(refuse(format!("a command of the log has version {version}"))),
         None => Err(refuse("a command of the log is empty".to_owned())),
     }
@@ -104,7 +144,13 @@ pub fn write(state: &State, to: &mut dyn Write) -> Result<(), SnapshotError> {
     for (tenant, host, number) in state.outboxes.table().all() {
         frames.frame(Tag::Outbox, &(tenant, host, **number))?;
     }
-    frames.frame(Tag::Audit, &state.audit)?;
+    frames.frame(Tag::Audit, &(state.audit.head(), state.audit.count()))?;
+    for page in state.audit.pages() {
+        frames.frame(Tag::AuditPage, page)?;
+    }
+    for line in state.audit.lines() {
+        frames.frame(Tag::AuditLine, line.as_ref())?;
+    }
     frames.frame(Tag::Pieces, &state.pieces)?;
     frames.end()
 }
@@ -137,11 +183,25 @@ pub fn read(from: &mut dyn Read) -> Result<State, SnapshotError> {
                 let (tenant, host, number): (TenantId, HostName, u64) = postcard::from_bytes(&bytes)?;
                 state.outboxes.take(&tenant, &host, number);
             }
-            Tag::Audit => state.audit = postcard::from_bytes::<Audit>(&bytes)?,
+            Tag::AuditV1 => state.audit = rechained(&state.cluster, &postcard::from_bytes(&bytes)?)?,
+            Tag::Audit => {
+                let (head, count): (Digest, u64) = postcard::from_bytes(&bytes)?;
+                state.audit.restore(head, count);
+            }
+            Tag::AuditPage => state.audit.restore_page(postcard::from_bytes::<Page>(&bytes)?),
+            Tag::AuditLine => state.audit.restore_line(postcard::from_bytes::<Line>(&bytes)?),
             Tag::Pieces => state.pieces = postcard::from_bytes::<Pieces>(&bytes)?,
             Tag::End => return Ok(state),
         }
     }
+}
+
+/// Returns the audit of a snapshot of the first version, chained anew as replaying its log would.
+fn rechained(cluster: &Cluster, audit: &AuditV1) -> Result<Audit, SnapshotError> {
+    let message =
+        "it holds an audit of a first version that has lost lines already, which cannot be chained anew";
+    let Some(node) = cluster.nodes.keys().next() else { return Ok(Audit::default()) };
+    audit.rechained(&cluster.ca_key, node).ok_or(SnapshotError::Damaged(message))
 }
 
 struct FrameWriter<'a> {

@@ -15,6 +15,8 @@ pub struct Stamp {
     pub wall: WallMs,
     /// Who asked for it.
     pub principal: Principal,
+    /// From where, as the address of the connection; none for what a coordinator does by itself.
+    pub address: Option<String>,
 }
 
 impl Stamp {
