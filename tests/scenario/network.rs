@@ -63,12 +63,12 @@ fn a_cut_network_is_waited_for() {
     let cluster = Cluster::start(2, 1);
     let (source, destination) = (cluster.path("shop"), cluster.path("moved"));
     tree::noise(&source, 8000, 20_000).unwrap();
-    let id = cluster.migrate_detached(&source, &destination, &["--bandwidth", "8MiB"]);
+    let id = cluster.migrate_detached(&source, &destination, &["--bandwidth", "4MiB"]);
     let (_, host) = cluster.json(&["host", "show", "agent-1"]);
     let address = host["facts"]["data_addresses"][0].as_str().expect("agent-1 has a data address").to_owned();
     let port: u16 = address.rsplit(':').next().unwrap().parse().unwrap();
     let running =
-        cluster.wait_for(&id, "some bytes", |migration| migration["bytes_done"].as_u64() > Some(4 << 20));
+        cluster.wait_for(&id, "some bytes", |migration| migration["bytes_done"].as_u64() > Some(2 << 20));
     assert_eq!(running["status"], "running");
     let Some(cut) = Cut::udp_port(port) else { return };
     wait::until("the cut to be felt", Duration::from_secs(60), || (cut.dropped() > 50).then_some(()));

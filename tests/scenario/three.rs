@@ -22,14 +22,14 @@ fn a_move_survives_its_leaders() {
     assert_eq!(status["members"].as_array().map(Vec::len), Some(3), "{status:#}");
     let (source, destination) = (cluster.path("shop"), cluster.path("moved"));
     tree::noise(&source, 9000, 20_000).unwrap();
-    let id = cluster.migrate_detached(&source, &destination, &["--bandwidth", "8MiB"]);
+    let id = cluster.migrate_detached(&source, &destination, &["--bandwidth", "4MiB"]);
     let mut done = 0;
     for _ in 0..3 {
         let migration = cluster.wait_for(&id, "the move to go on", |migration| {
             migration["bytes_done"].as_u64() > Some(done) || migration["status"] != "running"
         });
         assert_eq!(migration["status"], "running", "{migration:#}");
-        done = migration["bytes_done"].as_u64().unwrap() + (8 << 20);
+        done = migration["bytes_done"].as_u64().unwrap() + (2 << 20);
         let old = leader(&cluster);
         cluster.kill(&old);
         let new = leader(&cluster);

@@ -76,7 +76,7 @@ fn cancelling_in_the_middle_gives_the_destination_as_it_was() {
     tree::noise(&source, 6000, 8000).unwrap();
     make_old_destination(&destination);
     keep(&destination, &before);
-    let id = cluster.migrate_detached(&source, &destination, &["--bandwidth", "3MiB"]);
+    let id = cluster.migrate_detached(&source, &destination, &["--bandwidth", "512KiB"]);
     cluster.wait_for(&id, "some files to land", |migration| {
         migration["status"] == "running" && migration["files_done"].as_u64() > Some(200)
     });

@@ -427,7 +427,8 @@ async fn a_ticket_that_runs_out_ends_the_connection_and_a_fresh_one_does_not() {
     let (cluster, tree) = (Cluster::new(), odd_tree());
     let (source, destination) = (cluster.endpoint("web1"), cluster.endpoint("web2"));
     let mut ticket = cluster.ticket(tree.path());
-    ticket.expires = common::clock::WallMs(common::clock::wall().0 + 1_500);
+    // Two handshakes and a renewal take a small part of this, also on a busy machine.
+    ticket.expires = common::clock::WallMs(common::clock::wall().0 + 8_000);
     let (renewed, renewals) = peer(&source, cluster.sign(&ticket));
     let (left, _tickets) = peer(&source, cluster.sign(&ticket));
     let kept = Source::open(&destination, &renewed, watch::channel(None).1).await.unwrap();
@@ -438,7 +439,7 @@ async fn a_ticket_that_runs_out_ends_the_connection_and_a_fresh_one_does_not() {
             tokio::time::sleep(Duration::from_millis(20)).await;
         }
     };
-    tokio::time::timeout(Duration::from_secs(20), wait).await.unwrap();
+    tokio::time::timeout(Duration::from_secs(60), wait).await.unwrap();
     assert_eq!(lost.failure().unwrap().kind, FailureKind::Timeout);
     assert!(lost.manifest(ScanRequest::default()).await.is_err());
     let seen = entries(listings(kept.manifest(ScanRequest::default()).await.unwrap()).await);
@@ -451,7 +452,7 @@ async fn a_ticket_that_runs_out_ends_the_connection_and_a_fresh_one_does_not() {
             tokio::time::sleep(Duration::from_millis(20)).await;
         }
     };
-    tokio::time::timeout(Duration::from_secs(20), wait).await.unwrap();
+    tokio::time::timeout(Duration::from_secs(60), wait).await.unwrap();
     assert_eq!(kept.failure().unwrap().kind, FailureKind::Denied);
 }
 
