@@ -16,6 +16,7 @@ use sync::wire::hello::ScanRequest;
 use tokio::task::JoinHandle;
 use tree::Root;
 
+use crate::begun;
 use crate::breach::name_source;
 use crate::commit::Committer;
 use crate::context::{Peer, StepContext};
@@ -32,6 +33,7 @@ use crate::scan::{Scan, ScanSettings};
 use crate::stage::Stage;
 use crate::tally::Counters;
 use crate::trouble::of_stage;
+use crate::way_back::open_root;
 
 /// Lanes for content: the source serves each with a thread.
 const CONTENT_LANES: usize = 4;
@@ -273,13 +275,18 @@ fn pass(attempt: &Attempt, params: FileParams, memory: &Memory, incoming: Incomi
 
 /// Opens the destination's root and the stage in it, making both if they are missing.
 fn open_stage(ctx: &StepContext, params: &FileParams, memory: &Memory) -> Result<(Stage, String), Failure> {
-    let (root, created) =
-        Root::create(Path::new(&params.destination_root)).map_err(|error| of_stage(&error))?;
-    let boot_id = root.identity().map_err(|error| of_stage(&error))?.boot_id;
-    let stage = match Stage::find(&root, &ctx.migration, memory)? {
-        Some(stage) => stage,
-        None => Stage::make(&root, &ctx.migration, created, memory)?,
+    let path = Path::new(&params.destination_root);
+    begun::end(path, memory)?;
+    let found = match open_root(&params.destination_root)? {
+        Some(root) => Stage::find(&root, &ctx.migration, memory)?,
+        None => None,
     };
+    let stage = match found {
+        Some(stage) => stage,
+        None => Stage::make(path, &ctx.migration, memory, &ctx.kill_point())?,
+    };
+    let boot_id =
+        Root::open(path).and_then(|root| root.identity()).map_err(|error| of_stage(&error))?.boot_id;
     Ok((stage, boot_id))
 }
 

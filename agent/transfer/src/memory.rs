@@ -8,10 +8,14 @@ use std::path::{Path, PathBuf};
 
 use common::failure::{Failure, FailureKind};
 use common::id::MigrationId;
+use serde::de::DeserializeOwned;
 use serde::{Deserialize, Serialize};
+
+use crate::begun::Begun;
 
 const VERSION: u32 = 1;
 const STAGE: &str = "stage.json";
+const BEGUN: &str = "begun.json";
 
 /// Where a stage is, so that one that was planted is not taken for it.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -58,30 +62,58 @@ impl Memory {
 
     /// Returns where the stage is, if this agent knows.
     pub(crate) fn stage(&self) -> Result<Option<StageRecord>, Failure> {
-        let path = self.folder.join(STAGE);
+        self.read(STAGE, "Remove the file; the stage is then found by its name.")
+    }
+
+    /// Remembers where the stage is, durably.
+    pub(crate) fn remember(&self, record: &StageRecord) -> Result<(), Failure> {
+        self.write(STAGE, record)
+    }
+
+    /// Forgets where the stage was.
+    pub(crate) fn forget(&self) -> Result<(), Failure> {
+        self.remove(STAGE)
+    }
+
+    /// Returns what was begun with a stage and not ended.
+    pub(crate) fn begun(&self) -> Result<Option<Begun>, Failure> {
+        let hint =
+            "Remove the file, and the directory `.drover-*` without a `marker` in the destination's root.";
+        self.read(BEGUN, hint)
+    }
+
+    /// Records what is about to be done with a stage, durably.
+    pub(crate) fn begin(&self, begun: &Begun) -> Result<(), Failure> {
+        self.write(BEGUN, begun)
+    }
+
+    /// What was begun has ended.
+    pub(crate) fn ended(&self) -> Result<(), Failure> {
+        self.remove(BEGUN)
+    }
+
+    fn read<T: DeserializeOwned>(&self, name: &str, hint: &str) -> Result<Option<T>, Failure> {
+        let path = self.folder.join(name);
         let content = match std::fs::read(&path) {
             Ok(content) => content,
             Err(error) if error.kind() == ErrorKind::NotFound => return Ok(None),
             Err(error) => return Err(trouble("read", &path, &error)),
         };
-        let record: StageRecord = serde_json::from_slice(&content).map_err(|error| {
+        serde_json::from_slice(&content).map(Some).map_err(|error| {
             Failure::new(FailureKind::Conflict, format!("{} cannot be read: {error}", path.display()))
-                .hint("Remove the file; the stage is then found by its name.")
-        })?;
-        Ok(Some(record))
+                .hint(hint)
+        })
     }
 
-    /// Remembers where the stage is, durably.
-    pub(crate) fn remember(&self, record: &StageRecord) -> Result<(), Failure> {
-        let path = self.folder.join(STAGE);
+    fn write<T: Serialize>(&self, name: &str, record: &T) -> Result<(), Failure> {
+        let path = self.folder.join(name);
         let content = serde_json::to_vec(record)
             .map_err(|error| Failure::new(FailureKind::Bug, format!("failed to write a record: {error}")))?;
         common::atomic_file::write(&path, &content, 0o600).map_err(|error| trouble("write", &path, &error))
     }
 
-    /// Forgets where the stage was.
-    pub(crate) fn forget(&self) -> Result<(), Failure> {
-        let path = self.folder.join(STAGE);
+    fn remove(&self, name: &str) -> Result<(), Failure> {
+        let path = self.folder.join(name);
         match std::fs::remove_file(&path) {
             Err(error) if error.kind() != ErrorKind::NotFound => Err(trouble("remove", &path, &error)),
             Ok(()) | Err(_) => Ok(()),

@@ -84,19 +84,19 @@ impl SavedCounters {
 #[cfg(test)]
 mod tests {
     use common::id::MigrationId;
-    use tree::Root;
 
     use super::*;
+    use crate::kill_point::KillPoint;
     use crate::memory::Memory;
 
     #[test]
     fn the_last_save_counts_for_the_next_attempt() {
         let folder = tempfile::tempdir().unwrap();
         std::fs::create_dir(folder.path().join("root")).unwrap();
-        let root = Root::open(&folder.path().join("root")).unwrap();
         let migration: MigrationId = "m1".parse().unwrap();
         let memory = Memory::open(folder.path(), &migration).unwrap();
-        let stage = Stage::make(&root, &migration, Vec::new(), &memory).unwrap();
+        let stage =
+            Stage::make(&folder.path().join("root"), &migration, &memory, &KillPoint::default()).unwrap();
         let step: StepId = "file.copy-1".parse().unwrap();
         let saved = SavedCounters::open(&stage, &step, 1, 4).unwrap();
         assert_eq!(saved.before, Totals { first_pass: 4, ..Totals::default() });

@@ -5,12 +5,16 @@
 //! used again only if all of this agrees, and its device and inode with what the agent remembers: the owner of the
 //! root's files can rename it away and plant another.
 
+use std::path::Path;
+
 use common::failure::{Failure, FailureKind};
 use common::id::MigrationId;
 use serde::{Deserialize, Serialize};
 use sync::entry::Entry;
 use tree::{CreatedDir, Dir, Kind, Name, Root};
 
+use crate::begun::{self, Begun};
+use crate::kill_point::KillPoint;
 use crate::memory::{Memory, StageRecord};
 use crate::standing::{look_at_self, metadata};
 use crate::trouble::of_stage;
@@ -115,31 +119,55 @@ impl Stage {
         }
     }
 
-    /// Makes the stage of a migration. The root's times stay.
+    /// Makes the root, if it is missing, and the stage of a migration in it. An existing root's times stay.
     pub(crate) fn make(
-        root: &Root,
+        path: &Path,
         migration: &MigrationId,
-        created: Vec<CreatedDir>,
         memory: &Memory,
+        kill: &KillPoint,
     ) -> Result<Self, Failure> {
+        let name = random_name(migration)?;
+        let missing = Root::missing(path).map_err(|error| of_stage(&error))?;
+        let before = match Root::open(path) {
+            Ok(root) => Some(look_at_self(&root.dir()).map_err(|error| of_stage(&error))?),
+            Err(error) if error.is_not_found() => None,
+            Err(error) => return Err(of_stage(&error)),
+        };
+        memory.begin(&Begun::making(&name, before, missing))?;
+        kill.pass()?;
+        let made = Self::make_begun(path, migration, &name, memory, kill);
+        if made.is_err() && kill.pass().is_ok() {
+            // Nothing was done under it. What cannot be removed is told by the first failure, and tried again.
+            begun::end(path, memory).ok();
+        }
+        made
+    }
+
+    fn make_begun(
+        path: &Path,
+        migration: &MigrationId,
+        name: &Name,
+        memory: &Memory,
+        kill: &KillPoint,
+    ) -> Result<Self, Failure> {
+        let (root, created) = Root::create(path).map_err(|error| of_stage(&error))?;
+        kill.pass()?;
         let dir = root.dir();
         let before = look_at_self(&dir).map_err(|error| of_stage(&error))?;
         let created = created.into_iter().map(Created::from).collect();
         let marker = Marker { version: VERSION, migration: migration.clone(), created, root: before };
-        let name = random_name(migration)?;
-        let stage = dir.create_dir(&name, MODE).map_err(|error| of_stage(&error))?;
-        let filled = fill(&stage, &marker).and_then(|()| {
-            let stat = stage.stat_self().map_err(|error| of_stage(&error))?;
-            memory.remember(&StageRecord::new(name.to_string(), stat.dev, stat.ino))
-        });
-        if let Err(failure) = filled {
-            // Nothing was done under it. What cannot be removed is told by the first failure, not by a second one.
-            dir.remove_tree(&name).ok();
-            return Err(failure);
-        }
+        let stage = dir.create_dir(name, MODE).map_err(|error| of_stage(&error))?;
+        kill.pass()?;
+        fill(&stage, &marker)?;
+        kill.pass()?;
+        let stat = stage.stat_self().map_err(|error| of_stage(&error))?;
+        memory.remember(&StageRecord::new(name.to_string(), stat.dev, stat.ino))?;
+        kill.pass()?;
         restore_times(&dir, &marker.root)?;
         dir.sync_dir().map_err(|error| of_stage(&error))?;
-        Self::open(dir, name, stage, marker)
+        kill.pass()?;
+        memory.ended()?;
+        Self::open(dir, name.clone(), stage, marker)
     }
 
     fn open(root: Dir, name: Name, dir: Dir, marker: Marker) -> Result<Self, Failure> {
@@ -162,28 +190,48 @@ impl Stage {
     }
 
     /// Removes the stage with all that is kept in it. The root's times stay.
-    pub(crate) fn remove(self, memory: &Memory) -> Result<(), Failure> {
-        let before = look_at_self(&self.root).map_err(|error| of_stage(&error))?;
+    pub(crate) fn remove(self, memory: &Memory, kill: &KillPoint) -> Result<(), Failure> {
+        let root = look_at_self(&self.root).map_err(|error| of_stage(&error))?;
+        self.remove_as(root, Vec::new(), memory, kill)
+    }
+
+    /// Removes the stage, the directories that were made for the root to exist, and every trace in the root's times.
+    pub(crate) fn remove_without_trace(self, memory: &Memory, kill: &KillPoint) -> Result<(), Failure> {
+        let (root, created) = (self.marker.root.clone(), self.marker.created.clone());
+        self.remove_as(root, created, memory, kill)
+    }
+
+    fn remove_as(
+        self,
+        before: Entry,
+        created: Vec<Created>,
+        memory: &Memory,
+        kill: &KillPoint,
+    ) -> Result<(), Failure> {
         let Self { root, name, dir, .. } = self;
-        // The marker goes first only when everything else is gone, so that a half removed stage is still known.
+        // The marker goes last, when everything else is gone, so that a half removed stage is still known.
         for entry in dir.list().map_err(|error| of_stage(&error))? {
             let entry = entry.map_err(|error| of_stage(&error))?;
             if entry.name.as_bytes() != MARKER.as_bytes() {
                 dir.remove_tree(&entry.name).map_err(|error| of_stage(&error))?;
             }
         }
-        root.remove_tree(&name).map_err(|error| of_stage(&error))?;
+        kill.pass()?;
+        memory.begin(&Begun::removing(&name, before.clone(), created.clone()))?;
+        kill.pass()?;
+        dir.unlink(&marker_name()).map_err(|error| of_stage(&error))?;
+        kill.pass()?;
+        root.remove_dir(&name).map_err(|error| of_stage(&error))?;
+        kill.pass()?;
         restore_times(&root, &before)?;
         root.sync_dir().map_err(|error| of_stage(&error))?;
-        memory.forget()
-    }
-}
-
-impl Marker {
-    /// Returns the directories that were made for the root to exist, outermost first.
-    pub(crate) fn created(&self) -> Vec<CreatedDir> {
-        let created = |made: &Created| CreatedDir { path: made.path.clone(), dev: made.dev, ino: made.ino };
-        self.created.iter().map(created).collect()
+        kill.pass()?;
+        memory.forget()?;
+        drop((root, dir));
+        let created: Vec<CreatedDir> = created.iter().map(CreatedDir::from).collect();
+        Root::remove_created(&created).map_err(|error| of_stage(&error))?;
+        kill.pass()?;
+        memory.ended()
     }
 }
 
@@ -191,6 +239,17 @@ impl From<CreatedDir> for Created {
     fn from(made: CreatedDir) -> Self {
         Self { path: made.path, dev: made.dev, ino: made.ino }
     }
+}
+
+impl From<&Created> for CreatedDir {
+    fn from(made: &Created) -> Self {
+        Self { path: made.path.clone(), dev: made.dev, ino: made.ino }
+    }
+}
+
+/// Whether a name in the root is that of a stage with its marker.
+pub(crate) fn is_whole(root: &Dir, name: &Name) -> Result<bool, Failure> {
+    Ok(open_valid(root, name)?.is_some())
 }
 
 /// Opens a directory that has the name of a stage; nothing unless owner, mode and marker are those of one.

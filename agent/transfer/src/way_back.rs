@@ -8,12 +8,14 @@ use common::rel_path::is_component;
 use common::step::file::{FileParams, ListQuestion, SettleQuestion, UndoPreview, UndoQuestion};
 use tree::{Name, Root};
 
+use crate::begun;
 use crate::commit::Committer;
 use crate::context::StepContext;
 use crate::fence::Fence;
+use crate::kill_point::KillPoint;
 use crate::ledger::{Histories, LEDGER, read_settled};
 use crate::memory::Memory;
-use crate::stage::{Stage, clear, restore_times};
+use crate::stage::{Stage, clear};
 use crate::trouble::of_stage;
 use crate::undo::{preview, undo_all};
 
@@ -35,6 +37,7 @@ pub async fn undo(ctx: StepContext, params: FileParams) -> Result<UndoPreview, F
 fn undo_blocking(ctx: &StepContext, params: &FileParams) -> Result<UndoPreview, Failure> {
     let memory = Memory::open(&ctx.state_dir, &ctx.migration)?;
     ctx.findings.list_in(&memory.list(UNDO_LIST))?;
+    begun::end(Path::new(&params.destination_root), &memory)?;
     let Some(root) = open_root(&params.destination_root)? else {
         memory.forget()?;
         return Ok(UndoPreview::default());
@@ -49,13 +52,13 @@ fn undo_blocking(ctx: &StepContext, params: &FileParams) -> Result<UndoPreview, 
     let undone = undo_all(&mut committer, &ctx.findings, &kill)?;
     drop(committer.enter()?);
     drop(committer);
-    close(stage, &memory)?;
+    close(stage, &memory, &kill)?;
     ctx.findings.flush()?;
     Ok(undone)
 }
 
 /// Ends a stage whose ledger was undone: all of it, unless something is kept aside in it.
-fn close(stage: Stage, memory: &Memory) -> Result<(), Failure> {
+fn close(stage: Stage, memory: &Memory, kill: &KillPoint) -> Result<(), Failure> {
     let has_kept = stage.after.list().map_err(|error| of_stage(&error))?.next().is_some();
     if has_kept {
         // Without its ledger there is nothing more to undo, whatever happens to the tree from now on.
@@ -70,12 +73,7 @@ fn close(stage: Stage, memory: &Memory) -> Result<(), Failure> {
         }
         return Ok(());
     }
-    let (root, created, before) = (stage.root.clone(), stage.marker.created(), stage.marker.root.clone());
-    stage.remove(memory)?;
-    restore_times(&root, &before)?;
-    drop(root);
-    Root::remove_created(&created).map_err(|error| of_stage(&error))?;
-    Ok(())
+    stage.remove_without_trace(memory, kill)
 }
 
 /// Counts what an undo would do. Changes nothing; blocking.
@@ -100,6 +98,7 @@ pub fn undo_preview(state_dir: &Path, question: &UndoQuestion) -> Result<UndoPre
 /// When a newer attempt works on the root (`Fenced`), or something cannot be removed; then it may be asked again.
 pub fn settle(state_dir: &Path, question: &SettleQuestion) -> Result<(), Failure> {
     let memory = Memory::open(state_dir, &question.migration)?;
+    begun::end(Path::new(&question.destination_root), &memory)?;
     let Some(root) = open_root(&question.destination_root)? else { return memory.forget() };
     let stage = match Stage::find(&root, &question.migration, &memory) {
         Ok(Some(stage)) => stage,
@@ -109,7 +108,7 @@ pub fn settle(state_dir: &Path, question: &SettleQuestion) -> Result<(), Failure
         Err(failure) => return Err(failure),
     };
     let (_fence, inside) = Fence::claim(&stage.dir, question.token)?;
-    stage.remove(&memory)?;
+    stage.remove(&memory, &KillPoint::default())?;
     drop(inside);
     Ok(())
 }

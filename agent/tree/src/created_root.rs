@@ -12,7 +12,7 @@ use rustix::fs::{CWD, Mode, OFlags};
 use rustix::io::Errno;
 
 use crate::dir::{Dir, open_directory};
-use crate::error::{Cause, Result, TreeError};
+use crate::error::{Cause, Context, Result, TreeError};
 use crate::kernel::Kernel;
 use crate::name::Name;
 use crate::root::Root;
@@ -58,6 +58,50 @@ impl Root {
         let (fd, is_readable) = open_directory(here.as_fd(), c".").map_err(|errno| failed(errno.into()))?;
         let root = Self::from_dir(Dir::hold(fd, is_readable, Kernel::detect()))?;
         Ok((root, created))
+    }
+
+    /// Returns what [`Root::create`] would make of a path now, outermost first.
+    pub fn missing(path: &Path) -> Result<Vec<PathBuf>> {
+        let failed = |cause: Cause| TreeError::new(OP, path.as_os_str().as_bytes(), cause);
+        if !path.is_absolute() {
+            return Err(failed(Cause::Relative));
+        }
+        let mut here =
+            Some(rustix::fs::openat(CWD, c"/", PINNED, Mode::empty()).map_err(|errno| failed(errno.into()))?);
+        let mut walked = PathBuf::from("/");
+        let mut missing = Vec::new();
+        for component in path.components() {
+            let part = match component {
+                Component::Normal(part) => part,
+                Component::ParentDir => OsStr::new(".."),
+                Component::RootDir | Component::CurDir | Component::Prefix(_) => continue,
+            };
+            walked.push(part);
+            here = match here.map(|here| rustix::fs::openat(&here, part, PINNED, Mode::empty())) {
+                Some(Err(Errno::NOENT)) | None => {
+                    missing.push(walked.clone());
+                    None
+                }
+                Some(next) => Some(next.map_err(|errno| failed(errno.into()))?),
+            };
+        }
+        Ok(missing)
+    }
+
+    /// Returns those of the paths that [`Root::missing`] named which are directories now.
+    pub fn found_of(missing: &[PathBuf]) -> Result<Vec<CreatedDir>> {
+        let mut found = Vec::new();
+        for path in missing {
+            match rustix::fs::openat(CWD, path, PINNED | OFlags::NOFOLLOW, Mode::empty()) {
+                Ok(fd) => {
+                    let stat = stat_fd(fd.as_fd()).on_self("stat")?;
+                    found.push(CreatedDir { path: path.clone(), dev: stat.dev, ino: stat.ino });
+                }
+                Err(Errno::NOENT | Errno::NOTDIR | Errno::LOOP) => {}
+                Err(errno) => return Err(TreeError::new(OP, path.as_os_str().as_bytes(), errno)),
+            }
+        }
+        Ok(found)
     }
 
     /// Removes directories that [`Root::create`] made, innermost first: those that are still the same
@@ -121,6 +165,7 @@ fn remove_one(made: &CreatedDir) -> Result<bool> {
 #[cfg(test)]
 mod tests {
     use std::os::unix::fs::{PermissionsExt, symlink};
+    use std::path::PathBuf;
 
     use crate::kernel::Kernel;
     use crate::root::Root;
@@ -132,7 +177,12 @@ mod tests {
         std::fs::create_dir(scratch.path.join("real")).unwrap();
         symlink("real", scratch.path.join("link")).unwrap();
         let path = scratch.path.join("link/new/deeper/./root");
+        let missing = Root::missing(&path).unwrap();
+        assert_eq!(Root::found_of(&missing).unwrap(), []);
         let (root, created) = Root::create(&path).unwrap();
+        assert_eq!(missing, created.iter().map(|made| made.path.clone()).collect::<Vec<_>>());
+        assert_eq!(Root::found_of(&missing).unwrap(), created);
+        assert_eq!(Root::missing(&path).unwrap(), Vec::<PathBuf>::new());
         let names: Vec<_> = created.iter().map(|made| made.path.file_name().unwrap().to_owned()).collect();
         assert_eq!(names, ["new", "deeper", "root"]);
         let made = scratch.path.join("real/new/deeper/root");

@@ -157,7 +157,7 @@ impl World {
         let root = Root::open(&self.root).unwrap();
         let stage = match Stage::find(&root, &migration, &memory)? {
             Some(stage) => stage,
-            None => Stage::make(&root, &migration, Vec::new(), &memory)?,
+            None => Stage::make(&self.root, &migration, &memory, &KillPoint::default())?,
         };
         let committer = Committer::open(stage, token, lease, kill.clone())?;
         Ok(if self.is_old_kernel { committer.without_exchange() } else { committer })
@@ -554,7 +554,7 @@ fn making_a_stage_leaves_the_root_as_it_was() {
     let stage = committer.stage().clone();
     drop(committer);
     let migration: MigrationId = "m1".parse().unwrap();
-    stage.remove(&Memory::open(&world.state, &migration).unwrap()).unwrap();
+    stage.remove(&Memory::open(&world.state, &migration).unwrap(), &KillPoint::default()).unwrap();
     assert_same(&snapshot(&world.root), &original, "after settling");
     assert!(std::fs::read_dir(&world.root).unwrap().all(|entry| !is_stage(&entry.unwrap().path())));
 }

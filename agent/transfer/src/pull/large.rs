@@ -428,9 +428,9 @@ fn read_again(file: &NewFile, cursor: &mut Cursor) -> Result<(), Failure> {
 mod tests {
     use common::id::MigrationId;
     use sync::wire::content::Coding;
-    use tree::Root;
 
     use super::*;
+    use crate::kill_point::KillPoint;
     use crate::memory::Memory;
 
     const SIZE: u64 = 6 * 1024 * 1024 + 77;
@@ -438,8 +438,8 @@ mod tests {
     fn stage(folder: &std::path::Path) -> Stage {
         let migration: MigrationId = "m1".parse().unwrap();
         std::fs::create_dir(folder.join("root")).unwrap();
-        let root = Root::open(&folder.join("root")).unwrap();
-        Stage::make(&root, &migration, Vec::new(), &Memory::open(folder, &migration).unwrap()).unwrap()
+        let memory = Memory::open(folder, &migration).unwrap();
+        Stage::make(&folder.join("root"), &migration, &memory, &KillPoint::default()).unwrap()
     }
 
     fn source() -> Entry {
