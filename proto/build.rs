@@ -1,7 +1,7 @@
 //! Compiles the `.proto` files with a compiler written in Rust, so that no build needs `protoc`.
 
 fn main() -> Result<(), Box<dyn std::error::Error>> {
-    let files = ["agent", "control", "raft"].map(|name| format!("migration/v1/{name}.proto"));
+    let files = ["agent", "audit", "control", "raft"].map(|name| format!("migration/v1/{name}.proto"));
     for file in &files {
         println!("cargo:rerun-if-changed={file}");
     }

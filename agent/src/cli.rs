@@ -14,7 +14,6 @@ use crate::config::{DEFAULT_PATH, Settings};
 use crate::daemon;
 use crate::link::enroll::{self, Invitation};
 use crate::state_dir::StateDir;
-use crate::step::registry::STEPS;
 
 /// Threads that run tasks. The agent waits more than it computes, and every thread costs memory while it is idle.
 const WORKER_THREADS_MAX: usize = 4;
@@ -108,7 +107,7 @@ fn join(arguments: Join) -> Result<(), Failure> {
 
 fn serve(arguments: Serve) -> Result<(), Failure> {
     let settings = settings(arguments.config.as_deref(), arguments.log)?;
-    runtime()?.block_on(daemon::run(settings, STEPS))
+    runtime()?.block_on(daemon::run(settings))
 }
 
 /// Reads the settings and sets up the log that they ask for.

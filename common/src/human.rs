@@ -97,6 +97,22 @@ pub enum InvalidQuantity {
     /// Not a duration.
     #[error("`{0}` is not a duration: write whole numbers and units, as 24h, 90m or 1h30m")]
     Duration(String),
+    /// Not a moment.
+    #[error("`{0}` is not a moment: write 24h for a day ago, or 2026-11-21T08:00:00Z")]
+    Moment(String),
+}
+
+/// Parses a moment: `24h` for a day before `now`, or `2026-11-21T08:00:00Z` with any offset.
+///
+/// # Errors
+/// When the text is neither a duration nor a moment after 1970.
+pub fn parse_moment(text: &str, now: WallMs) -> Result<WallMs, InvalidQuantity> {
+    if let Ok(ago) = parse_duration(text) {
+        return Ok(WallMs(now.0.saturating_sub(u64::try_from(ago.as_millis()).unwrap_or(u64::MAX))));
+    }
+    let invalid = || InvalidQuantity::Moment(text.to_owned());
+    let timestamp: jiff::Timestamp = text.parse().map_err(|_not_a_moment| invalid())?;
+    u64::try_from(timestamp.as_millisecond()).map(WallMs).map_err(|_before_1970| invalid())
 }
 
 /// Parses a size: `10MiB`, `10M` (binary), `10MB` (decimal), `4096`.
@@ -202,6 +218,17 @@ mod tests {
         assert_eq!(parse_duration("500ms"), Ok(Duration::from_millis(500)));
         for bad in ["", "h", "5", "1y", "1h 30", "-3s", "99999999999999999d"] {
             assert!(parse_duration(bad).is_err(), "{bad:?} was accepted");
+        }
+    }
+
+    #[test]
+    fn a_moment_is_written_or_ago() {
+        let now = WallMs(1_763_700_000_000);
+        assert_eq!(parse_moment("1h", now), Ok(WallMs(1_763_696_400_000)));
+        assert_eq!(parse_moment("2025-11-21T04:40:00Z", now), Ok(now));
+        assert_eq!(parse_moment("2025-11-21T05:40:00+01:00", now), Ok(now));
+        for text in ["", "yesterday", "1969-01-01T00:00:00Z", "2025-11-21"] {
+            assert!(parse_moment(text, now).is_err(), "{text}");
         }
     }
 }

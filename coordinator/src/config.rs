@@ -7,6 +7,8 @@ use common::failure::{Failure, FailureKind};
 use common::id::NodeName;
 use serde::Deserialize;
 
+use crate::audit::settings::AuditSettings;
+
 /// Where the settings are looked for when no file is named.
 pub const DEFAULT_PATH: &str = "/etc/drover/coordinator.toml";
 
@@ -28,6 +30,8 @@ pub struct Settings {
     pub advertise_raft: Option<String>,
     /// Where the cluster key is, unless it comes from the environment or from systemd; by default below `state_dir`.
     pub cluster_key_file: Option<PathBuf>,
+    /// How the audit is kept and anchored.
+    pub audit: AuditSettings,
     /// Shown to operators with errors.
     pub support_contact: Option<String>,
     /// Which log lines are shown, in the form of `RUST_LOG`; the flag `--log` wins.
@@ -45,6 +49,7 @@ impl Default for Settings {
             advertise_api: None,
             advertise_raft: None,
             cluster_key_file: None,
+            audit: AuditSettings::default(),
             support_contact: None,
             log: None,
         }

@@ -8,7 +8,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use common::clock;
-use common::failure::{Failure, FailureKind};
+use common::failure::{CONFIRM, Failure, FailureKind};
 use common::id::{HostName, MigrationId, NodeName, StepId, TenantId};
 use common::principal::Principal;
 use common::progress::Progress;
@@ -19,6 +19,8 @@ use common::view::ClusterView;
 use tokio::sync::Notify;
 
 use crate::access::actor::Actor;
+use crate::audit::NodeAudit;
+use crate::audit::refusals::Refused;
 use crate::grpc::connection::Connections;
 use crate::live::lease_clock::LeaseClock;
 use crate::live::progress::LiveProgresses;
@@ -29,6 +31,7 @@ use crate::pki::authority::Authority;
 use crate::raft::node::RaftNode;
 use crate::raft::proposer::Proposer;
 use crate::raft::state_machine::Replica;
+use crate::raft::wire::Wire;
 use crate::state::migration::Migration;
 use crate::state::{Command, Outcome, State};
 use crate::vault::envelope;
@@ -65,6 +68,16 @@ impl Deref for Seen {
     }
 }
 
+/// The way to the other nodes.
+#[derive(Clone)]
+pub struct Peers(pub Arc<dyn Wire>);
+
+impl std::fmt::Debug for Peers {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str("Peers")
+    }
+}
+
 /// Everything that a node's parts share.
 #[derive(Debug)]
 pub struct Hub {
@@ -76,6 +89,10 @@ pub struct Hub {
     pub raft: RaftNode,
     /// The cluster key.
     pub cluster_key: ClusterKey,
+    /// The way to the other nodes.
+    pub peers: Peers,
+    /// What this node keeps for the audit.
+    pub audit: NodeAudit,
     /// Shown to operators with errors.
     pub support_contact: Option<String>,
     /// Who is connected.
@@ -127,6 +144,29 @@ pub fn open_authority(cluster_key: &ClusterKey, sealed: &SealedAuthority) -> Res
     Ok(Seals { authority, ticket_key })
 }
 
+/// Whether a failure says no to who asked, and is not counted where the answer goes out.
+fn is_refusal(failure: &Failure) -> bool {
+    let is_question = failure.context.iter().any(|(field, _)| field == CONFIRM);
+    match failure.kind {
+        FailureKind::Invalid
+        | FailureKind::NotFound
+        | FailureKind::Conflict
+        | FailureKind::Fenced
+        | FailureKind::Unsupported
+        | FailureKind::Exhausted
+        | FailureKind::Throttled => !is_question,
+        FailureKind::Unauthenticated
+        | FailureKind::Denied
+        | FailureKind::Changed
+        | FailureKind::Corrupt
+        | FailureKind::Unreachable
+        | FailureKind::Timeout
+        | FailureKind::Cancelled
+        | FailureKind::Stuck
+        | FailureKind::Bug => false,
+    }
+}
+
 impl Hub {
     /// Returns the state as this node has applied it.
     pub fn state(&self) -> Seen {
@@ -172,12 +212,28 @@ impl Hub {
         Principal::Node { name: self.name.clone() }
     }
 
-    /// Proposes a command and waits until it is applied here.
+    /// Proposes a command and waits until it is applied here. A change that a principal asks for is audited with it;
+    /// one that is refused is counted as such.
     ///
     /// # Errors
-    /// With the refusal of the state, or when this node does not lead or reaches no quorum.
+    /// With the refusal of the state, when this node does not lead or reaches no quorum, or when there is no room for
+    /// the audit of a change.
     pub async fn propose(&self, actor: impl Into<Actor>, command: Command) -> Result<Outcome, Failure> {
-        self.proposer.propose(command, actor).await.map(|applied| applied.outcome)
+        let actor = actor.into();
+        let is_own = matches!(actor.principal, Principal::Node { .. });
+        let subject = command.subject().filter(|_| !is_own);
+        if subject.is_some() {
+            self.audit.room.check()?;
+        }
+        let proposed = self.proposer.propose(command, actor.clone()).await;
+        if let (Some((action, object)), Err(failure)) = (subject, &proposed)
+            && is_refusal(failure)
+        {
+            let (principal, address) = (Some(actor.principal), actor.address);
+            let (action, reason) = (action.to_owned(), failure.message.clone());
+            self.audit.refusals.note(Refused { principal, address, action, object, reason });
+        }
+        proposed.map(|applied| applied.outcome)
     }
 
     /// Cuts the session of a host at once, and its connections as soon as they had the time to carry the reason.

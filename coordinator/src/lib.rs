@@ -2,6 +2,7 @@
 //! operators and the other nodes.
 
 pub mod access;
+pub mod audit;
 pub mod cli;
 pub mod config;
 pub mod grpc;

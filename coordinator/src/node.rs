@@ -17,10 +17,11 @@ use rustls::pki_types::CertificateDer;
 use tokio::net::TcpListener;
 use tokio::sync::Notify;
 
+use crate::audit::{self, NodeAudit};
 use crate::config::Settings;
 use crate::grpc;
 use crate::grpc::raft::RaftDoor;
-use crate::hub::Hub;
+use crate::hub::{Hub, Peers};
 use crate::live::lease_clock::LeaseClock;
 use crate::live::progress::LiveProgresses;
 use crate::live::sessions::Sessions;
@@ -59,6 +60,7 @@ impl Node {
         let files = NodeFiles::create(&settings.state_dir)?;
         let membership = files.membership()?.ok_or_else(|| no_member(settings))?;
         let cluster_key = sources.load()?;
+        let node_audit = NodeAudit::open(&settings.state_dir, &settings.audit)?;
         let (api, raft_listener) = (bind(settings.listen_api).await?, bind(settings.listen_raft).await?);
         let api_address = local_address(&api)?;
         let member = Member {
@@ -85,6 +87,8 @@ impl Node {
             proposer: raft.proposer().clone(),
             raft: raft.clone(),
             cluster_key,
+            peers: Peers(Arc::clone(&wire)),
+            audit: node_audit,
             support_contact: settings.support_contact.clone(),
             sessions: Sessions::default(),
             lease_clock: LeaseClock::default(),
@@ -110,6 +114,7 @@ impl Node {
         };
         node.open_doors(&identity, &authority, api, raft_listener)?;
         node.shutdown.spawn(driver::run(Arc::clone(&hub)));
+        audit::spawn(&hub);
         node.shutdown.spawn(renewal::run(Arc::clone(&hub), identity));
         node.shutdown.spawn(stay_member(hub, wire, (membership, files), member));
         Ok(node)
@@ -128,7 +133,7 @@ impl Node {
             let identity = Arc::clone(identity);
             tls_config(tls::server_config_revoking(identity, authority, clients, ALPN_GRPC, is_revoked))
         };
-        let nodes = RaftDoor::new(self.raft.server().clone());
+        let nodes = RaftDoor::new(self.raft.server().clone(), Arc::clone(&self.hub));
         let raft_tls = config(Clients::Certified, grpc::is_revoked_for_raft)?;
         let api_tls = config(Clients::Joining, grpc::is_revoked_for_api)?;
         grpc::serve_raft(&self.hub, nodes, raft, raft_tls, &self.raft_door);

@@ -28,6 +28,7 @@ use tonic::{Code, Response, Status};
 use crate::LEADER_KEY;
 use crate::status::to_failure;
 use crate::v1::agent_service_client::AgentServiceClient;
+use crate::v1::audit_service_client::AuditServiceClient;
 use crate::v1::control_service_client::ControlServiceClient;
 use crate::v1::raft_service_client::RaftServiceClient;
 
@@ -102,6 +103,13 @@ pub fn agent_client(channel: Channel) -> AgentServiceClient<Channel> {
 /// Returns a client of the service for operators, with our limit on messages.
 pub fn control_client(channel: Channel) -> ControlServiceClient<Channel> {
     ControlServiceClient::new(channel)
+        .max_decoding_message_size(MESSAGE_BYTES_MAX)
+        .max_encoding_message_size(MESSAGE_BYTES_MAX)
+}
+
+/// Returns a client of the service for auditors, with our limit on messages.
+pub fn audit_client(channel: Channel) -> AuditServiceClient<Channel> {
+    AuditServiceClient::new(channel)
         .max_decoding_message_size(MESSAGE_BYTES_MAX)
         .max_encoding_message_size(MESSAGE_BYTES_MAX)
 }

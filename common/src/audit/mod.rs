@@ -15,4 +15,5 @@ pub mod line;
 mod range;
 #[cfg(test)]
 mod tests;
+pub mod view;
 pub mod walk;

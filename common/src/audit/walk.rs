@@ -81,6 +81,11 @@ impl Walk {
         Self::default()
     }
 
+    /// Makes a walk that begins after a line of this number and hash.
+    pub fn after(number: u64, hash: Digest) -> Self {
+        Self { expected: number + 1, follows: vec![hash], ..Self::default() }
+    }
+
     /// Adds an anchor, before the walk begins.
     pub fn anchor(&mut self, anchor: &Head) {
         if anchor.sequence > 0 {

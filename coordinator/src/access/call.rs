@@ -70,6 +70,8 @@ pub enum Call {
     ChangeSecret,
     /// Read the audit, its pages and anchors.
     ReadAudit,
+    /// Have every coordinator check the audit, and read that of all tenants.
+    VerifyAudit,
     /// Look at tenants.
     ReadTenant,
     /// Make tenants and set their limits.
@@ -109,7 +111,7 @@ pub enum Needs {
 
 impl Call {
     /// All calls.
-    pub const ALL: [Self; 35] = [
+    pub const ALL: [Self; 36] = [
         Self::Enroll,
         Self::Login,
         Self::Renew,
@@ -140,6 +142,7 @@ impl Call {
         Self::ReadSecret,
         Self::ChangeSecret,
         Self::ReadAudit,
+        Self::VerifyAudit,
         Self::ReadTenant,
         Self::ChangeTenant,
         Self::ReadCluster,
@@ -176,6 +179,7 @@ impl Call {
             Self::LabelHost => Needs::WholeTenant(&[Admin]),
             Self::ReadSecret | Self::ChangeSecret => Needs::WholeTenant(&[Operator, Admin]),
             Self::ReadAudit => Needs::WholeTenant(&[Auditor, Admin]),
+            Self::VerifyAudit => Needs::Cluster(&[Auditor, Admin]),
             Self::ReadUser | Self::ChangeUser | Self::ReadKey | Self::ChangeKey => Needs::TenantAdmin,
             Self::ReadTenant | Self::ChangeTenant | Self::ChangeCluster | Self::RotateClusterKey => {
                 Needs::Cluster(&[Admin])
@@ -216,6 +220,7 @@ impl Call {
             Self::ReadSecret => "look at secrets",
             Self::ChangeSecret => "change secrets",
             Self::ReadAudit => "read the audit",
+            Self::VerifyAudit => "verify the audit of all tenants",
             Self::ReadTenant => "look at tenants",
             Self::ChangeTenant => "change tenants",
             Self::ReadCluster => "look at the cluster",

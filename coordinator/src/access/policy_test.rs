@@ -65,6 +65,7 @@ const TABLE: &[(Call, &str, &str, &str, &str, &str, &str)] = &[
     (Call::ReadSecret, "ududuud", "dydyd", "dydyd", "aaaaa", "aaaaa", "ddddd"),
     (Call::ChangeSecret, "ududuud", "dydyd", "dydyd", "aaaaa", "aaaaa", "ddddd"),
     (Call::ReadAudit, "ududuud", "dddyy", "dddyy", "aaaaa", "aaaaa", "ddddd"),
+    (Call::VerifyAudit, "ududuud", "dddyy", "ddddd", "aaayy", "aaaaa", "ddddd"),
     (Call::ReadTenant, "ududuud", "dddyd", "ddddd", "aaaya", "aaaaa", "ddddd"),
     (Call::ChangeTenant, "ududuud", "dddyd", "ddddd", "aaaya", "aaaaa", "ddddd"),
     (Call::ReadCluster, "ududuud", "yyyyy", "yyyyy", "aaaaa", "aaaaa", "yyyyy"),

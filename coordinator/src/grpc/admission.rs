@@ -13,7 +13,7 @@ use proto::status::to_status;
 use tonic::metadata::MetadataMap;
 use tonic::{Request, Status};
 
-use super::refuse;
+use super::{refuse, witness};
 use crate::access::actor::Actor;
 use crate::access::call::Call;
 use crate::access::policy::{self, Caller, Decision, Object};
@@ -63,6 +63,7 @@ pub fn admit<T>(hub: &Hub, request: &Request<T>, call: Call) -> Result<Admitted,
     let Caller::Granted { principal, .. } = &caller else {
         return Err(to_status(&policy::refusal(&caller, call)));
     };
+    witness::tell_principal(request, principal);
     let (principal, named) = (principal.clone(), named_tenant(request.metadata()));
     let tenant = match named {
         None => principal.tenant(),
@@ -74,7 +75,10 @@ pub fn admit<T>(hub: &Hub, request: &Request<T>, call: Call) -> Result<Admitted,
             let address = Some(refuse::connection(request)?.address.ip());
             Ok(Admitted { principal: Actor { principal, address }, tenant, caller })
         }
-        Decision::Absent => Err(to_status(&policy::absent_tenant(tenant.as_str()))),
+        Decision::Absent => {
+            witness::tell_hidden(request);
+            Err(to_status(&policy::absent_tenant(tenant.as_str())))
+        }
         Decision::Denied | Decision::Unauthenticated => Err(to_status(&policy::refusal(&caller, call))),
     }
 }

@@ -23,6 +23,7 @@ use tokio_util::sync::{CancellationToken, WaitForCancellationFutureOwned};
 use tonic::transport::server::Connected;
 
 use crate::access::policy::Caller;
+use crate::audit::refusals::Refusals;
 
 /// How long a peer without a valid certificate may stay: joining and renewing are one call each.
 const STRANGER_TIME: Duration = Duration::from_secs(60);
@@ -36,6 +37,8 @@ pub struct ConnectionInfo {
     pub address: SocketAddr,
     /// Cuts the connection.
     pub cut: CancellationToken,
+    /// Where what is refused over it is counted.
+    pub refusals: Arc<Refusals>,
 }
 
 impl ConnectionInfo {

@@ -19,6 +19,7 @@ use tokio_stream::wrappers::ReceiverStream;
 use tokio_util::sync::CancellationToken;
 
 use super::connection::{Connection, ConnectionInfo, Connections};
+use crate::audit::refusals::{Refusals, Refused};
 
 /// How long a handshake may take; it is two round trips.
 const HANDSHAKE_DEADLINE: Duration = Duration::from_secs(5);
@@ -50,6 +51,8 @@ pub struct Door {
     pub limits: DoorLimits,
     /// Where open connections are listed.
     pub connections: Arc<Connections>,
+    /// Where what is refused is counted.
+    pub refusals: Arc<Refusals>,
 }
 
 impl Door {
@@ -118,7 +121,8 @@ impl Door {
         strangers: &Arc<Semaphore>,
     ) -> Result<Connection, String> {
         stream.set_nodelay(true).map_err(|error| error.to_string())?;
-        let stream = self.acceptor.accept(stream).await.map_err(|error| error.to_string())?;
+        let accepted = self.acceptor.accept(stream).await;
+        let stream = accepted.map_err(|error| self.refuse_handshake(address, &error))?;
         let peer = match stream.get_ref().1.peer_certificates() {
             None => None,
             Some(chain) => {
@@ -126,13 +130,31 @@ impl Door {
                 Some(Arc::new(peer))
             }
         };
-        let info = ConnectionInfo { peer, address, cut: CancellationToken::new() };
+        let refusals = Arc::clone(&self.refusals);
+        let info = ConnectionInfo { peer, address, cut: CancellationToken::new(), refusals };
         let mut places = vec![place];
         if info.is_stranger() {
             let place = Arc::clone(strangers).try_acquire_owned();
             places.push(place.map_err(|_full| "too many peers without a valid certificate".to_owned())?);
         }
         Ok(Connection::new(stream, info, places, &self.connections))
+    }
+}
+
+impl Door {
+    /// Counts a handshake that was refused; one that merely broke off was none.
+    fn refuse_handshake(&self, address: SocketAddr, error: &io::Error) -> String {
+        let reason = error.to_string();
+        if error.kind() == io::ErrorKind::InvalidData {
+            self.refusals.note(Refused {
+                principal: None,
+                address: Some(address.ip()),
+                action: "connect".to_owned(),
+                object: format!("port {}", self.name),
+                reason: reason.clone(),
+            });
+        }
+        reason
     }
 }
 

@@ -2,6 +2,7 @@
 
 pub mod admission;
 pub mod agent;
+pub mod audit;
 pub mod connection;
 pub mod control;
 pub mod door;
@@ -10,6 +11,7 @@ mod door_test;
 pub mod raft;
 pub mod refuse;
 pub mod session;
+pub mod witness;
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -21,18 +23,22 @@ use common::principal::Principal;
 use common::shutdown::Shutdown;
 use common::tls::Peer;
 use proto::v1::agent_service_server::AgentServiceServer;
+use proto::v1::audit_service_server::AuditServiceServer;
 use proto::v1::control_service_server::ControlServiceServer;
 use proto::v1::raft_service_server::RaftServiceServer;
 use tokio::net::TcpListener;
 use tokio_rustls::TlsAcceptor;
 use tonic::transport::Server;
 use tonic::transport::server::Router;
+use tower::layer::util::{Identity, Stack};
 
 use crate::hub::Hub;
 use crate::state::State;
 use agent::AgentDoor;
+use audit::AuditDoor;
 use control::ControlDoor;
 use door::{Door, DoorLimits};
+use witness::WitnessLayer;
 
 /// Ten thousand agents, their reconnects after a failover, and the operators.
 const API_LIMITS: DoorLimits = DoorLimits { handshakes: 256, connections: 16 * 1024, strangers: 512 };
@@ -55,7 +61,10 @@ pub fn serve_api(hub: &Arc<Hub>, listener: TcpListener, tls: rustls::ServerConfi
     let operators = ControlServiceServer::new(ControlDoor::new(Arc::clone(hub)))
         .max_decoding_message_size(MESSAGE_BYTES_MAX)
         .max_encoding_message_size(MESSAGE_BYTES_MAX);
-    let router = server().add_service(agents).add_service(operators);
+    let auditors = AuditServiceServer::new(AuditDoor::new(Arc::clone(hub)))
+        .max_decoding_message_size(MESSAGE_BYTES_MAX)
+        .max_encoding_message_size(MESSAGE_BYTES_MAX);
+    let router = server().add_service(agents).add_service(operators).add_service(auditors);
     serve(hub, "api", listener, tls, API_LIMITS, router, shutdown);
 }
 
@@ -74,12 +83,16 @@ pub fn serve_raft(
     serve(hub, "raft", listener, tls, RAFT_LIMITS, router, shutdown);
 }
 
-fn server() -> Server {
+/// Services with a witness of what they refuse around them.
+type WitnessStack = Stack<WitnessLayer, Identity>;
+
+fn server() -> Server<WitnessStack> {
     Server::builder()
         .http2_keepalive_interval(Some(KEEPALIVE_INTERVAL))
         .http2_keepalive_timeout(Some(KEEPALIVE_TIMEOUT))
         .max_concurrent_streams(STREAMS_MAX)
         .http2_max_header_list_size(HEADER_BYTES_MAX)
+        .layer(WitnessLayer)
 }
 
 fn serve(
@@ -88,12 +101,13 @@ fn serve(
     listener: TcpListener,
     tls: rustls::ServerConfig,
     limits: DoorLimits,
-    router: Router,
+    router: Router<WitnessStack>,
     shutdown: &Shutdown,
 ) {
     let acceptor = TlsAcceptor::from(Arc::new(tls));
     let connections = Arc::clone(&hub.connections);
-    let door = Door { name, listener, acceptor, limits, connections };
+    let refusals = Arc::clone(&hub.audit.refusals);
+    let door = Door { name, listener, acceptor, limits, connections, refusals };
     let incoming = door.open(shutdown);
     let token = shutdown.token().clone();
     shutdown.spawn(async move {

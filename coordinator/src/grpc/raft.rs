@@ -1,5 +1,7 @@
 //! The service among nodes: certificates of nodes only, bytes to bytes.
 
+use std::sync::Arc;
+
 use common::principal::Principal;
 use proto::status::to_status;
 use proto::v1::RaftMessage;
@@ -8,20 +10,23 @@ use tonic::{Request, Response, Status, Streaming};
 
 use super::refuse;
 use crate::access::call::Call;
+use crate::audit::exchange;
+use crate::hub::Hub;
 use crate::raft::server::Server;
 
 /// The service.
 #[derive(Clone, Debug)]
 pub struct RaftDoor {
     server: Server,
+    hub: Arc<Hub>,
 }
 
 type Answered = Result<Response<RaftMessage>, Status>;
 
 impl RaftDoor {
     /// Makes the service.
-    pub fn new(server: Server) -> Self {
-        Self { server }
+    pub fn new(server: Server, hub: Arc<Hub>) -> Self {
+        Self { server, hub }
     }
 }
 
@@ -71,5 +76,12 @@ impl RaftService for RaftDoor {
             return Err(Status::permission_denied("only nodes are admitted"));
         };
         answer(self.server.admit(&name, &request.into_inner().payload).await)
+    }
+
+    async fn audit(&self, request: Request<RaftMessage>) -> Answered {
+        let Principal::Node { name } = refuse::check_known(&request, Call::Raft)? else {
+            return Err(Status::permission_denied("only nodes ask this"));
+        };
+        answer(exchange::serve(&self.hub, &name, &request.into_inner().payload).await)
     }
 }

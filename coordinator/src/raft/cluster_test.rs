@@ -55,6 +55,7 @@ impl Wire for Way {
                 Method::PreVote => server.pre_vote(&payload).await,
                 Method::HandOver => server.hand_over(&payload).await,
                 Method::Admit => server.admit(&caller, &payload).await,
+                Method::Audit => Err(Failure::new(FailureKind::Unsupported, "there are no files here")),
             }
         })
     }

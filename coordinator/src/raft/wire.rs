@@ -40,6 +40,8 @@ pub enum Method {
     HandOver,
     /// To make a node a member.
     Admit,
+    /// Something about the audit.
+    Audit,
 }
 
 /// A way to the peers.
@@ -92,6 +94,7 @@ impl Wire for GrpcWire {
                 Method::PreVote => client.pre_vote(message).await,
                 Method::HandOver => client.hand_over(message).await,
                 Method::Admit => client.admit(message).await,
+                Method::Audit => client.audit(message).await,
             };
             answered
                 .map(|answer| answer.into_inner().payload)

@@ -341,6 +341,11 @@ impl Command {
         }
     }
 
+    /// Returns what a principal asks for and of what, as the audit names it; none for what no principal decides.
+    pub fn subject(&self) -> Option<(&'static str, String)> {
+        Some((self.action()?, self.object()))
+    }
+
     /// Returns the name of what the command is about, for people.
     fn object(&self) -> String {
         match self {

@@ -26,7 +26,7 @@ use crate::breach::{breach, shown};
 use crate::buffer::Buffers;
 use crate::context::Peer;
 use crate::endpoint::Endpoint;
-use crate::lane::{LOST_HINT, Lane, LaneError, LaneReceiver, LaneSender};
+use crate::lane::{Lane, LaneError, LaneReceiver, LaneSender};
 use crate::link::Link;
 
 mod content;
@@ -75,18 +75,9 @@ impl Ended {
         self.end(code, error.to_failure());
     }
 
-    /// Returns the reason for an end that only an end of the connection can have; without one it is the source's.
-    pub(crate) fn failure_or_breach(&self, what: &str) -> Failure {
-        let failure = self.reason.get().cloned().unwrap_or_else(|| breach(what));
-        self.end(ErrorCode::Protocol, failure.clone());
-        failure
-    }
-
     /// Returns the reason; only asked once something has ended.
     pub(crate) fn failure(&self) -> Failure {
-        let lost = || {
-            Failure::new(FailureKind::Unreachable, "the connection to the source has ended").hint(LOST_HINT)
-        };
+        let lost = || Failure::new(FailureKind::Unreachable, "the connection to the source has ended");
         self.reason.get().cloned().unwrap_or_else(lost)
     }
 }
@@ -269,13 +260,13 @@ async fn listen(
             Ok(Ok(None)) => {
                 return (
                     ErrorCode::Done,
-                    Failure::new(FailureKind::Unreachable, "the source ended the connection").hint(LOST_HINT),
+                    Failure::new(FailureKind::Unreachable, "the source ended the connection"),
                 );
             }
             Ok(Err(error)) => return (ErrorCode::Cancelled, error.to_failure()),
             Err(_elapsed) => {
                 let text = format!("nothing was heard from the source for {} s", SILENCE_MAX.as_secs());
-                return (ErrorCode::Timeout, Failure::new(FailureKind::Unreachable, text).hint(LOST_HINT));
+                return (ErrorCode::Timeout, Failure::new(FailureKind::Unreachable, text));
             }
         }
     }

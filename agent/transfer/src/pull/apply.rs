@@ -309,7 +309,7 @@ impl Applier<'_> {
     }
 
     fn send(&self, item: Item) -> Result<(), Failure> {
-        self.pass.send(self.items, item)
+        self.items.send(item).or_else(|_ended| self.pass.flow.check())
     }
 }
 

@@ -57,9 +57,8 @@ pub(super) fn run(pass: &Pass, committer: &mut Committer, items: &Receiver<Item>
 
 /// Commits one group, and counts what became of it.
 pub(super) fn commit(pass: &Pass, committer: &mut Committer, group: Vec<Item>) -> Result<(), Failure> {
-    let items = group.len();
-    let mut tasks = Vec::with_capacity(items);
-    let mut rest = Vec::with_capacity(items);
+    let mut tasks = Vec::with_capacity(group.len());
+    let mut rest = Vec::with_capacity(group.len());
     for Item { task, landing, cost, problems, sidecar, again } in group {
         rest.push((task.path.clone(), landing, cost, problems, sidecar, again));
         tasks.push(task);
@@ -86,7 +85,6 @@ pub(super) fn commit(pass: &Pass, committer: &mut Committer, group: Vec<Item>) -
             pass.flow.release(cost);
         }
     }
-    pass.flow.land(items);
     Ok(())
 }
 

@@ -471,7 +471,7 @@ impl<'a> Planner<'a> {
     }
 
     pub(super) fn send(&self, item: Item) -> Result<(), Failure> {
-        self.pass.send(&self.items, item)
+        self.items.send(item).or_else(|_ended| self.pass.flow.check())
     }
 }
 

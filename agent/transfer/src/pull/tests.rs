@@ -317,22 +317,3 @@ async fn what_changes_at_the_destination_meanwhile_is_compared_again_and_kept() 
     assert_eq!(std::fs::read(&destination).unwrap(), b"somebody's edit meanwhile");
     pair.close().await;
 }
-
-#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn times_of_directories_are_set_after_what_has_no_content() {
-    let mut pair = Pair::new();
-    std::fs::create_dir(pair.source_root.join("below")).unwrap();
-    for round in 0..3 {
-        let link = pair.source_root.join("below/link");
-        std::fs::remove_file(&link).ok();
-        symlink(format!("target-{round}"), &link).unwrap();
-        set_mtime(&link, 1_000_000_000 + round, 5);
-        // The directory's time tells nothing of the change.
-        set_mtime(&pair.source_root.join("below"), 900_000_000, 987_654_321);
-        set_mtime(&pair.source_root, 900_000_000, 987_654_321);
-        let (output, findings) = pair.copy().await;
-        assert_eq!((output.map(|output| output.files_sent), findings), (Ok(1), Vec::new()));
-        assert_same(&snapshot(&pair.destination_root), &snapshot(&pair.source_root), "after a change");
-    }
-    pair.close().await;
-}

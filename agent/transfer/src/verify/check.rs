@@ -105,7 +105,7 @@ impl<'a> Checker<'a> {
         if self.only_pass.is_some_and(|pass| element.basis.pass() != Some(pass)) {
             return Ok(());
         }
-        self.batch_bytes = self.batch_bytes.saturating_add(element.source.size());
+        self.batch_bytes += element.source.size();
         self.batch.push(element);
         if self.batch.len() >= BATCH || self.batch_bytes >= BATCH_BYTES { self.judge() } else { Ok(()) }
     }
@@ -140,7 +140,7 @@ impl<'a> Checker<'a> {
     fn tell(&self, is_complete: bool) {
         let Proof { content_files, content_bytes, metadata_files, metadata_bytes, .. } = self.output.proof;
         let last = *self.ctx.progress.borrow();
-        let (files, bytes) = (content_files + metadata_files, content_bytes.saturating_add(metadata_bytes));
+        let (files, bytes) = (content_files + metadata_files, content_bytes + metadata_bytes);
         self.ctx.progress.send_replace(progress_of(files, bytes, is_complete, &last));
     }
 
@@ -256,7 +256,7 @@ impl<'a> Checker<'a> {
             self.output.directories_total += 1;
         } else {
             self.output.files_total += 1;
-            self.output.bytes_total = self.output.bytes_total.saturating_add(source.size());
+            self.output.bytes_total += source.size();
         }
     }
 
@@ -268,7 +268,7 @@ impl<'a> Checker<'a> {
             (false, _) => (&mut proof.unproven_files, &mut proof.unproven_bytes),
         };
         *files += 1;
-        *bytes = bytes.saturating_add(source.size());
+        *bytes += source.size();
     }
 
     /// Deals with an entry that is not at the destination.
@@ -277,7 +277,7 @@ impl<'a> Checker<'a> {
         if *exception == Some(Rule::Vanished) {
             // It is not at the source either: nothing is owed.
             self.output.files_total -= u64::from(!source.kind.is_directory());
-            self.output.bytes_total = self.output.bytes_total.saturating_sub(source.size());
+            self.output.bytes_total -= source.size();
             return Ok(());
         }
         self.source_digest.add(path, source, None);
