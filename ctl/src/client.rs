@@ -104,6 +104,11 @@ impl Client {
         self
     }
 
+    /// Returns the way to the leader, for what a file beside this one asks.
+    pub(crate) fn coordinators(&self) -> &Coordinators {
+        &self.coordinators
+    }
+
     /// Returns who we are, by our own certificate.
     ///
     /// # Errors

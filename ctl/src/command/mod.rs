@@ -3,6 +3,7 @@
 use crate::context::CommandContext;
 use crate::failure::CommandError;
 
+mod audit;
 mod cancel;
 mod cluster;
 mod completion;
@@ -23,6 +24,8 @@ mod watch;
 /// What `ctl` is asked to do. The help of each is the doc comment of its arguments.
 #[derive(Debug, clap::Subcommand)]
 pub(crate) enum Command {
+    #[command(subcommand)]
+    Audit(audit::AuditCommand),
     Cancel(cancel::CancelArgs),
     #[command(subcommand)]
     Cluster(cluster::ClusterCommand),
@@ -48,6 +51,7 @@ impl Command {
     /// Runs the command and returns the exit code of what it did.
     pub(crate) async fn run(self, context: &CommandContext) -> Result<u8, CommandError> {
         match self {
+            Self::Audit(command) => command.run(context).await,
             Self::Cancel(args) => cancel::run(context, args).await,
             Self::Cluster(command) => command.run(context).await,
             Self::Completion(args) => completion::run(context, &args),
