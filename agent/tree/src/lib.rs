@@ -43,6 +43,7 @@ mod probe;
 mod read_file;
 mod remove_tree;
 mod rename;
+mod rename_domain;
 mod root;
 #[cfg(test)]
 mod scratch;
@@ -67,6 +68,7 @@ pub use pinned::Pinned;
 pub use place::{Identity, Place, Position, Relation};
 pub use probe::{Features, Space};
 pub use read_file::{DataExtents, ReadFile};
+pub use rename_domain::{FileSystem, RenameDomain};
 pub use root::Root;
 pub use stat::{DeviceKind, Kind, Stat, Time, device_number, device_pair};
 pub use xattr::{XattrError, Xattrs};

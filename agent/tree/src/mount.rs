@@ -17,6 +17,8 @@ pub(crate) struct Mount {
     pub(crate) root: Vec<u8>,
     /// Where it is mounted.
     pub(crate) point: Vec<u8>,
+    /// The name of the file system's type.
+    pub(crate) fs_type: String,
 }
 
 /// Returns the number of the mount that a descriptor was reached through.
@@ -50,7 +52,10 @@ fn parse_line(line: &[u8]) -> Option<Mount> {
     let device = String::from_utf8(fields.next()?.to_vec()).ok()?;
     let root = unescape(fields.next()?);
     let point = unescape(fields.next()?);
-    Some(Mount { id, device, root, point })
+    // Optional fields end with a single hyphen; the type comes behind it.
+    let fs_type = fields.skip_while(|field| *field != b"-").nth(1).unwrap_or_default();
+    let fs_type = String::from_utf8_lossy(fs_type).into_owned();
+    Some(Mount { id, device, root, point, fs_type })
 }
 
 /// Turns `\040` and its like, which stand for blanks and backslashes, back into bytes.
@@ -100,8 +105,13 @@ mod tests {
     #[test]
     fn reads_lines() {
         let line = br"36 35 98:0 /a\040b /mnt\134x rw,noatime master:1 - ext3 /dev/root rw";
-        let expected =
-            Mount { id: 36, device: "98:0".into(), root: b"/a b".to_vec(), point: br"/mnt\x".to_vec() };
+        let expected = Mount {
+            id: 36,
+            device: "98:0".into(),
+            root: b"/a b".to_vec(),
+            point: br"/mnt\x".to_vec(),
+            fs_type: "ext3".into(),
+        };
         assert_eq!(parse_line(line), Some(expected));
         assert_eq!(parse_line(b""), None);
         assert_eq!(parse_line(b"x y"), None);

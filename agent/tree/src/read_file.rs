@@ -119,6 +119,12 @@ impl ReadFile {
         self.advise(range.start, range.end.saturating_sub(range.start), Advice::DontNeed);
     }
 
+    /// Returns the project of the file; nothing where there are none.
+    #[must_use]
+    pub(crate) fn project(&self) -> Option<u32> {
+        crate::syscall::fs_attributes(self.fd()).ok().map(|found| found.project)
+    }
+
     fn advise(&self, offset: u64, length: u64, advice: Advice) {
         // A hint has no failure worth telling.
         rustix::fs::fadvise(self.fd(), offset, std::num::NonZeroU64::new(length), advice).ok();

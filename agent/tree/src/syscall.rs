@@ -1,15 +1,16 @@
 //! System calls that rustix does not have: the extended attribute calls of Linux 6.13 that take a
-//! directory descriptor and a name.
+//! directory descriptor and a name, and the one that tells a project id.
 //!
 //! This is the only module that may use `unsafe`.
 //! The kernel reads and writes nothing but the buffers whose pointers and lengths are given here, during
 //! the call.
-#![expect(unsafe_code, reason = "rustix has no setxattrat, getxattrat, listxattrat and removexattrat")]
+#![expect(unsafe_code, reason = "rustix has no setxattrat and its like, and no FS_IOC_FSGETXATTR")]
 
 use std::ffi::{CStr, c_char, c_int, c_long, c_uint, c_void};
 use std::os::fd::{AsRawFd, BorrowedFd};
 
 use rustix::io::Errno;
+use rustix::ioctl::{Getter, ioctl, opcode};
 
 const SETXATTRAT: c_long = 463;
 const GETXATTRAT: c_long = 464;
@@ -108,4 +109,33 @@ pub(crate) fn removexattrat(dir: BorrowedFd<'_>, name: &CStr, attribute: &CStr) 
     let returned =
         unsafe { syscall(REMOVEXATTRAT, fd, name.as_ptr(), AT_SYMLINK_NOFOLLOW, attribute.as_ptr()) };
     outcome(returned).map(|_zero| ())
+}
+
+/// `struct fsxattr` of the kernel.
+#[repr(C)]
+struct RawFsAttributes {
+    flags: u32,
+    extent_size: u32,
+    extents: u32,
+    project: u32,
+    cow_extent_size: u32,
+    padding: [u8; 8],
+}
+
+const FS_IOC_FSGETXATTR: rustix::ioctl::Opcode = opcode::read::<RawFsAttributes>(b'X', 31);
+const FS_XFLAG_PROJINHERIT: u32 = 0x200;
+
+/// What a file system with projects says of an inode.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct FsAttributes {
+    pub(crate) project: u32,
+    /// Whether what is made in this directory gets its project.
+    pub(crate) inherits_project: bool,
+}
+
+/// Asks for the project of an open file or directory.
+pub(crate) fn fs_attributes(fd: BorrowedFd<'_>) -> Result<FsAttributes, Errno> {
+    // SAFETY: the kernel writes one `struct fsxattr`, of which any bytes are a value, into memory of that size.
+    let raw = unsafe { ioctl(fd, Getter::<FS_IOC_FSGETXATTR, RawFsAttributes>::new()) }?;
+    Ok(FsAttributes { project: raw.project, inherits_project: raw.flags & FS_XFLAG_PROJINHERIT != 0 })
 }
