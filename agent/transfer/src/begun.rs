@@ -45,7 +45,7 @@ pub(crate) struct Begun {
 
 const VERSION: u32 = 1;
 /// A marker that is being written.
-const MARKER_NEW: &str = "marker.new";
+pub(crate) const MARKER_NEW: &str = "marker.new";
 
 impl Begun {
     /// A stage is about to be made.

@@ -14,6 +14,8 @@ mod content;
 mod context;
 mod copy;
 mod counter;
+mod domain;
+mod domains;
 mod dry_run;
 mod endpoint;
 mod external_sort;

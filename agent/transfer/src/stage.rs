@@ -6,14 +6,19 @@
 //! root's files can rename it away and plant another.
 
 use std::path::Path;
+use std::sync::Arc;
 
 use common::failure::{Failure, FailureKind};
 use common::id::MigrationId;
+use common::rel_path::escape;
 use serde::{Deserialize, Serialize};
 use sync::entry::Entry;
-use tree::{CreatedDir, Dir, Kind, Name, Root};
+use sync::stamp::Time;
+use tree::{CreatedDir, Dir, Kind, Name, Root, TreeError};
 
 use crate::begun::{self, Begun};
+use crate::domain::Domain;
+use crate::domains::Domains;
 use crate::kill_point::KillPoint;
 use crate::memory::{Memory, StageRecord};
 use crate::standing::{look_at_self, metadata};
@@ -38,8 +43,11 @@ pub(crate) struct Marker {
     pub(crate) migration: MigrationId,
     /// Directories that were made for the root to exist, outermost first.
     pub(crate) created: Vec<Created>,
-    /// The root as it was before the stage was made in it.
+    /// The directory that holds the stage, as it was before.
     pub(crate) root: Entry,
+    /// The name of the root's stage, in the stage of another rename domain below the root.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    domain_of: Option<String>,
 }
 
 /// A directory that was made for the root to exist.
@@ -50,23 +58,17 @@ pub(crate) struct Created {
     ino: u64,
 }
 
-/// The open stage of a migration.
+/// The open stage of a migration, in its root. Those of other rename domains below the root are in `domains`.
 #[derive(Clone, Debug)]
 pub(crate) struct Stage {
     /// The root's directory.
     pub(crate) root: Dir,
     /// The stage itself; opened before anything was written, so that it reports write errors.
     pub(crate) dir: Dir,
-    /// Staged entries; every worker has a directory of its own in it.
-    pub(crate) new: Dir,
-    /// What stood there before.
-    pub(crate) undo: Dir,
-    /// What an undo found to be changed since.
-    pub(crate) after: Dir,
-    /// One name for each group of hard links that is not complete.
-    pub(crate) anchors: Dir,
-    /// Large files of which a part has come.
-    pub(crate) large: Dir,
+    /// What is staged and kept of the root's own rename domain.
+    pub(crate) home: Arc<Domain>,
+    /// The rename domains below the root, each with a stage of its own.
+    pub(crate) domains: Domains,
     /// Sorted runs and lists of the present pass.
     pub(crate) spill: Dir,
     /// What the marker says.
@@ -75,11 +77,6 @@ pub(crate) struct Stage {
 }
 
 impl Stage {
-    /// Returns the stage's name in the root.
-    pub(crate) fn name(&self) -> &Name {
-        &self.name
-    }
-
     /// Finds the stage of a migration, by what the agent remembers or by its name.
     ///
     /// # Errors
@@ -101,7 +98,7 @@ impl Stage {
             let stat = stage.stat_self().map_err(|error| of_stage(&error))?;
             // A reboot may give the same device another number; the inode keeps its own.
             let is_known = remembered.as_ref().is_none_or(|record| stat.ino == record.ino);
-            if marker.migration != *migration || !is_known {
+            if marker.migration != *migration || marker.domain_of.is_some() || !is_known {
                 continue;
             }
             if remembered.is_none() {
@@ -155,7 +152,8 @@ impl Stage {
         let dir = root.dir();
         let before = look_at_self(&dir).map_err(|error| of_stage(&error))?;
         let created = created.into_iter().map(Created::from).collect();
-        let marker = Marker { version: VERSION, migration: migration.clone(), created, root: before };
+        let marker =
+            Marker { version: VERSION, migration: migration.clone(), created, root: before, domain_of: None };
         let stage = dir.create_dir(name, MODE).map_err(|error| of_stage(&error))?;
         kill.pass()?;
         fill(&stage, &marker)?;
@@ -171,17 +169,15 @@ impl Stage {
     }
 
     fn open(root: Dir, name: Name, dir: Dir, marker: Marker) -> Result<Self, Failure> {
-        let part = |part: &str| {
-            let name = Name::new(part).expect("a constant without slash");
-            match dir.open_dir(&name) {
-                Err(error) if error.is_not_found() => dir.create_dir(&name, MODE),
-                opened => opened,
-            }
-            .map_err(|error| of_stage(&error))
+        let spill_name = Name::new("spill").expect("a constant without slash");
+        let spill = match dir.open_dir(&spill_name) {
+            Err(error) if error.is_not_found() => dir.create_dir(&spill_name, MODE),
+            opened => opened,
         };
-        let (new, undo, after) = (part("new")?, part("undo")?, part("after")?);
-        let (anchors, large, spill) = (part("anchors")?, part("large")?, part("spill")?);
-        Ok(Self { root, dir, new, undo, after, anchors, large, spill, marker, name })
+        let spill = spill.map_err(|error| of_stage(&error))?;
+        let domains = Domains::open(root.clone(), dir.clone(), name.clone(), marker.migration.clone())?;
+        let home = Arc::clone(domains.home());
+        Ok(Self { root, dir, home, domains, spill, marker, name })
     }
 
     /// Empties what only an attempt needs: spill files of one that was killed.
@@ -189,7 +185,8 @@ impl Stage {
         clear(&self.spill)
     }
 
-    /// Removes the stage with all that is kept in it. The root's times stay.
+    /// Removes the stage with all that is kept in it, and those of other rename domains. The times of the directories
+    /// that hold them stay.
     pub(crate) fn remove(self, memory: &Memory, kill: &KillPoint) -> Result<(), Failure> {
         let root = look_at_self(&self.root).map_err(|error| of_stage(&error))?;
         self.remove_as(root, Vec::new(), memory, kill)
@@ -208,14 +205,9 @@ impl Stage {
         memory: &Memory,
         kill: &KillPoint,
     ) -> Result<(), Failure> {
+        self.domains.remove(false, kill)?;
         let Self { root, name, dir, .. } = self;
-        // The marker goes last, when everything else is gone, so that a half removed stage is still known.
-        for entry in dir.list().map_err(|error| of_stage(&error))? {
-            let entry = entry.map_err(|error| of_stage(&error))?;
-            if entry.name.as_bytes() != MARKER.as_bytes() {
-                dir.remove_tree(&entry.name).map_err(|error| of_stage(&error))?;
-            }
-        }
+        empty(&dir).map_err(|error| of_stage(&error))?;
         kill.pass()?;
         memory.begin(&Begun::removing(&name, before.clone(), created.clone()))?;
         kill.pass()?;
@@ -232,6 +224,30 @@ impl Stage {
         Root::remove_created(&created).map_err(|error| of_stage(&error))?;
         kill.pass()?;
         memory.ended()
+    }
+}
+
+/// Empties a stage but for its marker, which goes last, so that a half removed stage is still known.
+pub(crate) fn empty(stage: &Dir) -> Result<(), TreeError> {
+    for entry in stage.list()? {
+        let entry = entry?;
+        if entry.name.as_bytes() != MARKER.as_bytes() {
+            stage.remove_tree(&entry.name)?;
+        }
+    }
+    Ok(())
+}
+
+impl Marker {
+    /// Makes the marker of the stage of a rename domain below the root.
+    pub(crate) fn of_domain(migration: &MigrationId, top: Entry, root_stage: &Name) -> Self {
+        let domain_of = Some(escape(root_stage.as_bytes()));
+        Self { version: VERSION, migration: migration.clone(), created: Vec::new(), root: top, domain_of }
+    }
+
+    /// Whether this is the marker of a rename domain of the root with this stage.
+    pub(crate) fn is_of(&self, root_stage: &Name) -> bool {
+        self.domain_of.as_ref().is_some_and(|name| *name == escape(root_stage.as_bytes()))
     }
 }
 
@@ -253,7 +269,7 @@ pub(crate) fn is_whole(root: &Dir, name: &Name) -> Result<bool, Failure> {
 }
 
 /// Opens a directory that has the name of a stage; nothing unless owner, mode and marker are those of one.
-fn open_valid(root: &Dir, name: &Name) -> Result<Option<(Dir, Marker)>, Failure> {
+pub(crate) fn open_valid(root: &Dir, name: &Name) -> Result<Option<(Dir, Marker)>, Failure> {
     let Ok(dir) = root.open_dir(name) else { return Ok(None) };
     let stat = dir.stat_self().map_err(|error| of_stage(&error))?;
     let me = rustix::process::geteuid().as_raw();
@@ -272,7 +288,8 @@ fn open_valid(root: &Dir, name: &Name) -> Result<Option<(Dir, Marker)>, Failure>
     Ok(Some((dir, marker)))
 }
 
-fn fill(stage: &Dir, marker: &Marker) -> Result<(), Failure> {
+/// Gives a stage its mode and its marker.
+pub(crate) fn fill(stage: &Dir, marker: &Marker) -> Result<(), Failure> {
     // A default ACL of the root would be inherited by everything that is staged.
     stage.remove_default_acl().map_err(|error| of_stage(&error))?;
     let present = look_at_self(stage).map_err(|error| of_stage(&error))?;
@@ -289,9 +306,16 @@ fn fill(stage: &Dir, marker: &Marker) -> Result<(), Failure> {
 
 /// Sets a directory's times back to what they were before something of ours was made or removed in it.
 pub(crate) fn restore_times(dir: &Dir, before: &Entry) -> Result<(), Failure> {
-    let mut wanted = look_at_self(dir).map_err(|error| of_stage(&error))?;
-    wanted.mtime = before.mtime;
-    set(dir, &wanted)
+    restore_mtime(dir, before.mtime).map_err(|error| of_stage(&error))
+}
+
+/// The same, where only the time is known.
+pub(crate) fn restore_mtime(dir: &Dir, mtime: Time) -> Result<(), TreeError> {
+    let mut wanted = look_at_self(dir)?;
+    wanted.mtime = mtime;
+    // Attributes that cannot be set in any place are not what is changed here.
+    let Ok(wanted) = metadata(&wanted) else { return Ok(()) };
+    dir.apply_self(&wanted).map(drop)
 }
 
 fn set(dir: &Dir, wanted: &Entry) -> Result<(), Failure> {
@@ -311,7 +335,8 @@ pub(crate) fn clear(dir: &Dir) -> Result<(), Failure> {
     Ok(())
 }
 
-fn random_name(migration: &MigrationId) -> Result<Name, Failure> {
+/// Draws the name of a stage.
+pub(crate) fn random_name(migration: &MigrationId) -> Result<Name, Failure> {
     let mut bytes = [0; 6];
     getrandom::fill(&mut bytes).map_err(|error| {
         Failure::new(FailureKind::Bug, format!("the kernel gives no random bytes: {error}"))
@@ -320,6 +345,7 @@ fn random_name(migration: &MigrationId) -> Result<Name, Failure> {
     Name::new(format!("{PREFIX}{migration}-{random}")).map_err(|error| Failure::of(FailureKind::Bug, &error))
 }
 
-fn marker_name() -> Name {
+/// Returns the marker's name.
+pub(crate) fn marker_name() -> Name {
     Name::new(MARKER).expect("a constant without slash")
 }

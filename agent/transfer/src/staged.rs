@@ -7,14 +7,15 @@ use sync::pack;
 use sync::wire::content::Layout;
 use tree::{Applied, Dir, Name, NewFile, Problem, TreeError};
 
-use crate::stage::Stage;
+use crate::domain::{Domain, DomainId};
 use crate::standing::{metadata, time};
-use crate::trouble::of_stage;
 
-/// A directory of the stage in which one thread makes entries.
+/// Where one thread makes entries: a directory of its own in the stage of each rename domain.
 #[derive(Debug)]
 pub(crate) struct Workbench {
-    dir: Dir,
+    label: Name,
+    /// The one of the domain that was worked in last.
+    open: Option<(DomainId, Dir)>,
     next: u64,
 }
 
@@ -32,11 +33,25 @@ pub(crate) struct Made {
 }
 
 impl Workbench {
-    /// Opens the directory of a thread, which must be empty or not exist.
-    pub(crate) fn open(stage: &Stage, label: &str) -> Result<Self, Failure> {
-        let name = Name::new(label).map_err(|error| Failure::of(FailureKind::Bug, &error))?;
-        let dir = stage.new.create_dir(&name, 0o700).map_err(|error| of_stage(&error))?;
-        Ok(Self { dir, next: 0 })
+    /// Makes a place for a thread; its directories must be empty or not exist.
+    pub(crate) fn new(label: &str) -> Result<Self, Failure> {
+        let label = Name::new(label).map_err(|error| Failure::of(FailureKind::Bug, &error))?;
+        Ok(Self { label, open: None, next: 0 })
+    }
+
+    /// Opens the thread's directory in a domain's stage.
+    fn dir(&mut self, domain: &Domain) -> Result<Dir, TreeError> {
+        if let Some((id, dir)) = &self.open
+            && *id == domain.id
+        {
+            return Ok(dir.clone());
+        }
+        let dir = match domain.new.create_dir(&self.label, 0o700) {
+            Err(error) if error.is_exists() => domain.new.open_dir(&self.label),
+            made => made,
+        }?;
+        self.open = Some((domain.id, dir.clone()));
+        Ok(dir)
     }
 
     /// Returns a name that is not taken.
@@ -48,13 +63,14 @@ impl Workbench {
     /// Makes a small file of these bytes; returns the digest that this side computed over what it wrote.
     pub(crate) fn file(
         &mut self,
+        domain: &Domain,
         wanted: &Entry,
         layout: &Layout,
         data: &[u8],
     ) -> Result<(Made, Digest), TreeError> {
-        let name = self.name();
+        let (dir, name) = (self.dir(domain)?, self.name());
         let (size, length) = (wanted.size(), usize::try_from(wanted.size()).unwrap_or(usize::MAX));
-        let file = self.dir.create_file(&name, 0o600)?;
+        let file = dir.create_file(&name, 0o600)?;
         let mut end = 0;
         for (offset, piece) in pack::pieces(layout, length, data) {
             file.write_at(piece, offset)?;
@@ -64,40 +80,40 @@ impl Workbench {
             file.set_len(size)?;
         }
         let digest = Digest::from(pack::content_digest(layout, length, data));
-        Ok((finish_file(&self.dir, file, wanted)?, digest))
+        Ok((finish_file(&dir, file, wanted)?, digest))
     }
 
     /// Makes anything that has no content: a directory, a link, a fifo, a socket's name, a device.
-    pub(crate) fn place(&mut self, wanted: &Entry) -> Result<Made, TreeError> {
-        let name = self.name();
+    pub(crate) fn place(&mut self, domain: &Domain, wanted: &Entry) -> Result<Made, TreeError> {
+        let (bench, name) = (self.dir(domain)?, self.name());
         let mut wanted = wanted.clone();
         match &wanted.kind {
             Kind::Directory => {
                 // It gets its metadata at the end of the pass; until then nobody else may enter.
-                let dir = self.dir.create_dir(&name, 0o700)?;
+                let dir = bench.create_dir(&name, 0o700)?;
                 wanted.mode = 0o700;
                 let stat = dir.stat_self()?;
                 (wanted.dev, wanted.ino, wanted.uid, wanted.gid) = (stat.dev, stat.ino, stat.uid, stat.gid);
                 wanted.xattrs.clear();
-                return Ok(Made { dir: self.dir.clone(), name, entry: wanted, problems: Vec::new() });
+                return Ok(Made { dir: bench, name, entry: wanted, problems: Vec::new() });
             }
-            Kind::Symlink { target } => self.dir.create_symlink(&name, target)?,
-            Kind::Fifo => self.dir.create_fifo(&name, 0o600)?,
-            Kind::Socket => self.dir.create_socket(&name, 0o600)?,
+            Kind::Symlink { target } => bench.create_symlink(&name, target)?,
+            Kind::Fifo => bench.create_fifo(&name, 0o600)?,
+            Kind::Socket => bench.create_socket(&name, 0o600)?,
             Kind::CharacterDevice { major, minor } => {
                 let number = tree::device_number(*major, *minor);
-                self.dir.create_device(&name, tree::DeviceKind::Character, number, 0o600)?;
+                bench.create_device(&name, tree::DeviceKind::Character, number, 0o600)?;
             }
             Kind::BlockDevice { major, minor } => {
                 let number = tree::device_number(*major, *minor);
-                self.dir.create_device(&name, tree::DeviceKind::Block, number, 0o600)?;
+                bench.create_device(&name, tree::DeviceKind::Block, number, 0o600)?;
             }
             Kind::File { .. } => {
-                let file = self.dir.create_file(&name, 0o600)?;
-                return finish_file(&self.dir, file, &wanted);
+                let file = bench.create_file(&name, 0o600)?;
+                return finish_file(&bench, file, &wanted);
             }
         }
-        let pinned = self.dir.pin(&name)?;
+        let pinned = bench.pin(&name)?;
         let applied = match metadata(&wanted) {
             Ok(metadata) => pinned.apply(&metadata, None)?.problems,
             Err(_impossible) => Vec::new(),
@@ -105,7 +121,7 @@ impl Workbench {
         let stat = pinned.stat()?;
         (wanted.dev, wanted.ino, wanted.ctime) = (stat.dev, stat.ino, time(stat.ctime));
         (wanted.uid, wanted.gid) = (stat.uid, stat.gid);
-        Ok(Made { dir: self.dir.clone(), name, entry: wanted, problems: applied })
+        Ok(Made { dir: bench, name, entry: wanted, problems: applied })
     }
 }
 

@@ -17,10 +17,11 @@ use sync::stamp::Time;
 use tree::{Dir, Kind, Name, Stat, TreeError};
 
 use crate::commit::{Committer, kept_name};
+use crate::domain::{Domain, DomainId};
 use crate::findings::FindingSink;
 use crate::frame_file::{FrameReader, FrameWriter};
 use crate::kill_point::KillPoint;
-use crate::ledger::{Histories, History};
+use crate::ledger::{Histories, History, Kept};
 use crate::stage::Stage;
 use crate::standing::{is_recorded, metadata, time};
 use crate::trouble::{finding, of_stage};
@@ -37,8 +38,10 @@ struct Later {
     path: RelPath,
     /// How it was; none when the migration made it.
     original: Option<Entry>,
+    /// The rename domain in which it was changed.
+    domain: DomainId,
     /// Where the original is kept, when something else than this directory stood there.
-    kept: Option<u64>,
+    kept: Option<Kept>,
     /// The inode that the migration made, if it made it.
     made: Option<u64>,
 }
@@ -93,7 +96,7 @@ pub(crate) fn undo_all(
     preview.kept_aside += up.kept_aside;
     let _inside = committer.enter()?;
     kill.pass()?;
-    stage.dir.sync_fs().map_err(|error| of_stage(&error))?;
+    stage.domains.sync_all()?;
     match up.lost {
         Some(path) => Err(Failure::new(
             FailureKind::Stuck,
@@ -135,12 +138,13 @@ impl Undo<'_> {
         if history.path.is_root() {
             return self.put_off(history, None);
         }
-        for seq in history.kept_between() {
-            let kept = kept_name(seq);
-            if self.stage.undo.stat_if_exists(&kept).map_err(|error| of_stage(&error))?.is_some() {
+        for kept in history.kept_between() {
+            let domain = self.stage.domains.get(kept.domain)?;
+            let name = kept_name(kept.seq);
+            if domain.undo.stat_if_exists(&name).map_err(|error| of_stage(&error))?.is_some() {
                 self.preview.kept_aside += 1;
                 self.kill.pass()?;
-                keep_aside(self.stage, &self.stage.undo, &kept, &history.path, self.findings)?;
+                keep_aside(&domain, &domain.undo, &name, &history.path, self.findings)?;
             }
         }
         let Some((parent, name)) = reach(self.stage, &history.path)? else {
@@ -167,8 +171,9 @@ impl Undo<'_> {
     fn put_off(&mut self, history: &History, made: Option<u64>) -> Result<(), Failure> {
         self.later.write(&Later {
             path: history.path.clone(),
-            original: history.kept().map(|(_seq, original)| original).or(history.original()).cloned(),
-            kept: history.kept().map(|(seq, _original)| seq),
+            domain: history.domain(),
+            original: history.kept().map(|(_kept, original)| original).or(history.original()).cloned(),
+            kept: history.kept().map(|(kept, _original)| kept),
             made,
         })
     }
@@ -187,7 +192,13 @@ impl Undo<'_> {
             if !is_as_committed(history, now) {
                 self.preview.kept_aside += 1;
                 self.kill.pass()?;
-                keep_aside(self.stage, parent, name, &history.path, self.findings)?;
+                let domain = self.stage.domains.get(history.domain())?;
+                if !keep_aside(&domain, parent, name, &history.path, self.findings)? {
+                    if kept.is_some() {
+                        self.lose(&history.path, "another file system is mounted in its place");
+                    }
+                    return Ok(());
+                }
             } else if kept.is_none() || now.kind == Kind::Directory || returns_directory {
                 self.kill.pass()?;
                 parent.remove_tree(name).map_err(|error| of_stage(&error))?;
@@ -196,7 +207,7 @@ impl Undo<'_> {
         match (kept, history.original()) {
             (Some((kept, original)), _) => {
                 self.kill.pass()?;
-                return_kept(self.stage, &kept, parent, name, original)?;
+                return_kept(&kept, parent, name, original)?;
                 if original.kind.is_directory() { self.put_off(history, None) } else { Ok(()) }
             }
             (None, Some(_)) => {
@@ -208,11 +219,9 @@ impl Undo<'_> {
     }
 
     /// Returns what is kept of the original, if it is there.
-    fn kept<'h>(&self, history: &'h History) -> Result<Option<(Name, &'h Entry)>, Failure> {
-        let Some((seq, original)) = history.kept() else { return Ok(None) };
-        let kept = kept_name(seq);
-        let stands = self.stage.undo.stat_if_exists(&kept).map_err(|error| of_stage(&error))?;
-        Ok(stands.map(|_stat| (kept, original)))
+    fn kept<'h>(&self, history: &'h History) -> Result<Option<(Place, &'h Entry)>, Failure> {
+        let Some((kept, original)) = history.kept() else { return Ok(None) };
+        Ok(place_of(self.stage, kept)?.map(|place| (place, original)))
     }
 
     /// Sets an original that never left its place back; content that somebody wrote since stays.
@@ -270,8 +279,8 @@ impl Up<'_> {
             self.remove_made(later, &parent, &name, made)?;
         }
         match (&later.original, later.kept, later.made) {
-            (Some(original), Some(seq), Some(_)) => {
-                self.return_original(later, original, seq, &parent, &name)
+            (Some(original), Some(kept), Some(_)) => {
+                self.return_original(later, original, kept, &parent, &name)
             }
             (Some(original), _, None) => {
                 self.kill.pass()?;
@@ -291,15 +300,29 @@ impl Up<'_> {
         if dir.stat_self().map_err(|error| of_stage(&error))?.ino != made {
             return Ok(());
         }
+        let domain = self.stage.domains.get(later.domain)?;
         for entry in dir.list().map_err(|error| of_stage(&error))? {
             let entry = entry.map_err(|error| of_stage(&error))?;
             let Ok(path) = later.path.join(entry.name.as_bytes()) else { continue };
+            if self.stage.domains.is_stage_name(entry.name.as_bytes()) {
+                continue;
+            }
             self.kept_aside += 1;
             self.kill.pass()?;
-            keep_aside(self.stage, &dir, &entry.name, &path, self.findings)?;
+            keep_aside(&domain, &dir, &entry.name, &path, self.findings)?;
         }
         self.kill.pass()?;
         match parent.remove_dir(name) {
+            Err(error) if error.is_not_empty() || error.is_busy() => {
+                self.findings.report(finding(
+                    Rule::KeptAside,
+                    Severity::Warning,
+                    &later.path,
+                    "the migration made it, and it stays: something is mounted in it, or it became a part of its own",
+                    "Unmount what is there and remove it by hand, if it is not wanted.",
+                ));
+                Ok(())
+            }
             Err(error) if !error.is_not_found() => Err(of_stage(&error)),
             _ => Ok(()),
         }
@@ -309,18 +332,17 @@ impl Up<'_> {
         &mut self,
         later: &Later,
         original: &Entry,
-        seq: u64,
+        kept: Kept,
         parent: &Dir,
         name: &Name,
     ) -> Result<(), Failure> {
-        let kept = kept_name(seq);
-        if self.stage.undo.stat_if_exists(&kept).map_err(|error| of_stage(&error))?.is_none() {
+        let Some(place) = place_of(self.stage, kept)? else {
             report_lost(self.findings, &later.path, "it is neither in its place nor in the stage");
             self.lost.get_or_insert_with(|| later.path.clone());
             return Ok(());
-        }
+        };
         self.kill.pass()?;
-        return_kept(self.stage, &kept, parent, name, original)
+        return_kept(&place, parent, name, original)
     }
 }
 
@@ -358,17 +380,24 @@ fn is_same_body(entry: &Entry, size: u64, mtime: Time) -> bool {
     !entry.kind.is_file() || (entry.size() == size && entry.mtime == mtime)
 }
 
+/// Something that is kept: the `undo/` that holds it, and its name there.
+struct Place {
+    undo: Dir,
+    name: Name,
+}
+
+/// Returns where something is kept, if it is there.
+fn place_of(stage: &Stage, kept: Kept) -> Result<Option<Place>, Failure> {
+    let place = Place { undo: stage.domains.get(kept.domain)?.undo.clone(), name: kept_name(kept.seq) };
+    let stands = place.undo.stat_if_exists(&place.name).map_err(|error| of_stage(&error))?;
+    Ok(stands.map(|_stat| place))
+}
+
 /// Gives what is kept its name and its metadata back, over a file of ours if one still stands there.
-fn return_kept(
-    stage: &Stage,
-    kept: &Name,
-    parent: &Dir,
-    name: &Name,
-    original: &Entry,
-) -> Result<(), Failure> {
+fn return_kept(kept: &Place, parent: &Dir, name: &Name, original: &Entry) -> Result<(), Failure> {
     // Before it is seen again: it may have been taken out of its owner's quota.
-    set(&stage.undo, kept, original)
-        .and_then(|()| stage.undo.rename_over(kept, parent, name))
+    set(&kept.undo, &kept.name, original)
+        .and_then(|()| kept.undo.rename_over(&kept.name, parent, name))
         .map_err(|error| of_stage(&error))
 }
 
@@ -378,32 +407,45 @@ fn set(parent: &Dir, name: &Name, wanted: &Entry) -> Result<(), TreeError> {
     parent.apply(name, &wanted, None).map(drop)
 }
 
-/// Moves what somebody else made or changed out of the way, where nothing is lost.
+/// Moves what somebody else made or changed out of the way, where nothing is lost. Says whether it could: what is mounted
+/// there, or in a domain of its own, stays and is told.
 fn keep_aside(
-    stage: &Stage,
+    domain: &Domain,
     parent: &Dir,
     name: &Name,
     path: &RelPath,
     findings: &FindingSink,
-) -> Result<(), Failure> {
+) -> Result<bool, Failure> {
     let digest = Digest::of(path.as_bytes()).to_string();
     for number in 0..ASIDE_MAX {
         let aside = Name::new(format!("{}-{number}", &digest[..16])).expect("digits are a name");
-        if stage.after.stat_if_exists(&aside).map_err(|error| of_stage(&error))?.is_some() {
+        if domain.after.stat_if_exists(&aside).map_err(|error| of_stage(&error))?.is_some() {
             continue;
         }
-        parent.rename_over(name, &stage.after, &aside).map_err(|error| of_stage(&error))?;
+        match parent.rename_over(name, &domain.after, &aside) {
+            Err(error) if error.is_exdev() || error.is_busy() => {
+                findings.report(finding(
+                    Rule::KeptAside,
+                    Severity::Warning,
+                    path,
+                    "it was added after the migration and stays where it is: another file system begins there",
+                    "Unmount it, if it is not wanted there.",
+                ));
+                return Ok(false);
+            }
+            moved => moved.map_err(|error| of_stage(&error))?,
+        }
         findings.report(finding(
             Rule::KeptAside,
             Severity::Warning,
             path,
             format!(
                 "it was changed or added after the migration wrote it; it is kept as `{}/after/{aside}`",
-                stage.name()
+                domain.shown
             ),
             "Look at it and take back what is needed, then settle the migration.",
         ));
-        return Ok(());
+        return Ok(true);
     }
     Err(Failure::new(FailureKind::Stuck, format!("`{path}` was kept aside too often"))
         .hint("Look into the stage's `after/`, take back what is needed, and run the undo again."))

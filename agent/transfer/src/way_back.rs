@@ -44,11 +44,12 @@ fn undo_blocking(ctx: &StepContext, params: &FileParams) -> Result<UndoPreview, 
     };
     let Some(stage) = Stage::find(&root, &ctx.migration, &memory)? else { return Ok(UndoPreview::default()) };
     // An undo must be possible on a full disk: what was staged and never got a name makes room for it.
-    for part in [&stage.new, &stage.large, &stage.anchors, &stage.spill] {
-        clear(part)?;
-    }
+    stage.home.unfinished().into_iter().chain([&stage.spill]).try_for_each(clear)?;
     let kill = ctx.kill_point();
     let mut committer = Committer::open(stage.clone(), ctx.token, ctx.lease.clone(), kill.clone())?;
+    for id in stage.domains.all() {
+        stage.domains.get(id)?.unfinished().into_iter().try_for_each(clear)?;
+    }
     let undone = undo_all(&mut committer, &ctx.findings, &kill)?;
     drop(committer.enter()?);
     drop(committer);
@@ -57,21 +58,20 @@ fn undo_blocking(ctx: &StepContext, params: &FileParams) -> Result<UndoPreview, 
     Ok(undone)
 }
 
-/// Ends a stage whose ledger was undone: all of it, unless something is kept aside in it.
+/// Ends the stages of a ledger that was undone: all of them, but for those in which something is kept aside, and the
+/// root's if there are such.
 fn close(stage: Stage, memory: &Memory, kill: &KillPoint) -> Result<(), Failure> {
-    let has_kept = stage.after.list().map_err(|error| of_stage(&error))?.next().is_some();
-    if has_kept {
-        // Without its ledger there is nothing more to undo, whatever happens to the tree from now on.
-        let ledger = Name::new(LEDGER).expect("a constant without slash");
-        match stage.dir.unlink(&ledger) {
-            Err(error) if !error.is_not_found() => return Err(of_stage(&error)),
-            _ => {}
-        }
-        stage.dir.sync_dir().map_err(|error| of_stage(&error))?;
-        for part in [&stage.undo, &stage.new, &stage.anchors, &stage.large, &stage.spill] {
-            clear(part)?;
-        }
-        return Ok(());
+    // Without its ledger there is nothing more to undo, whatever happens to the tree from now on.
+    let ledger = Name::new(LEDGER).expect("a constant without slash");
+    match stage.dir.unlink(&ledger) {
+        Err(error) if !error.is_not_found() => return Err(of_stage(&error)),
+        _ => {}
+    }
+    stage.dir.sync_dir().map_err(|error| of_stage(&error))?;
+    let is_kept_elsewhere = stage.domains.remove(true, kill)?;
+    let home = &stage.home;
+    if is_kept_elsewhere || home.after.list().map_err(|error| of_stage(&error))?.next().is_some() {
+        return home.unfinished().into_iter().chain([&home.undo, &stage.spill]).try_for_each(clear);
     }
     stage.remove_without_trace(memory, kill)
 }

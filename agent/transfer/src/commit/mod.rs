@@ -1,7 +1,7 @@
 //! The one writer of the live tree.
 //!
-//! A group of tasks is carried out like this: the file system is synced, which makes the group's staged entries durable
-//! and the names of the group before it → the ends of the group before and the intents of this one are appended and
+//! A group of tasks is carried out like this: its file systems are synced, and those of the group before it, which makes
+//! the group's staged entries durable and the names of the group before it → the ends of the group before and the intents of this one are appended and
 //! synced → each task is done under the fence. What a crash leaves after each arrow is in `DESIGN.md`; [`recover`]
 //! decides by inode on which side an intent stands.
 
@@ -11,7 +11,8 @@ mod task;
 #[cfg(test)]
 mod tests;
 
-use std::collections::HashMap;
+use std::collections::{BTreeMap, BTreeSet, HashMap};
+use std::sync::Arc;
 
 use common::failure::Failure;
 use common::fence::FencingToken;
@@ -20,11 +21,12 @@ use sync::stamp::Time;
 use tree::{Dir, Name, TreeError};
 
 use crate::context::LeaseGuard;
+use crate::domain::{Disk, Domain, DomainId, Renames};
+use crate::domains::Guard;
 use crate::fence::{Fence, Inside};
 use crate::kill_point::KillPoint;
 use crate::ledger::{Ledger, SettledRecords};
 use crate::stage::Stage;
-use crate::trouble::of_stage;
 
 pub(crate) use task::{Effect, Outcome, Seen, Staged, Task};
 
@@ -42,8 +44,9 @@ pub(crate) struct Committer {
     parents: HashMap<RelPath, Dir>,
     /// How the tasks of the last group ended: told to the ledger once their names are durable.
     ended: Vec<(u64, End)>,
-    has_exchange: bool,
-    has_noreplace: bool,
+    /// The file systems in which they happened.
+    unsynced: BTreeMap<String, Arc<Disk>>,
+    is_without_exchange: bool,
     can_chown: bool,
 }
 
@@ -66,12 +69,8 @@ impl Committer {
         kill.pass()?;
         let (fence, inside) = Fence::claim(&stage.dir, token)?;
         let (ledger, unsettled) = Ledger::open(&stage.dir)?;
-        // On a full disk the probe has no room; an undo must run there all the same, by the renames that need none.
-        let features = match stage.spill.features_by_writing() {
-            Err(error) if error.is_no_space() || error.is_quota() => stage.spill.features(),
-            probed => probed,
-        };
-        let features = features.map_err(|error| of_stage(&error))?;
+        let guard = Guard { fence: fence.clone(), lease: lease.clone(), kill: kill.clone() };
+        stage.domains.begin(guard, ledger.domains())?;
         let mut committer = Self {
             stage,
             fence,
@@ -80,8 +79,8 @@ impl Committer {
             kill,
             parents: HashMap::new(),
             ended: Vec::new(),
-            has_exchange: features.rename_exchange == Some(true),
-            has_noreplace: features.rename_noreplace == Some(true),
+            unsynced: BTreeMap::new(),
+            is_without_exchange: false,
             can_chown: rustix::process::geteuid().is_root(),
         };
         committer.recover(unsettled)?;
@@ -92,8 +91,7 @@ impl Committer {
     /// Works as on a file system without the newer renames.
     #[cfg(test)]
     pub(crate) fn without_exchange(mut self) -> Self {
-        self.has_exchange = false;
-        self.has_noreplace = false;
+        self.is_without_exchange = true;
         self
     }
 
@@ -130,13 +128,13 @@ impl Committer {
         self.kill.hold();
         self.lease.check()?;
         self.kill.pass()?;
-        self.stage.dir.sync_fs().map_err(|error| of_stage(&error))?;
+        self.sync(&group)?;
         let inside = self.fence.enter()?;
         self.gather_ends()?;
         let mut tasks = Vec::with_capacity(group.len());
         for task in group {
-            let intent = self.ledger.intend(pass, task.path.clone(), task.effect.change())?;
-            tasks.push((intent.seq, task));
+            let change = task.effect.change();
+            tasks.push((self.ledger.intend(pass, task.domain, task.path.clone(), change)?, task));
         }
         self.kill.pass()?;
         self.ledger.append()?;
@@ -163,7 +161,7 @@ impl Committer {
     /// Makes the names and the ends of the last group durable; the next group would do so too.
     pub(crate) fn finish(&mut self) -> Result<(), Failure> {
         self.kill.pass()?;
-        self.stage.dir.sync_fs().map_err(|error| of_stage(&error))?;
+        self.sync(&[])?;
         let inside = self.fence.enter()?;
         self.gather_ends()?;
         self.kill.pass()?;
@@ -172,6 +170,29 @@ impl Committer {
         self.ledger.sync()?;
         drop(inside);
         Ok(())
+    }
+
+    /// Makes durable what is staged for a group, and the names of the group before it: each file system once.
+    fn sync(&mut self, group: &[Task]) -> Result<(), Failure> {
+        let before = std::mem::take(&mut self.unsynced);
+        let ids: BTreeSet<DomainId> = group.iter().map(|task| task.domain).collect();
+        for id in ids {
+            let disk = Arc::clone(&self.stage.domains.get(id)?.disk);
+            self.unsynced.insert(disk.id.clone(), disk);
+        }
+        let others = before.into_iter().filter(|(id, _disk)| !self.unsynced.contains_key(id));
+        for disk in others.map(|(_id, disk)| disk).chain(self.unsynced.values().cloned()) {
+            disk.sync()?;
+        }
+        Ok(())
+    }
+
+    /// Returns which of the newer renames are used in a domain.
+    fn renames(&self, domain: &Domain) -> Result<Renames, Failure> {
+        if self.is_without_exchange {
+            return Ok(Renames { exchange: false, noreplace: false });
+        }
+        domain.renames()
     }
 
     /// Gathers the ends of the last group for the ledger.
@@ -206,6 +227,22 @@ impl Committer {
     /// Forgets held directories, because one of them may have another name now.
     fn forget_parents(&mut self) {
         self.parents.clear();
+    }
+}
+
+/// The place in a domain's `undo/` under the number of a record.
+struct Slot<'a> {
+    domain: &'a Domain,
+    name: Name,
+}
+
+impl<'a> Slot<'a> {
+    fn new(domain: &'a Domain, seq: u64) -> Self {
+        Self { domain, name: kept_name(seq) }
+    }
+
+    fn undo(&self) -> &'a Dir {
+        &self.domain.undo
     }
 }
 

@@ -4,7 +4,8 @@ use common::failure::Failure;
 use sync::entry::Entry;
 use tree::{Dir, Kind, Metadata, Name, Stat, TreeError, Xattrs};
 
-use super::{Committer, Effect, Outcome, Seen, Staged, Task, kept_name};
+use super::{Committer, Effect, Outcome, Seen, Slot, Staged, Task};
+use crate::domain::Domain;
 use crate::standing::{is_same_content, is_untouched, metadata, time};
 use crate::trouble::{is_fatal, of_stage};
 
@@ -32,12 +33,14 @@ const CONFLICT: Stop = Stop::Outcome(Outcome::Conflict);
 impl Committer {
     /// Carries out one task.
     pub(super) fn perform(&mut self, seq: u64, task: &Task) -> Result<Outcome, Failure> {
+        let domain = self.stage.domains.get(task.domain)?;
+        let slot = Slot::new(&domain, seq);
         let outcome = match &task.effect {
-            Effect::Install { staged, new, seen: None, .. } => self.create(task, staged, new),
+            Effect::Install { staged, new, seen: None, .. } => self.create(&domain, task, staged, new),
             Effect::Install { staged, new, seen: Some(seen), .. } => {
-                self.replace(seq, task, staged, new, seen)
+                self.replace(&slot, task, staged, new, seen)
             }
-            Effect::Remove { seen } => self.remove(seq, task, seen),
+            Effect::Remove { seen } => self.remove(&slot, task, seen),
             Effect::Metadata { seen, wanted } => self.set_metadata(task, seen, wanted),
             Effect::Touch { .. } => Ok(Outcome::Done { ctime: None, problems: Vec::new() }),
         };
@@ -47,20 +50,33 @@ impl Committer {
         }
     }
 
-    fn create(&mut self, task: &Task, staged: &Staged, new: &Entry) -> Result<Outcome, Stop> {
+    fn create(
+        &mut self,
+        domain: &Domain,
+        task: &Task,
+        staged: &Staged,
+        new: &Entry,
+    ) -> Result<Outcome, Stop> {
         let (parent, name) = self.parent(&task.path)?;
         self.kill.pass()?;
         if staged.is_anchor {
             staged.dir.hard_link(&staged.name, &parent, &name).map_err(conflict_if_exists)?;
         } else {
-            self.rename_new(staged, &parent, &name, new)?;
+            self.rename_new(domain, staged, &parent, &name, new)?;
         }
         done(&parent, &name)
     }
 
     /// Renames to a name at which nothing may stand.
-    fn rename_new(&self, staged: &Staged, parent: &Dir, name: &Name, new: &Entry) -> Result<(), Stop> {
-        if self.has_noreplace {
+    fn rename_new(
+        &self,
+        domain: &Domain,
+        staged: &Staged,
+        parent: &Dir,
+        name: &Name,
+        new: &Entry,
+    ) -> Result<(), Stop> {
+        if self.renames(domain)?.noreplace {
             return staged.dir.rename_noreplace(&staged.name, parent, name).map_err(conflict_if_exists);
         }
         if new.kind.is_directory() {
@@ -77,7 +93,7 @@ impl Committer {
 
     fn replace(
         &mut self,
-        seq: u64,
+        slot: &Slot<'_>,
         task: &Task,
         staged: &Staged,
         new: &Entry,
@@ -85,16 +101,18 @@ impl Committer {
     ) -> Result<Outcome, Stop> {
         let (parent, name) = self.parent(&task.path)?;
         expect(&parent, &name, &seen.entry)?;
+        // An exchange takes what no rename could give back on some file systems.
+        parent.check_project(&name)?;
         let is_directory = seen.entry.kind.is_directory() || new.kind.is_directory();
         if is_directory {
             self.forget_parents();
         }
-        if self.has_exchange {
-            self.exchange(seq, staged, &parent, &name, seen)?;
+        if self.renames(slot.domain)?.exchange {
+            self.exchange(slot, staged, &parent, &name, seen)?;
         } else if is_directory {
-            self.replace_in_two(seq, staged, &parent, &name, new, seen)?;
+            self.replace_in_two(slot, staged, &parent, &name, new, seen)?;
         } else {
-            self.replace_by_link(seq, staged, &parent, &name, seen)?;
+            self.replace_by_link(slot, staged, &parent, &name, seen)?;
         }
         done(&parent, &name)
     }
@@ -102,96 +120,96 @@ impl Committer {
     /// Puts the new one at the place in `undo/` where the old one shall be, then lets them change places.
     fn exchange(
         &mut self,
-        seq: u64,
+        slot: &Slot<'_>,
         staged: &Staged,
         parent: &Dir,
         name: &Name,
         seen: &Seen,
     ) -> Result<(), Stop> {
-        let (undo, kept) = (self.stage.undo.clone(), kept_name(seq));
+        let (undo, kept) = (slot.undo(), &slot.name);
         self.kill.pass()?;
         if staged.is_anchor {
-            staged.dir.hard_link(&staged.name, &undo, &kept)?;
+            staged.dir.hard_link(&staged.name, undo, kept)?;
         } else {
-            staged.dir.rename_noreplace(&staged.name, &undo, &kept)?;
+            staged.dir.rename_noreplace(&staged.name, undo, kept)?;
         }
         self.kill.pass()?;
-        if let Err(error) = undo.rename_exchange(&kept, parent, name) {
+        if let Err(error) = undo.rename_exchange(kept, parent, name) {
             self.kill.pass()?;
-            drop_entry(&undo, &kept)?;
+            drop_entry(undo, kept)?;
             return Err(if error.is_not_found() { CONFLICT } else { error.into() });
         }
-        if !is_same_content(&seen.entry, &undo.stat(&kept)?) {
+        if !is_same_content(&seen.entry, &undo.stat(kept)?) {
             self.kill.pass()?;
-            undo.rename_exchange(&kept, parent, name)?;
+            undo.rename_exchange(kept, parent, name)?;
             self.kill.pass()?;
-            drop_entry(&undo, &kept)?;
+            drop_entry(undo, kept)?;
             return Err(CONFLICT);
         }
-        self.settle_old(&kept, seen)
+        self.settle_old(slot, seen)
     }
 
     /// Links the old one into `undo/` and renames the new one over it.
     fn replace_by_link(
         &mut self,
-        seq: u64,
+        slot: &Slot<'_>,
         staged: &Staged,
         parent: &Dir,
         name: &Name,
         seen: &Seen,
     ) -> Result<(), Stop> {
-        let (undo, kept) = (self.stage.undo.clone(), kept_name(seq));
+        let (undo, kept) = (slot.undo(), &slot.name);
         if !seen.is_ours {
             self.kill.pass()?;
-            parent.hard_link(name, &undo, &kept)?;
-            if !is_same_content(&seen.entry, &undo.stat(&kept)?) {
+            parent.hard_link(name, undo, kept)?;
+            if !is_same_content(&seen.entry, &undo.stat(kept)?) {
                 self.kill.pass()?;
-                undo.unlink(&kept)?;
+                undo.unlink(kept)?;
                 return Err(CONFLICT);
             }
         }
         let mut from = (staged.dir.clone(), staged.name.clone());
         if staged.is_anchor {
             // A rename would take the anchor's own name.
-            from = (self.stage.spill.clone(), kept.clone());
+            from = (slot.domain.new.clone(), kept.clone());
             self.kill.pass()?;
             staged.dir.hard_link(&staged.name, &from.0, &from.1)?;
         }
         self.kill.pass()?;
         from.0.rename_over(&from.1, parent, name)?;
-        if seen.is_ours { Ok(()) } else { self.settle_old(&kept, seen) }
+        if seen.is_ours { Ok(()) } else { self.settle_old(slot, seen) }
     }
 
     /// The stated exception: without an exchange, a directory and a file change places by two renames.
     fn replace_in_two(
         &mut self,
-        seq: u64,
+        slot: &Slot<'_>,
         staged: &Staged,
         parent: &Dir,
         name: &Name,
         new: &Entry,
         seen: &Seen,
     ) -> Result<(), Stop> {
-        let (undo, kept) = (self.stage.undo.clone(), kept_name(seq));
+        let (undo, kept) = (slot.undo(), &slot.name);
         self.kill.pass()?;
-        parent.rename_over(name, &undo, &kept)?;
-        if !is_same_content(&seen.entry, &undo.stat(&kept)?) {
+        parent.rename_over(name, undo, kept)?;
+        if !is_same_content(&seen.entry, &undo.stat(kept)?) {
             self.kill.pass()?;
-            undo.rename_over(&kept, parent, name)?;
+            undo.rename_over(kept, parent, name)?;
             return Err(CONFLICT);
         }
         self.kill.pass()?;
         if staged.is_anchor {
             staged.dir.hard_link(&staged.name, parent, name).map_err(conflict_if_exists)?;
         } else {
-            self.rename_new(staged, parent, name, new)?;
+            self.rename_new(slot.domain, staged, parent, name, new)?;
         }
-        self.settle_old(&kept, seen)
+        self.settle_old(slot, seen)
     }
 
-    fn remove(&mut self, seq: u64, task: &Task, seen: &Seen) -> Result<Outcome, Stop> {
+    fn remove(&mut self, slot: &Slot<'_>, task: &Task, seen: &Seen) -> Result<Outcome, Stop> {
         let (parent, name) = self.parent(&task.path)?;
-        let (undo, kept) = (self.stage.undo.clone(), kept_name(seq));
+        let (undo, kept) = (slot.undo(), &slot.name);
         expect(&parent, &name, &seen.entry)?;
         if seen.entry.kind.is_directory() {
             self.forget_parents();
@@ -200,23 +218,23 @@ impl Committer {
             }
         }
         self.kill.pass()?;
-        parent.rename_over(&name, &undo, &kept)?;
-        let is_empty = !seen.entry.kind.is_directory() || is_empty(&undo.open_dir(&kept)?)?;
-        if !is_empty || !is_same_content(&seen.entry, &undo.stat(&kept)?) {
+        parent.rename_over(&name, undo, kept)?;
+        let is_empty = !seen.entry.kind.is_directory() || is_empty(&undo.open_dir(kept)?)?;
+        if !is_empty || !is_same_content(&seen.entry, &undo.stat(kept)?) {
             self.kill.pass()?;
-            return match put_back(&undo, &kept, &parent, &name, self.has_noreplace) {
+            return match put_back(undo, kept, &parent, &name, self.renames(slot.domain)?.noreplace) {
                 Ok(()) => Err(CONFLICT),
                 // The name was taken meanwhile. What was taken away stays in `undo/`, and the record with it.
                 Err(_taken) => Ok(Outcome::Done { ctime: None, problems: Vec::new() }),
             };
         }
-        self.settle_old(&kept, seen)?;
+        self.settle_old(slot, seen)?;
         Ok(Outcome::Done { ctime: None, problems: Vec::new() })
     }
 
     /// Drops an old one that this migration made; takes a kept one out of its owner's quota.
-    fn settle_old(&self, kept: &Name, seen: &Seen) -> Result<(), Stop> {
-        let undo = &self.stage.undo;
+    fn settle_old(&self, slot: &Slot<'_>, seen: &Seen) -> Result<(), Stop> {
+        let (undo, kept) = (slot.undo(), &slot.name);
         if seen.is_ours {
             self.kill.pass()?;
             return drop_entry(undo, kept);

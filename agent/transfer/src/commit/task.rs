@@ -7,6 +7,7 @@ use sync::entry::Entry;
 use sync::stamp::Time;
 use tree::{Dir, Name, Problem, TreeError};
 
+use crate::domain::DomainId;
 use crate::ledger::Change;
 
 /// One change of one path.
@@ -14,6 +15,8 @@ use crate::ledger::Change;
 pub(crate) struct Task {
     /// Where.
     pub(crate) path: RelPath,
+    /// The rename domain of that place: in its stage the new is, and the old will be.
+    pub(crate) domain: DomainId,
     /// What.
     pub(crate) effect: Effect,
 }

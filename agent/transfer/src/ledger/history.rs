@@ -11,6 +11,7 @@ use tree::Dir;
 
 use super::log::SettledRecords;
 use super::record::{Change, Settled, listing_order};
+use crate::domain::{DomainId, HOME};
 use crate::external_sort::{Sorted, Sorter};
 
 /// All that was done to one path, oldest first.
@@ -47,28 +48,41 @@ impl History {
         self.changes.first()?.intent.change.old()
     }
 
-    /// Returns the number under which the original is in `undo/`, and what it is; none if it is still in its place or
-    /// never was.
-    pub(crate) fn kept(&self) -> Option<(u64, &Entry)> {
+    /// Returns where the original is kept, and what it is; none if it is still in its place or never was.
+    pub(crate) fn kept(&self) -> Option<(Kept, &Entry)> {
         let original = self.original()?;
-        let (seq, old) = self.all_kept().next()?;
+        let (kept, old) = self.all_kept().next()?;
         // A first change of metadata knows better how it looked; unless somebody replaced the inode after that.
-        Some((seq, if old.ino == original.ino { original } else { old }))
+        Some((kept, if old.ino == original.ino { original } else { old }))
     }
 
     /// Returns what else is in `undo/`: what somebody put in the place of ours before a later pass.
-    pub(crate) fn kept_between(&self) -> impl Iterator<Item = u64> {
-        let original = self.kept().map(|(seq, _old)| seq);
-        self.all_kept().map(|(seq, _old)| seq).filter(move |seq| Some(*seq) != original)
+    pub(crate) fn kept_between(&self) -> impl Iterator<Item = Kept> {
+        let original = self.kept().map(|(kept, _old)| kept);
+        self.all_kept().map(|(kept, _old)| kept).filter(move |kept| Some(*kept) != original)
     }
 
-    fn all_kept(&self) -> impl Iterator<Item = (u64, &Entry)> {
+    /// Returns the rename domain in which the path was changed last.
+    pub(crate) fn domain(&self) -> DomainId {
+        self.changes.last().map_or(HOME, |settled| settled.domain)
+    }
+
+    fn all_kept(&self) -> impl Iterator<Item = (Kept, &Entry)> {
         self.changes.iter().filter_map(|settled| {
-            let Settled { intent, .. } = settled;
+            let Settled { intent, domain, .. } = settled;
             let old = intent.change.old().filter(|_old| intent.change.keeps_old())?;
-            Some((intent.seq, old))
+            Some((Kept { domain: *domain, seq: intent.seq }, old))
         })
     }
+}
+
+/// Where something is kept that stood in the tree.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub(crate) struct Kept {
+    /// In the `undo/` of this rename domain's stage.
+    pub(crate) domain: DomainId,
+    /// Under the number of this record.
+    pub(crate) seq: u64,
 }
 
 /// A record by its path and number.

@@ -1,12 +1,14 @@
 //! The ledger's file: opened once per attempt, appended to under the fence.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
 use common::failure::{Failure, FailureKind};
+use common::rel_path::RelPath;
 use sync::stamp::Time;
 use tree::{AppendFile, Dir, Name};
 
 use super::record::{Change, Intent, Record, Settled};
+use crate::domain::{DomainId, HOME};
 use crate::frame_file::{FrameReader, encode};
 use crate::trouble::of_stage;
 
@@ -25,13 +27,14 @@ pub(crate) struct Ledger {
     next_seq: u64,
     last_pass: u32,
     gathered: Vec<u8>,
+    domains: BTreeSet<DomainId>,
 }
 
 impl Ledger {
     /// Opens the ledger, making it if there is none; cuts a torn end. Returns the intents whose end is not known.
     ///
     /// To be called while the fence's lock is held, after the token was stored.
-    pub(crate) fn open(stage: &Dir) -> Result<(Self, Vec<Intent>), Failure> {
+    pub(crate) fn open(stage: &Dir) -> Result<(Self, Vec<Settled>), Failure> {
         let name = name();
         let mut file = match stage.open_append(&name) {
             Ok(file) => file,
@@ -48,15 +51,18 @@ impl Ledger {
         }
         check_magic(&file)?;
         let mut reader = FrameReader::<Record>::forwards(file, MAGIC.len() as u64);
-        let mut open = BTreeMap::new();
+        let (mut open, mut domains) = (BTreeMap::new(), BTreeSet::new());
         let (mut next_seq, mut last_pass) = (1, 0);
+        let mut begin = |domain: DomainId, intent: Intent, open: &mut BTreeMap<u64, Settled>| {
+            next_seq = next_seq.max(intent.seq + 1);
+            last_pass = last_pass.max(intent.pass);
+            domains.insert(domain);
+            open.insert(intent.seq, Settled { intent, ctime: None, domain });
+        };
         while let Some(record) = reader.next()? {
             match record {
-                Record::Intent(intent) => {
-                    next_seq = next_seq.max(intent.seq + 1);
-                    last_pass = last_pass.max(intent.pass);
-                    open.insert(intent.seq, *intent);
-                }
+                Record::Intent(intent) => begin(HOME, *intent, &mut open),
+                Record::IntentIn { domain, intent } => begin(domain, *intent, &mut open),
                 Record::Done { seq, .. } | Record::Abandoned { seq } => {
                     open.remove(&seq);
                 }
@@ -68,7 +74,8 @@ impl Ledger {
             file.truncate(whole_bytes).map_err(|error| of_stage(&error))?;
         }
         file.sync_data().and_then(|()| stage.sync_dir()).map_err(|error| of_stage(&error))?;
-        let ledger = Self { stage: stage.clone(), file, next_seq, last_pass, gathered: Vec::new() };
+        let gathered = Vec::new();
+        let ledger = Self { stage: stage.clone(), file, next_seq, last_pass, gathered, domains };
         Ok((ledger, open.into_values().collect()))
     }
 
@@ -77,20 +84,26 @@ impl Ledger {
         self.last_pass
     }
 
-    /// Gathers an intent and returns it with its number.
+    /// Returns the rename domains of which it held records when it was opened.
+    pub(crate) fn domains(&self) -> &BTreeSet<DomainId> {
+        &self.domains
+    }
+
+    /// Gathers an intent and returns its number.
     pub(crate) fn intend(
         &mut self,
         pass: u32,
-        path: common::rel_path::RelPath,
+        domain: DomainId,
+        path: RelPath,
         change: Change,
-    ) -> Result<Intent, Failure> {
-        let record = Record::Intent(Box::new(Intent { seq: self.next_seq, pass, path, change }));
+    ) -> Result<u64, Failure> {
+        let seq = self.next_seq;
+        let intent = Box::new(Intent { seq, pass, path, change });
+        let record =
+            if domain == HOME { Record::Intent(intent) } else { Record::IntentIn { domain, intent } };
         encode(&record, &mut self.gathered)?;
         self.next_seq += 1;
-        let Record::Intent(intent) = record else {
-            return Err(Failure::new(FailureKind::Bug, "not an intent"));
-        };
-        Ok(*intent)
+        Ok(seq)
     }
 
     /// Gathers that an intent was carried out.
@@ -140,7 +153,7 @@ pub(crate) fn read_settled(stage: &Dir) -> Result<Option<SettledRecords>, Failur
 pub(crate) struct SettledRecords {
     reader: FrameReader<Record>,
     /// Intents of the group that is being read: an end follows its intent within one group.
-    open: BTreeMap<u64, Intent>,
+    open: BTreeMap<u64, Settled>,
     is_at_end: bool,
 }
 
@@ -154,12 +167,11 @@ impl SettledRecords {
     pub(crate) fn next(&mut self) -> Result<Option<Settled>, Failure> {
         while !self.is_at_end {
             match self.reader.next()? {
-                Some(Record::Intent(intent)) => {
-                    self.open.insert(intent.seq, *intent);
-                }
+                Some(Record::Intent(intent)) => self.begin(HOME, *intent),
+                Some(Record::IntentIn { domain, intent }) => self.begin(domain, *intent),
                 Some(Record::Done { seq, ctime }) => {
-                    if let Some(intent) = self.open.remove(&seq) {
-                        return Ok(Some(Settled { intent, ctime }));
+                    if let Some(settled) = self.open.remove(&seq) {
+                        return Ok(Some(Settled { ctime, ..settled }));
                     }
                 }
                 Some(Record::Abandoned { seq }) => {
@@ -168,7 +180,11 @@ impl SettledRecords {
                 None => self.is_at_end = true,
             }
         }
-        Ok(self.open.pop_first().map(|(_seq, intent)| Settled { intent, ctime: None }))
+        Ok(self.open.pop_first().map(|(_seq, settled)| settled))
+    }
+
+    fn begin(&mut self, domain: DomainId, intent: Intent) {
+        self.open.insert(intent.seq, Settled { intent, ctime: None, domain });
     }
 }
 

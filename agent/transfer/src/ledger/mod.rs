@@ -8,8 +8,6 @@ mod history;
 mod log;
 mod record;
 
-pub(crate) use history::{Histories, History};
+pub(crate) use history::{Histories, History, Kept};
 pub(crate) use log::{LEDGER, Ledger, SettledRecords, read_settled};
-#[cfg(test)]
-pub(crate) use record::Settled;
-pub(crate) use record::{Change, Intent, listing_order};
+pub(crate) use record::{Change, Intent, Settled, listing_order};

@@ -8,7 +8,9 @@ use serde::{Deserialize, Serialize};
 use sync::entry::Entry;
 use sync::stamp::Time;
 
-/// One frame of the ledger.
+use crate::domain::DomainId;
+
+/// One frame of the ledger; new kinds are added at the end.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub(crate) enum Record {
     /// What is about to be done.
@@ -17,6 +19,8 @@ pub(crate) enum Record {
     Done { seq: u64, ctime: Option<Time> },
     /// It was not done and will not be.
     Abandoned { seq: u64 },
+    /// What is about to be done in another rename domain than the root's, in whose stage the old is kept.
+    IntentIn { domain: DomainId, intent: Box<Intent> },
 }
 
 /// What is about to be done to one path.
@@ -108,6 +112,8 @@ pub(crate) struct Settled {
     pub(crate) intent: Intent,
     /// The change time afterwards; none when it is not known.
     pub(crate) ctime: Option<Time>,
+    /// The rename domain in whose stage the old is kept.
+    pub(crate) domain: DomainId,
 }
 
 /// Orders paths as listings come: by directory in the order of a walk, inside of one by name.

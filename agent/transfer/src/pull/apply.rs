@@ -23,6 +23,7 @@ use super::{Again, Compare, Item, Landing, Pass as Shared, Small, Wish, data_of,
 use crate::breach::{breach, shown};
 use crate::commit::{Effect, Seen, Staged};
 use crate::content::read;
+use crate::domain::DomainId;
 use crate::peer::{ContentReceiver, Delivery};
 use crate::staged::{Made, Workbench};
 use crate::tally::add;
@@ -47,7 +48,7 @@ pub(super) fn run(
     items: &SyncSender<Item>,
     asks: &Sender<Ask>,
 ) -> Result<(), Failure> {
-    let bench = Workbench::open(&pass.stage, &format!("applier-{number}"))?;
+    let bench = Workbench::new(&format!("applier-{number}"))?;
     let mut applier = Applier { pass, bench, items, asks };
     loop {
         let Delivery { reply, content, second_read } = match content.blocking_next() {
@@ -102,15 +103,20 @@ impl Applier<'_> {
 
     /// Stages a small file.
     fn small(&mut self, small: Small, file: &PackedFile, data: &[u8]) -> Result<(), Failure> {
-        let Small { path, mut source, seen, is_anchor, times_asked, cost } = small;
-        let again = seen.as_ref().map(|seen| {
-            let (path, source, seen) = (path.clone(), source.clone(), Some(seen.clone()));
-            Box::new(Again { path, source, seen, is_anchor, times_asked })
-        });
+        let Small { path, domain: id, mut source, seen, is_anchor, times_asked, cost } = small;
+        let again = Again {
+            path: path.clone(),
+            domain: id,
+            source: source.clone(),
+            seen: seen.clone(),
+            is_anchor,
+            times_asked,
+        };
+        let domain = self.pass.stage.domains.get(id)?;
         // It may have changed since the scan: what is written is what was read.
         source.kind = Kind::File { size: file.stamp.size, allocated_bytes: data.len() as u64 };
         source.mtime = file.stamp.mtime;
-        let (made, digest) = match self.bench.file(&source, &file.layout, data) {
+        let (made, digest) = match self.bench.file(&domain, &source, &file.layout, data) {
             Ok(made) => made,
             Err(error) if is_fatal(&error) => return Err(of_stage(&error)),
             Err(error) => {
@@ -126,12 +132,18 @@ impl Applier<'_> {
             )
             .hint("It is fetched again; if this repeats, look at the memory of both hosts."));
         }
-        let made = if is_anchor { anchor(self.pass, made, &source)? } else { made };
-        let landed = Landed { made, digest, is_anchor, cost, sidecar: None, again };
-        self.install(path, seen, landed)
+        let made = if is_anchor { anchor(&domain, made, &source)? } else { made };
+        let landed = Landed { made, digest, is_anchor, cost, sidecar: None, again: Box::new(again) };
+        self.install(path, id, seen, landed)
     }
 
-    fn install(&self, path: RelPath, seen: Option<Box<Seen>>, landed: Landed) -> Result<(), Failure> {
+    fn install(
+        &self,
+        path: RelPath,
+        domain: DomainId,
+        seen: Option<Box<Seen>>,
+        landed: Landed,
+    ) -> Result<(), Failure> {
         let Landed { made, digest, is_anchor, cost, sidecar, again } = landed;
         let Made { dir, name, entry, problems } = made;
         // The ranges of a large file were counted one by one.
@@ -139,7 +151,8 @@ impl Applier<'_> {
         let landing = Landing::Content { bytes: entry.size(), data: data_of(&entry), is_counted };
         let staged = Staged { dir, name, is_anchor };
         let effect = Effect::Install { staged, new: Box::new(entry), digest: Some(digest), seen };
-        self.send(Item { cost: Some(cost), problems, sidecar, again, ..Item::new(path, effect, landing) })
+        let item = Item::new(path, domain, effect, landing);
+        self.send(Item { cost: Some(cost), problems, sidecar, again: Some(again), ..item })
     }
 
     fn range(&mut self, range: &RangeReply, content: &[u8]) -> Result<(), Failure> {
@@ -174,12 +187,17 @@ impl Applier<'_> {
                 Ok(())
             }
             Next::Whole => {
-                let (made, digest) = large.finish(&self.pass.stage)?;
-                let made = if large.is_anchor { anchor(self.pass, made, &large.source)? } else { made };
-                let (path, seen) = (large.path.clone(), large.seen.clone());
-                let again = seen.is_some().then(|| Box::new(again_of(large)));
+                let (made, digest) = large.finish()?;
+                let domain = self.pass.stage.domains.get(large.domain)?;
+                let made = if large.is_anchor { anchor(&domain, made, &large.source)? } else { made };
+                let (path, seen, again) = (large.path.clone(), large.seen.clone(), Box::new(again_of(large)));
                 let (is_anchor, cost, sidecar) = (large.is_anchor, large.cost, large.sidecar());
-                self.install(path, seen, Landed { made, digest, is_anchor, cost, sidecar, again })
+                self.install(
+                    path,
+                    large.domain,
+                    seen,
+                    Landed { made, digest, is_anchor, cost, sidecar, again },
+                )
             }
             Next::Changed => {
                 report(self.pass, &large.path, &Why::Changed { stamp: None });
@@ -201,19 +219,19 @@ impl Applier<'_> {
             Wish::Group(group) => return self.compared_group(group, digested),
             Wish::Small(_) | Wish::Range { .. } | Wish::Confirm(_) => return Err(unasked()),
         };
-        let Compare { path, mut source, seen } = *compare;
+        let Compare { path, domain, mut source, seen } = *compare;
         let own = read(&self.pass.stage.root, &path, false);
         let is_same = digested.stamp.size == source.size()
             && own.is_ok_and(|own| own.digest == Digest::from(digested.digest));
         let again = if is_same {
             source.mtime = digested.stamp.mtime;
-            if let Some(item) = same_content(self.pass, path, source, seen.entry) {
+            if let Some(item) = same_content(self.pass, domain, path, source, seen.entry) {
                 self.send(item)?;
             }
             None
         } else {
             renew(&mut source, digested.stamp);
-            Some(Again { path, source, seen: Some(seen), is_anchor: false, times_asked: 0 })
+            Some(Again { path, domain, source, seen: Some(seen), is_anchor: false, times_asked: 0 })
         };
         if let Some(again) = again {
             self.pass.ask_again(&again)?;
@@ -247,8 +265,8 @@ impl Applier<'_> {
     fn failed(&mut self, id: u64, why: &Why) -> Result<(), Failure> {
         match self.pass.take_wish(id)? {
             Wish::Small(small) => {
-                let Small { path, source, seen, is_anchor, times_asked, cost } = *small;
-                let again = Again { path, source, seen, is_anchor, times_asked };
+                let Small { path, domain, source, seen, is_anchor, times_asked, cost } = *small;
+                let again = Again { path, domain, source, seen, is_anchor, times_asked };
                 self.again_or_report(again, why)?;
                 self.pass.flow.release(cost);
                 Ok(())
@@ -320,13 +338,14 @@ struct Landed {
     is_anchor: bool,
     cost: u64,
     sidecar: Option<Name>,
-    /// How to ask for it once more, if it replaces something.
-    again: Option<Box<Again>>,
+    /// How to ask for it once more.
+    again: Box<Again>,
 }
 
 fn again_of(large: &Large) -> Again {
     Again {
         path: large.path.clone(),
+        domain: large.domain,
         source: large.source.clone(),
         seen: large.seen.clone(),
         is_anchor: large.is_anchor,

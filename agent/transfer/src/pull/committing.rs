@@ -60,23 +60,34 @@ pub(super) fn commit(pass: &Pass, committer: &mut Committer, group: Vec<Item>) -
     let mut tasks = Vec::with_capacity(group.len());
     let mut rest = Vec::with_capacity(group.len());
     for Item { task, landing, cost, problems, sidecar, again } in group {
-        rest.push((task.path.clone(), landing, cost, problems, sidecar, again));
+        rest.push((task.path.clone(), task.domain, landing, cost, problems, sidecar, again));
         tasks.push(task);
     }
     let outcomes = committer.commit(pass.number, tasks)?;
-    for ((path, landing, cost, mut problems, sidecar, again), outcome) in rest.into_iter().zip(outcomes) {
+    for ((path, domain, landing, cost, mut problems, sidecar, again), outcome) in
+        rest.into_iter().zip(outcomes)
+    {
         match outcome {
             Outcome::Done { ctime: _, problems: more } => {
                 problems.extend(more);
                 count(pass, landing);
+                if let Landing::Content { data, .. } = landing {
+                    let disk = &pass.stage.domains.get(domain)?.disk;
+                    add(&disk.landed_bytes, data);
+                    add(&disk.landed_files, 1);
+                }
             }
-            Outcome::Conflict if compare_again(pass, again)? => {}
+            Outcome::Conflict if compare_again(pass, again.as_deref())? => {}
             Outcome::Conflict => conflict(pass, &path, landing),
+            Outcome::Failed(error) if error.is_exdev() && ask_elsewhere(pass, again.as_deref())? => {}
+            Outcome::Failed(error) if error.is_busy() && landing == Landing::Removal => {
+                mount_point_stays(pass, &path);
+            }
             Outcome::Failed(error) => unwritable(pass, &path, &error),
         }
         if let Some(sidecar) = sidecar {
             // What stays is cleared at the end of the pass.
-            pass.stage.large.unlink(&sidecar).ok();
+            pass.stage.domains.get(domain)?.large.unlink(&sidecar).ok();
         }
         for problem in problems {
             attribute(pass, &path, &problem);
@@ -111,10 +122,9 @@ fn count(pass: &Pass, landing: Landing) {
 }
 
 /// Has an entry that changed since it was compared compared and brought once more; says whether it will be.
-fn compare_again(pass: &Pass, again: Option<Box<Again>>) -> Result<bool, Failure> {
-    let Some(mut again) = again.filter(|again| again.times_asked + 1 < TIMES_ASKED_MAX) else {
-        return Ok(false);
-    };
+fn compare_again(pass: &Pass, again: Option<&Again>) -> Result<bool, Failure> {
+    let may_be = |again: &&Again| again.seen.is_some() && again.times_asked + 1 < TIMES_ASKED_MAX;
+    let Some(mut again) = again.filter(may_be).cloned() else { return Ok(false) };
     let Some((parent, name)) = again.path.split() else { return Ok(false) };
     let name = Name::new(name).map_err(|error| Failure::of(FailureKind::Bug, &error))?;
     let now = pass.stage.root.open_beneath(parent.as_bytes()).and_then(|dir| look(&dir, &name));
@@ -126,6 +136,26 @@ fn compare_again(pass: &Pass, again: Option<Box<Again>>) -> Result<bool, Failure
     again.times_asked += 1;
     pass.ask_again(&again)?;
     Ok(true)
+}
+
+/// Has a file brought once more whose place is in another rename domain than it was when it was asked for: a project was
+/// set there, or something mounted. Says whether it will be.
+fn ask_elsewhere(pass: &Pass, again: Option<&Again>) -> Result<bool, Failure> {
+    pass.stage.domains.forget_directories();
+    let Some(again) = again.filter(|again| again.times_asked + 1 < TIMES_ASKED_MAX) else { return Ok(false) };
+    pass.ask_again(&Again { times_asked: again.times_asked + 1, ..again.clone() })?;
+    Ok(true)
+}
+
+/// Tells that a directory which the source does not have was emptied, but cannot go.
+pub(super) fn mount_point_stays(pass: &Pass, path: &RelPath) {
+    pass.except(
+        Rule::NotDeleted,
+        Severity::Warning,
+        path,
+        "what it held was removed, but not the directory itself: another file system, subvolume or project begins there",
+        "Unmount it and remove it by hand, when the migration is settled.",
+    );
 }
 
 fn conflict(pass: &Pass, path: &RelPath, landing: Landing) {
@@ -151,7 +181,13 @@ pub(super) fn unwritable(pass: &Pass, path: &RelPath, error: &TreeError) {
     } else if error.is_permission() {
         (Rule::Unwritable, "Run the agent as root, or look for immutable flags and read-only mounts.")
     } else if error.is_exdev() {
-        (Rule::Unwritable, "It is on another file system below the root; migrate that mount by itself.")
+        (
+            Rule::Unwritable,
+            "What stands there belongs to another mount, subvolume or project than the directory around it. Give it the \
+             same project (`chattr -p`), or move it away, then run the migration again.",
+        )
+    } else if error.is_busy() {
+        (Rule::Unwritable, "Something is mounted there; unmount it, or leave it out with --exclude.")
     } else if error.is_name_too_long() {
         (Rule::Unwritable, "The destination's file system takes no name this long; rename it at the source.")
     } else {

@@ -9,9 +9,13 @@ use std::sync::atomic::Ordering::Relaxed;
 use sync::diff::Difference;
 use sync::entry::Entry;
 
+use super::committing::mount_point_stays;
 use super::plan::{Later, Planner};
+use super::reach::no_stage;
 use super::{Item, Landing, Pass, lock};
 use crate::commit::{Effect, Seen};
+use crate::domain::DomainId;
+use crate::domains::Refusal;
 use crate::frame_file::FrameReader;
 use crate::standing::{look, look_at_self};
 use crate::trouble::{finding, of_stage};
@@ -23,6 +27,8 @@ pub(super) enum Candidate {
     Entry {
         /// Where.
         path: RelPath,
+        /// The rename domain of that place.
+        domain: DomainId,
         /// As the scan saw it.
         entry: Entry,
         /// Whether this migration made it.
@@ -61,14 +67,19 @@ fn delete(
         pass.flow.check()?;
         match candidate {
             Candidate::Incomplete { path } => incomplete = Some(path),
-            Candidate::Entry { path, entry, is_ours } => {
+            Candidate::Entry { path, domain, entry, is_ours } => {
                 let parent = path.split().map(|(parent, _name)| parent);
                 if incomplete.is_some() && parent == incomplete {
                     continue;
                 }
+                // The stage in it holds the way back of what stood there.
+                if entry.kind.is_directory() && pass.stage.domains.is_above_stage(&path) {
+                    mount_point_stays(pass, &path);
+                    continue;
+                }
                 let seen = Box::new(Seen { entry, is_ours });
                 pass.flow.acquire(0)?;
-                let item = Item::new(path, Effect::Remove { seen }, Landing::Removal);
+                let item = Item::new(path, domain, Effect::Remove { seen }, Landing::Removal);
                 send(Item { cost: Some(0), ..item })?;
             }
         }
@@ -127,9 +138,18 @@ fn finish_directories(
         if Difference::between(&wanted, &now).is_none() {
             continue;
         }
+        // Of the directory itself: it may be the top of a domain.
+        let domain = match pass.stage.domains.ensure(&path) {
+            Ok(domain) => domain,
+            Err(Refusal::Failure(failure)) => return Err(failure),
+            Err(Refusal::NoStage(why)) => {
+                no_stage(pass, &path, &why);
+                continue;
+            }
+        };
         let effect = Effect::Metadata { seen: Box::new(now), wanted: Box::new(wanted) };
         pass.flow.acquire(0)?;
-        send(Item { cost: Some(0), ..Item::new(path, effect, Landing::Directory) })?;
+        send(Item { cost: Some(0), ..Item::new(path, domain, effect, Landing::Directory) })?;
     }
     pass.flow.wait_until_idle()
 }

@@ -25,8 +25,8 @@ use super::Pass;
 use super::flow::CursorRoom;
 use crate::breach::breach;
 use crate::commit::Seen;
+use crate::domain::{Domain, DomainId};
 use crate::frame_file::{FrameReader, encode};
-use crate::stage::Stage;
 use crate::staged::{Made, finish_file};
 use crate::trouble::{is_fatal, of_stage};
 
@@ -47,6 +47,7 @@ enum Record {
 #[derive(Debug)]
 pub(crate) struct Large {
     pub(super) path: RelPath,
+    pub(super) domain: DomainId,
     pub(super) source: Entry,
     pub(super) seen: Option<Box<Seen>>,
     /// What it weighs in the flow until it is committed.
@@ -56,6 +57,8 @@ pub(crate) struct Large {
     pub(super) times_asked: u32,
     /// What its cursor takes, as long as it is under way.
     _room: Option<CursorRoom>,
+    /// The directory of the stage that holds it.
+    dir: Dir,
     name: Name,
     file: NewFile,
     state: Mutex<State>,
@@ -93,6 +96,7 @@ impl Large {
     /// Opens the file in a pass, once there is room for its cursor; nothing, and a finding, if it is too large.
     pub(super) fn begin_in(
         pass: &Pass,
+        domain: DomainId,
         path: RelPath,
         source: Entry,
         seen: Option<Box<Seen>>,
@@ -105,44 +109,45 @@ impl Large {
             return Ok(None);
         }
         let room = pass.flow.acquire_cursor(cursor::memory_bytes(size))?;
-        let large = Self::open(&pass.stage, &pass.boot_id, path, source, seen)?;
+        let domain = pass.stage.domains.get(domain)?;
+        let large = Self::open(&domain, &pass.boot_id, path, source, seen)?;
         Ok(Some(Self { _room: Some(room), ..large }))
     }
 
     /// Opens a partial file of an earlier attempt, or makes one.
     pub(super) fn open(
-        stage: &Stage,
+        domain: &Domain,
         boot_id: &str,
         path: RelPath,
         source: Entry,
         seen: Option<Box<Seen>>,
     ) -> Result<Self, Failure> {
+        let dir = domain.large.clone();
         let key = Digest::of(path.as_bytes()).to_string();
         let name = Name::new(key[..32].to_owned()).expect("digits are a name");
         let sidecar_name = sidecar_name(&name);
         let has_sidecar = source.size() > WITHOUT_SIDECAR_MAX;
         let stamp = source.stamp();
         let resumed = match has_sidecar {
-            true => resume(&stage.large, boot_id, &name, &path, stamp)?,
+            true => resume(&dir, boot_id, &name, &path, stamp)?,
             false => None,
         };
         let (file, cursor, sidecar) = match resumed {
             Some((file, cursor, sidecar)) => (file, cursor, Some(sidecar)),
             None => {
                 for stale in [&name, &sidecar_name] {
-                    match stage.large.unlink(stale) {
+                    match dir.unlink(stale) {
                         Err(error) if !error.is_not_found() => return Err(of_stage(&error)),
                         _ => {}
                     }
                 }
-                let file = stage
-                    .large
+                let file = dir
                     .create_file(&name, 0o600)
                     .and_then(|file| file.set_len(stamp.size).map(|()| file))
                     .map_err(|error| of_stage(&error))?;
                 let cursor = new_cursor(stamp.size)?;
                 let sidecar = match has_sidecar {
-                    true => Some(new_sidecar(&stage.large, &sidecar_name, boot_id, &path, stamp, &file)?),
+                    true => Some(new_sidecar(&dir, &sidecar_name, boot_id, &path, stamp, &file)?),
                     false => None,
                 };
                 (file, cursor, sidecar)
@@ -152,12 +157,14 @@ impl Large {
         let state = State { stamp, cursor, sidecar, outstanding: 0, rounds: 0, is_failed: false };
         Ok(Self {
             path,
+            domain: domain.id,
             source,
             seen,
             cost,
             is_anchor: false,
             times_asked: 0,
             _room: None,
+            dir,
             name,
             file,
             state: Mutex::new(state),
@@ -288,7 +295,7 @@ impl Large {
     }
 
     /// Gives a whole file its metadata.
-    pub(super) fn finish(&self, stage: &Stage) -> Result<(Made, Digest), Failure> {
+    pub(super) fn finish(&self) -> Result<(Made, Digest), Failure> {
         let state = self.lock();
         let digest = state
             .cursor
@@ -300,14 +307,14 @@ impl Large {
         drop(state);
         self.file.sync_data().map_err(|error| of_stage(&error))?;
         let held = self.file.stat().map_err(|error| of_stage(&error))?;
-        let file = stage
-            .large
+        let file = self
+            .dir
             .open_existing_for_write(&self.name, held.dev, held.ino)
             .map_err(|error| of_stage(&error))?;
         // What was brought by earlier attempts is not known exactly, but the file system counts blocks.
         let stat = file.stat().map_err(|error| of_stage(&error))?;
         wanted.kind = Kind::File { size, allocated_bytes: stat.blocks.saturating_mul(512) };
-        let made = finish_file(&stage.large, file, &wanted).map_err(|error| of_stage(&error))?;
+        let made = finish_file(&self.dir, file, &wanted).map_err(|error| of_stage(&error))?;
         Ok((made, digest))
     }
 
@@ -432,6 +439,7 @@ mod tests {
     use super::*;
     use crate::kill_point::KillPoint;
     use crate::memory::Memory;
+    use crate::stage::Stage;
 
     const SIZE: u64 = 6 * 1024 * 1024 + 77;
 
@@ -482,7 +490,7 @@ mod tests {
 
     fn open(stage: &Stage, boot: &str) -> Large {
         let path = RelPath::try_from(b"big".to_vec()).unwrap();
-        Large::open(stage, boot, path, source(), None).unwrap()
+        Large::open(&stage.home, boot, path, source(), None).unwrap()
     }
 
     #[test]
@@ -500,8 +508,8 @@ mod tests {
         assert_eq!(open(&stage, "boot-1").begin().1, [1, 3, 4, 5]);
 
         let name = Name::new(Digest::of(b"big").to_string()[..32].to_owned()).unwrap();
-        let stat = stage.large.stat(&name).unwrap();
-        let file = stage.large.open_existing_for_write(&name, stat.dev, stat.ino).unwrap();
+        let stat = stage.home.large.stat(&name).unwrap();
+        let file = stage.home.large.open_existing_for_write(&name, stat.dev, stat.ino).unwrap();
         file.write_at(b"lost by the power cut", 2 * 1024 * 1024).unwrap();
         assert_eq!(open(&stage, "boot-1").begin().1, [1, 3, 4, 5]);
         let large = open(&stage, "boot-2");
@@ -513,9 +521,9 @@ mod tests {
         let (last, data) = reply(&content, 5);
         assert!(matches!(large.take(&last, &data).unwrap(), Next::Confirm(_)));
         assert!(matches!(large.confirmed(source().stamp(), false, &[]).unwrap(), Next::Whole));
-        let (made, digest) = large.finish(&stage).unwrap();
+        let (made, digest) = large.finish().unwrap();
         assert_eq!(digest, Digest::of(&content));
-        assert_eq!(stage.large.read_small(&made.name, SIZE).unwrap(), content);
+        assert_eq!(stage.home.large.read_small(&made.name, SIZE).unwrap(), content);
     }
 
     #[test]
@@ -533,7 +541,7 @@ mod tests {
         let mut changed = source();
         changed.mtime.seconds += 1;
         let path = RelPath::try_from(b"big".to_vec()).unwrap();
-        assert_eq!(Large::open(&stage, "boot-1", path, changed, None).unwrap().begin().1.len(), 7);
+        assert_eq!(Large::open(&stage.home, "boot-1", path, changed, None).unwrap().begin().1.len(), 7);
     }
 
     #[test]

@@ -20,6 +20,7 @@ use super::plan::{Planner, same_content};
 use super::{Again, Item, Landing, Pass, lock};
 use crate::commit::{Effect, Seen, Staged};
 use crate::content::read;
+use crate::domain::{Domain, DomainId};
 use crate::external_sort::Sorted;
 use crate::frame_file::{FrameReader, FrameWriter};
 use crate::ledger::listing_order;
@@ -35,6 +36,8 @@ const GROUP_NAMES_MAX: usize = 65_536;
 #[derive(Clone, Debug, Serialize, Deserialize)]
 pub(super) struct LinkName {
     pub(super) path: RelPath,
+    /// The rename domain of its place: a link does not reach into another.
+    pub(super) domain: DomainId,
     /// The source's entry; its device and inode name the group.
     pub(super) source: Entry,
     /// What stands there now.
@@ -71,7 +74,8 @@ pub(super) fn doubtful(group: &[LinkName]) -> Option<&LinkName> {
 
 impl Ord for LinkName {
     fn cmp(&self, other: &Self) -> Ordering {
-        self.group().cmp(&other.group()).then_with(|| listing_order(&self.path, &other.path))
+        let (group, other_group) = ((self.group(), self.domain), (other.group(), other.domain));
+        group.cmp(&other_group).then_with(|| listing_order(&self.path, &other.path))
     }
 }
 
@@ -105,8 +109,13 @@ pub(super) fn run(planner: &mut Planner<'_>) -> Result<(), Failure> {
     let later = Name::new("links-later").expect("a constant without slash");
     let mut later = FrameWriter::new(spill.create_append(&later).map_err(|error| of_stage(&error))?);
     *lock(&pass.compared) = Some(compared_writer(pass)?);
+    let mut before: Option<((u64, u64), RelPath)> = None;
     while let Some(group) = next_group(pass, &mut names)? {
         pass.flow.check()?;
+        match &before {
+            Some((inode, elsewhere)) if *inode == group[0].group() => parted(pass, &group, elsewhere),
+            Some(_) | None => before = Some((group[0].group(), group[0].path.clone())),
+        }
         match doubtful(&group) {
             Some(name) => {
                 let (path, stamp) = (name.path.clone(), name.source.stamp());
@@ -137,11 +146,29 @@ fn compared_writer(pass: &Pass) -> Result<FrameWriter<Vec<LinkName>>, Failure> {
     pass.stage.spill.create_append(&name).map(FrameWriter::new).map_err(|error| of_stage(&error))
 }
 
-/// Takes all names of the next group.
+/// Tells that the names of a group are in several rename domains: each of these gets an inode of its own.
+fn parted(pass: &Pass, group: &[LinkName], elsewhere: &RelPath) {
+    for name in group {
+        pass.except(
+            Rule::HardLink,
+            Severity::Warning,
+            &name.path,
+            format!(
+                "it is brought as a file of its own: `{elsewhere}`, of which it is a further name at the source, is on \
+                 another file system, subvolume or project here"
+            ),
+            "Nothing to do if they need not share their content; else put both in one place and run the migration again.",
+        );
+    }
+}
+
+/// Takes all names of the next group that are in one rename domain.
 fn next_group(pass: &Pass, names: &mut Sorted<LinkName>) -> Result<Option<Vec<LinkName>>, Failure> {
     let Some(first) = names.next()? else { return Ok(None) };
     let mut group = vec![first];
-    while names.peek().is_some_and(|name| name.group() == group[0].group()) {
+    let is_same =
+        |name: &LinkName, first: &LinkName| name.group() == first.group() && name.domain == first.domain;
+    while names.peek().is_some_and(|name| is_same(name, &group[0])) {
         let Some(name) = names.next()? else { break };
         if group.len() < GROUP_NAMES_MAX {
             group.push(name);
@@ -161,7 +188,7 @@ fn choose(
     later: &mut FrameWriter<Link>,
 ) -> Result<(), Failure> {
     let pass = planner.pass;
-    let id = group[0].group();
+    let (id, domain) = (group[0].group(), group[0].domain);
     let size = group[0].source.size();
     add(&pass.counters.bytes_total, size);
     pass.flow.know(size);
@@ -178,7 +205,7 @@ fn choose(
     for name in group {
         if name.seen.as_ref().map(|seen| (seen.entry.dev, seen.entry.ino)) != Some(leader.inode) {
             if !has_anchor {
-                has_anchor = make_anchor(pass, &leader, id)?;
+                has_anchor = make_anchor(pass, domain, &leader, id)?;
             }
             later.write(&Link { name, group: id })?;
             continue;
@@ -188,7 +215,7 @@ fn choose(
         if is_counted {
             add(&pass.counters.files_unchanged, 1);
             pass.counters.done(0);
-        } else if let Some(item) = same_content(pass, path, source, seen.entry) {
+        } else if let Some(item) = same_content(pass, domain, path, source, seen.entry) {
             planner.send(item)?;
         }
         is_counted = true;
@@ -216,16 +243,18 @@ fn leader(group: &[LinkName]) -> Option<Leader> {
 
 /// Has the first name of a group brought, as its anchor.
 fn bring_first(planner: &mut Planner<'_>, first: LinkName) -> Result<(), Failure> {
-    let LinkName { path, source, seen, .. } = first;
+    let LinkName { path, domain, source, seen, .. } = first;
     if matches!(source.kind, Kind::File { size, .. } if size > 0) {
-        return planner.fetch(Again { path, source, seen, is_anchor: true, times_asked: 0 });
+        return planner.fetch(Again { path, domain, source, seen, is_anchor: true, times_asked: 0 });
     }
-    let made = planner.make(&source);
-    let made = match made {
-        Ok(made) => Ok(anchor(planner.pass, made, &source)?),
+    let made = match planner.make(domain, &source)? {
+        Ok(made) => {
+            let stage = planner.pass.stage.domains.get(domain)?;
+            Ok(anchor(&stage, made, &source)?)
+        }
         Err(error) => Err(error),
     };
-    planner.install_placed(path, &source, seen, made, true)
+    planner.install_placed(path, domain, &source, seen, made, true)
 }
 
 /// Returns the name of a group's anchor.
@@ -234,14 +263,15 @@ fn anchor_name((dev, ino): (u64, u64)) -> Name {
 }
 
 /// Moves something staged to its group's anchor.
-pub(super) fn anchor(pass: &Pass, made: Made, source: &Entry) -> Result<Made, Failure> {
+pub(super) fn anchor(domain: &Domain, made: Made, source: &Entry) -> Result<Made, Failure> {
     let name = anchor_name((source.dev, source.ino));
-    made.dir.rename_over(&made.name, &pass.stage.anchors, &name).map_err(|error| of_stage(&error))?;
-    Ok(Made { dir: pass.stage.anchors.clone(), name, ..made })
+    made.dir.rename_over(&made.name, &domain.anchors, &name).map_err(|error| of_stage(&error))?;
+    Ok(Made { dir: domain.anchors.clone(), name, ..made })
 }
 
 /// Gives an inode that stands in the tree an anchor; not if it is another one by now.
-fn make_anchor(pass: &Pass, leader: &Leader, group: (u64, u64)) -> Result<bool, Failure> {
+fn make_anchor(pass: &Pass, domain: DomainId, leader: &Leader, group: (u64, u64)) -> Result<bool, Failure> {
+    let domain = pass.stage.domains.get(domain)?;
     let Some((parent, name)) = leader.path.split() else { return Ok(false) };
     let name = Name::new(name).map_err(|error| Failure::of(FailureKind::Bug, &error))?;
     let linked = pass.stage.root.open_beneath(parent.as_bytes()).and_then(|dir| {
@@ -249,7 +279,7 @@ fn make_anchor(pass: &Pass, leader: &Leader, group: (u64, u64)) -> Result<bool, 
         if !pinned.stat()?.is_inode(leader.inode.0, leader.inode.1) {
             return Ok(false);
         }
-        pinned.link_into(&pass.stage.anchors, &anchor_name(group)).map(|()| true)
+        pinned.link_into(&domain.anchors, &anchor_name(group)).map(|()| true)
     });
     match linked {
         Ok(is_linked) => Ok(is_linked),
@@ -263,7 +293,7 @@ fn make_anchor(pass: &Pass, leader: &Leader, group: (u64, u64)) -> Result<bool, 
 struct Linker<'p, 'a> {
     planner: &'p Planner<'a>,
     /// The group of the last name, and its anchor if it has one.
-    known: Option<((u64, u64), Option<Anchor>)>,
+    known: Option<((u64, u64), DomainId, Option<Anchor>)>,
 }
 
 /// An anchor as it is, with its content's digest.
@@ -272,12 +302,13 @@ type Anchor = (Entry, Option<Digest>);
 impl Linker<'_, '_> {
     fn link(&mut self, link: Link) -> Result<(), Failure> {
         let pass = self.planner.pass;
-        let Link { name: LinkName { path, source, seen, .. }, group } = link;
-        if self.known.as_ref().is_none_or(|(known, _)| *known != group) {
-            let found = look_at_anchor(pass, group)?;
-            self.known = Some((group, found));
+        let Link { name: LinkName { path, domain, source, seen, .. }, group } = link;
+        let stage = pass.stage.domains.get(domain)?;
+        if self.known.as_ref().is_none_or(|(known, of, _)| (*known, *of) != (group, domain)) {
+            let found = look_at_anchor(&stage, group)?;
+            self.known = Some((group, domain, found));
         }
-        let Some((_, Some((anchor, digest)))) = &self.known else {
+        let Some((_, _, Some((anchor, digest)))) = &self.known else {
             pass.except(
                 Rule::HardLink,
                 Severity::Error,
@@ -290,21 +321,21 @@ impl Linker<'_, '_> {
         let mut new = anchor.clone();
         new.name.clone_from(&source.name);
         new.nlink = source.nlink;
-        let staged = Staged { dir: pass.stage.anchors.clone(), name: anchor_name(group), is_anchor: true };
+        let staged = Staged { dir: stage.anchors.clone(), name: anchor_name(group), is_anchor: true };
         let effect = Effect::Install { staged, new: Box::new(new), digest: *digest, seen };
         pass.flow.acquire(0)?;
-        self.planner.send(Item { cost: Some(0), ..Item::new(path, effect, Landing::Place) })
+        self.planner.send(Item { cost: Some(0), ..Item::new(path, domain, effect, Landing::Place) })
     }
 }
 
-fn look_at_anchor(pass: &Pass, group: (u64, u64)) -> Result<Option<Anchor>, Failure> {
-    let found = look(&pass.stage.anchors, &anchor_name(group)).map_err(|error| of_stage(&error))?;
+fn look_at_anchor(domain: &Domain, group: (u64, u64)) -> Result<Option<Anchor>, Failure> {
+    let found = look(&domain.anchors, &anchor_name(group)).map_err(|error| of_stage(&error))?;
     let Some(entry) = found else { return Ok(None) };
     if !entry.kind.is_file() {
         return Ok(Some((entry, None)));
     }
     let path = RelPath::try_from(anchor_name(group).as_bytes().to_vec())
         .map_err(|error| Failure::of(FailureKind::Bug, &error))?;
-    let digest = read(&pass.stage.anchors, &path, false).map_err(|error: TreeError| of_stage(&error))?.digest;
+    let digest = read(&domain.anchors, &path, false).map_err(|error: TreeError| of_stage(&error))?.digest;
     Ok(Some((entry, Some(digest))))
 }

@@ -18,6 +18,7 @@ pub(crate) mod flow;
 mod large;
 mod links;
 mod plan;
+mod reach;
 mod room;
 mod source;
 #[cfg(test)]
@@ -37,6 +38,7 @@ use tree::{Name, Problem};
 
 use crate::breach::breach;
 use crate::commit::{Committer, Effect, Seen, Task};
+use crate::domain::DomainId;
 use crate::findings::FindingSink;
 use crate::frame_file::FrameWriter;
 use crate::ledger::Histories;
@@ -102,6 +104,7 @@ enum Wish {
 #[derive(Clone, Debug)]
 struct Small {
     path: RelPath,
+    domain: DomainId,
     /// The source's entry, its owners in this host's numbers.
     source: Entry,
     /// What the scan saw at the destination.
@@ -117,6 +120,7 @@ struct Small {
 #[derive(Clone, Debug)]
 struct Compare {
     path: RelPath,
+    domain: DomainId,
     source: Entry,
     seen: Box<Seen>,
 }
@@ -125,6 +129,7 @@ struct Compare {
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 struct Again {
     path: RelPath,
+    domain: DomainId,
     source: Entry,
     seen: Option<Box<Seen>>,
     is_anchor: bool,
@@ -148,9 +153,9 @@ pub(crate) struct Item {
 
 impl Item {
     /// Makes an item without a past.
-    fn new(path: RelPath, effect: Effect, landing: Landing) -> Self {
+    fn new(path: RelPath, domain: DomainId, effect: Effect, landing: Landing) -> Self {
         Self {
-            task: Task { path, effect },
+            task: Task { path, domain, effect },
             landing,
             cost: None,
             problems: Vec::new(),
@@ -324,7 +329,12 @@ pub(crate) fn next_pass(committer: &Committer) -> Result<u32, Failure> {
 /// Removes what an attempt that was stopped has left in the stage and cannot be used again; before the scan begins, for
 /// an anchor counts as a name of its inode.
 pub(crate) fn clear_leftovers(stage: &Stage) -> Result<(), Failure> {
-    [&stage.new, &stage.anchors, &stage.spill].into_iter().try_for_each(clear)
+    clear(&stage.spill)?;
+    for id in stage.domains.all() {
+        let domain = stage.domains.get(id)?;
+        [&domain.new, &domain.anchors].into_iter().try_for_each(clear)?;
+    }
+    Ok(())
 }
 
 /// Runs one pass to its end; for a thread of its own.
@@ -363,8 +373,10 @@ pub(crate) fn run(
         commits.join().ok();
     });
     pass.flow.check()?;
-    clear(&pass.stage.anchors)?;
-    clear(&pass.stage.large)?;
+    for id in pass.stage.domains.all() {
+        let domain = pass.stage.domains.get(id)?;
+        [&domain.anchors, &domain.large].into_iter().try_for_each(clear)?;
+    }
     pass.publish()
 }
 

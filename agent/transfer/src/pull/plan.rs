@@ -25,12 +25,12 @@ use super::room::Room;
 use super::source::SourceListings;
 use super::{Again, Compare, Item, Landing, Pass, Small, Wish, data_of, lock};
 use crate::commit::{Effect, Seen, Staged};
+use crate::domain::{DomainId, HOME};
 use crate::external_sort::Sorter;
 use crate::frame_file::{FrameReader, FrameWriter};
 use crate::ledger::{Histories, History};
 use crate::scan::Scan;
 use crate::staged::{Made, Workbench};
-use crate::standing::look_at_self;
 use crate::tally::add;
 use crate::trouble::{finding, is_fatal, of_stage};
 
@@ -45,28 +45,28 @@ pub(super) struct Later {
 #[derive(Debug)]
 pub(super) struct Planner<'a> {
     pub(super) pass: &'a Pass,
-    histories: Histories,
+    pub(super) histories: Histories,
     asks: Sender<Ask>,
     pub(super) items: SyncSender<Item>,
     bench: Workbench,
     pub(super) directories: FrameWriter<Later>,
     pub(super) candidates: FrameWriter<Candidate>,
-    open: Option<Open>,
+    pub(super) open: Option<Open>,
     pub(super) links: Sorter<LinkName>,
     room: Room,
     /// Whether files that look the same may have to be compared by content.
     compares: bool,
     /// The directory that a file took the place of, with all that was in it.
-    replaced: Option<RelPath>,
+    pub(super) replaced: Option<RelPath>,
 }
 
 /// The directory whose entries are being decided.
 #[derive(Debug)]
-struct Open {
-    path: RelPath,
-    is_at_source: bool,
-    is_at_destination: bool,
-    is_touched: bool,
+pub(super) struct Open {
+    pub(super) path: RelPath,
+    pub(super) is_at_source: bool,
+    pub(super) is_at_destination: bool,
+    pub(super) is_touched: bool,
 }
 
 impl<'a> Planner<'a> {
@@ -86,7 +86,7 @@ impl<'a> Planner<'a> {
             histories,
             asks,
             items,
-            bench: Workbench::open(&pass.stage, "planner")?,
+            bench: Workbench::new("planner")?,
             directories: FrameWriter::new(spill("directories")?),
             candidates: FrameWriter::new(spill("deletes")?),
             links: Sorter::new(&pass.stage.spill, "links"),
@@ -117,7 +117,7 @@ impl<'a> Planner<'a> {
 
     /// Puts a name of a group of hard links off until the whole group is known.
     fn linked(&mut self, path: RelPath, source: Entry, destination: Option<Entry>) -> Result<(), Failure> {
-        self.touch()?;
+        let Some(domain) = self.prepare(&path)? else { return Ok(()) };
         let history = self.histories.find(&path)?;
         let seen = match destination {
             Some(destination) => match self.replaceable(&path, &source, destination, history.as_ref())? {
@@ -128,7 +128,7 @@ impl<'a> Planner<'a> {
         };
         let is_doubtful =
             self.compares && source.kind.is_file() && self.is_doubtful(&source, history.as_ref());
-        self.links.push(LinkName { path, source, seen, is_doubtful })
+        self.links.push(LinkName { path, domain, source, seen, is_doubtful })
     }
 
     /// Asks for what came too early or changed, until nothing is left of that.
@@ -141,7 +141,9 @@ impl<'a> Planner<'a> {
                 return Ok(());
             }
             let mut reader = FrameReader::<Again>::forwards(file, 0);
-            while let Some(wanted) = reader.next()? {
+            while let Some(mut wanted) = reader.next()? {
+                let Some(domain) = self.domain_of(&wanted.path)? else { continue };
+                wanted.domain = domain;
                 self.fetch(wanted)?;
             }
         }
@@ -160,7 +162,7 @@ impl<'a> Planner<'a> {
         self.open.as_ref().ok_or_else(|| Failure::new(FailureKind::Bug, "an entry before its directory"))
     }
 
-    fn path_of(&self, name: &[u8]) -> Result<RelPath, Failure> {
+    pub(super) fn path_of(&self, name: &[u8]) -> Result<RelPath, Failure> {
         self.here()?.path.join(name).map_err(|error| Failure::of(FailureKind::Bug, &error))
     }
 
@@ -208,12 +210,12 @@ impl<'a> Planner<'a> {
 
     /// Brings something that the destination lacks, or has in another form.
     fn bring(&mut self, path: RelPath, source: Entry, seen: Option<Box<Seen>>) -> Result<(), Failure> {
-        self.touch()?;
+        let Some(domain) = self.prepare(&path)? else { return Ok(()) };
         match source.kind {
             Kind::File { size, .. } if size > 0 => {
-                self.fetch(Again { path, source, seen, is_anchor: false, times_asked: 0 })
+                self.fetch(Again { path, domain, source, seen, is_anchor: false, times_asked: 0 })
             }
-            _ => self.place(path, &source, seen),
+            _ => self.place(path, domain, &source, seen),
         }
     }
 
@@ -222,21 +224,23 @@ impl<'a> Planner<'a> {
         if wanted.source.size() > RANGE_BYTES {
             return self.fetch_large(wanted);
         }
-        self.room.check(self.pass, data_of(&wanted.source))?;
-        let Again { path, source, seen, is_anchor, times_asked } = wanted;
+        self.room.check(self.pass, wanted.domain, data_of(&wanted.source))?;
+        let Again { path, domain, source, seen, is_anchor, times_asked } = wanted;
         let (cost, stamp) = (source.size(), source.stamp());
         self.pass.flow.acquire(cost)?;
-        let small = Small { path: path.clone(), source, seen, is_anchor, times_asked, cost };
+        let small = Small { path: path.clone(), domain, source, seen, is_anchor, times_asked, cost };
         let id = self.pass.wish(Wish::Small(Box::new(small)));
         self.ask(Fetch { id, path, stamp, what: What::Whole })
     }
 
     fn fetch_large(&mut self, wanted: Again) -> Result<(), Failure> {
-        let Again { path, source, seen, is_anchor, times_asked } = wanted;
+        let Again { path, domain, source, seen, is_anchor, times_asked } = wanted;
         let blocks = data_of(&source);
-        let Some(mut large) = Large::begin_in(self.pass, path.clone(), source, seen)? else { return Ok(()) };
+        let Some(mut large) = Large::begin_in(self.pass, domain, path.clone(), source, seen)? else {
+            return Ok(());
+        };
         (large.is_anchor, large.times_asked) = (is_anchor, times_asked);
-        self.room.check(self.pass, blocks.saturating_sub(large.proven_bytes()))?;
+        self.room.check(self.pass, domain, blocks.saturating_sub(large.proven_bytes()))?;
         self.pass.flow.acquire(large.cost)?;
         if times_asked == 0 {
             add(&self.pass.counters.bytes_done, large.proven_bytes());
@@ -266,23 +270,35 @@ impl<'a> Planner<'a> {
     }
 
     /// Makes something without content.
-    fn place(&mut self, path: RelPath, source: &Entry, seen: Option<Box<Seen>>) -> Result<(), Failure> {
+    fn place(
+        &mut self,
+        path: RelPath,
+        domain: DomainId,
+        source: &Entry,
+        seen: Option<Box<Seen>>,
+    ) -> Result<(), Failure> {
         if source.kind.is_directory() {
             self.directories.write(&Later { path: path.clone(), wanted: source.clone() })?;
         }
-        let made = self.bench.place(source);
-        self.install_placed(path, source, seen, made, false)
+        let made = self.make(domain, source)?;
+        self.install_placed(path, domain, source, seen, made, false)
     }
 
     /// Makes something without content in the stage.
-    pub(super) fn make(&mut self, source: &Entry) -> Result<Made, TreeError> {
-        self.bench.place(source)
+    pub(super) fn make(
+        &mut self,
+        domain: DomainId,
+        source: &Entry,
+    ) -> Result<Result<Made, TreeError>, Failure> {
+        let domain = self.pass.stage.domains.get(domain)?;
+        Ok(self.bench.place(&domain, source))
     }
 
     /// Has something without content committed.
     pub(super) fn install_placed(
         &self,
         path: RelPath,
+        domain: DomainId,
         source: &Entry,
         seen: Option<Box<Seen>>,
         made: Result<Made, TreeError>,
@@ -299,7 +315,7 @@ impl<'a> Planner<'a> {
         let digest = source.kind.is_file().then(|| Digest::of(b""));
         let staged = Staged { dir, name, is_anchor };
         let effect = Effect::Install { staged, new: Box::new(entry), digest, seen };
-        self.send(Item { problems, ..Item::new(path, effect, landing_of(source)) })
+        self.send(Item { problems, ..Item::new(path, domain, effect, landing_of(source)) })
     }
 
     fn both(&mut self, path: RelPath, source: Entry, destination: Entry) -> Result<(), Failure> {
@@ -324,7 +340,12 @@ impl<'a> Planner<'a> {
             let is_ours = history.is_some_and(|history| history.is_ours(destination.ino));
             return self.compare(path, source, Seen { entry: destination, is_ours });
         }
-        match same_content(self.pass, path, source, destination) {
+        // What is the same needs no stage.
+        let domain = match difference.is_none() {
+            true => Some(HOME),
+            false => self.domain_of(&path)?,
+        };
+        match domain.and_then(|domain| same_content(self.pass, domain, path, source, destination)) {
             Some(item) => self.send(item),
             None => Ok(()),
         }
@@ -340,10 +361,10 @@ impl<'a> Planner<'a> {
 
     fn compare(&mut self, path: RelPath, source: Entry, seen: Seen) -> Result<(), Failure> {
         // Whatever comes of it, something may be changed in this directory.
-        self.touch()?;
+        let Some(domain) = self.prepare(&path)? else { return Ok(()) };
         self.pass.flow.acquire(0)?;
         let stamp = source.stamp();
-        let compare = Compare { path: path.clone(), source, seen: Box::new(seen) };
+        let compare = Compare { path: path.clone(), domain, source, seen: Box::new(seen) };
         let id = self.pass.wish(Wish::Compare(Box::new(compare)));
         self.ask(Fetch { id, path, stamp, what: What::Digest })
     }
@@ -360,48 +381,8 @@ impl<'a> Planner<'a> {
         self.ask(Fetch { id, path, stamp, what: What::Digest })
     }
 
-    /// Says whether what stands there may be replaced; a directory with entries only when extra ones are deleted.
-    fn replaceable(
-        &mut self,
-        path: &RelPath,
-        source: &Entry,
-        destination: Entry,
-        history: Option<&History>,
-    ) -> Result<Option<Seen>, Failure> {
-        let is_ours = history.is_some_and(|history| history.is_ours(destination.ino));
-        if destination.kind.is_directory() && !source.kind.is_directory() {
-            let dir = self.pass.stage.root.open_beneath(path.as_bytes()).map_err(|error| of_stage(&error))?;
-            let is_empty = dir.list().map_err(|error| of_stage(&error))?.next().is_none();
-            let may_go = self.pass.params.delete && self.pass.params.exclude.is_empty();
-            if !is_empty && !may_go && !is_ours {
-                self.pass.except(
-                    Rule::InTheWay,
-                    Severity::Error,
-                    path,
-                    format!("a directory that is not empty stands where a {} shall be", source.kind.as_str()),
-                    "Remove it at the destination, or run with --delete and without --exclude.",
-                );
-                return Ok(None);
-            }
-            self.replaced = Some(path.clone());
-        }
-        Ok(Some(Seen { entry: destination, is_ours }))
-    }
-
-    fn extra(&mut self, destination: Entry) -> Result<(), Failure> {
-        let path = self.path_of(&destination.name)?;
-        let is_gone_already = self.replaced.as_ref().is_some_and(|replaced| path.is_within(replaced));
-        if !self.pass.params.delete || is_gone_already {
-            return Ok(());
-        }
-        self.touch()?;
-        let history = self.histories.find(&path)?;
-        let is_ours = history.is_some_and(|history| history.is_ours(destination.ino));
-        self.candidates.write(&Candidate::Entry { path, entry: destination, is_ours })
-    }
-
     fn stage(&mut self, name: &[u8], is_at_source: bool) -> Result<(), Failure> {
-        if !is_at_source && name == self.pass.stage.name().as_bytes() {
+        if !is_at_source && self.pass.stage.domains.is_stage_name(name) {
             return Ok(());
         }
         let path = self.path_of(name)?;
@@ -447,36 +428,19 @@ impl<'a> Planner<'a> {
         Ok(())
     }
 
-    /// Before the first change of what a directory of the destination holds: records how it looks, and has its times
-    /// set back at the end.
-    fn touch(&mut self) -> Result<(), Failure> {
-        let Some(open) = &mut self.open else { return Ok(()) };
-        if open.is_touched || !open.is_at_destination {
-            return Ok(());
-        }
-        open.is_touched = true;
-        let (path, is_at_source) = (open.path.clone(), open.is_at_source);
-        let dir = match self.pass.stage.root.open_beneath(path.as_bytes()) {
-            Ok(dir) => dir,
-            // It is gone since the scan; what was to be changed in it will say so.
-            Err(error) if error.is_not_found() || error.is_wrong_kind() => return Ok(()),
-            Err(error) => return Err(of_stage(&error)),
-        };
-        let mut seen = look_at_self(&dir).map_err(|error| of_stage(&error))?;
-        seen.name = path.split().map(|(_parent, name)| name.to_vec()).unwrap_or_default();
-        if is_at_source && !path.is_root() {
-            self.directories.write(&Later { path: path.clone(), wanted: seen.clone() })?;
-        }
-        self.send(Item::new(path, Effect::Touch { seen: Box::new(seen) }, Landing::Touch))
-    }
-
     pub(super) fn send(&self, item: Item) -> Result<(), Failure> {
         self.items.send(item).or_else(|_ended| self.pass.flow.check())
     }
 }
 
 /// Counts something whose content is the same on both sides, or returns what sets its metadata.
-pub(super) fn same_content(pass: &Pass, path: RelPath, source: Entry, destination: Entry) -> Option<Item> {
+pub(super) fn same_content(
+    pass: &Pass,
+    domain: DomainId,
+    path: RelPath,
+    source: Entry,
+    destination: Entry,
+) -> Option<Item> {
     let bytes = source.size();
     if Difference::between(&source, &destination).is_none() {
         add(&pass.counters.files_unchanged, 1);
@@ -484,7 +448,7 @@ pub(super) fn same_content(pass: &Pass, path: RelPath, source: Entry, destinatio
         return None;
     }
     let effect = Effect::Metadata { seen: Box::new(destination), wanted: Box::new(source) };
-    Some(Item::new(path, effect, Landing::Metadata { bytes }))
+    Some(Item::new(path, domain, effect, Landing::Metadata { bytes }))
 }
 
 fn again_writer(pass: &Pass) -> Result<FrameWriter<Again>, Failure> {

@@ -1,11 +1,13 @@
-//! Noticing that the destination's disk will not do, before it is full.
+//! Noticing that a disk of the destination will not do, before it is full.
 
+use std::collections::BTreeMap;
 use std::sync::atomic::Ordering::Relaxed;
 
 use common::failure::{Failure, FailureKind};
 use common::human;
 
 use super::Pass;
+use crate::domain::DomainId;
 use crate::trouble::of_stage;
 
 /// Bytes asked for between two looks at the file system.
@@ -13,9 +15,14 @@ const LOOK_EVERY_BYTES: u64 = 64 * 1024 * 1024;
 /// Files asked for between two looks.
 const LOOK_EVERY_FILES: u64 = 1024;
 
-/// What was asked for so far.
+/// What was asked for so far, by file system.
 #[derive(Debug, Default)]
 pub(super) struct Room {
+    disks: BTreeMap<String, Asked>,
+}
+
+#[derive(Debug, Default)]
+struct Asked {
     bytes: u64,
     files: u64,
     next_bytes: u64,
@@ -27,17 +34,23 @@ impl Room {
     ///
     /// # Errors
     /// `Exhausted` when what was asked for and has not landed is more than what is free.
-    pub(super) fn check(&mut self, pass: &Pass, bytes: u64) -> Result<(), Failure> {
-        self.bytes = self.bytes.saturating_add(bytes);
-        self.files += 1;
-        if self.bytes < self.next_bytes && self.files < self.next_files {
+    pub(super) fn check(&mut self, pass: &Pass, domain: DomainId, bytes: u64) -> Result<(), Failure> {
+        let domain = pass.stage.domains.get(domain)?;
+        let disk = &domain.disk;
+        let asked = match self.disks.get_mut(&disk.id) {
+            Some(asked) => asked,
+            None => self.disks.entry(disk.id.clone()).or_default(),
+        };
+        asked.bytes = asked.bytes.saturating_add(bytes);
+        asked.files += 1;
+        if asked.bytes < asked.next_bytes && asked.files < asked.next_files {
             return Ok(());
         }
-        self.next_bytes = self.bytes.saturating_add(LOOK_EVERY_BYTES);
-        self.next_files = self.files + LOOK_EVERY_FILES;
-        let space = pass.stage.dir.space().map_err(|error| of_stage(&error))?;
-        let pending_bytes = self.bytes.saturating_sub(pass.counters.bytes_sent.load(Relaxed));
-        let pending_files = self.files.saturating_sub(pass.counters.files_sent.load(Relaxed));
+        asked.next_bytes = asked.bytes.saturating_add(LOOK_EVERY_BYTES);
+        asked.next_files = asked.files + LOOK_EVERY_FILES;
+        let space = disk.dir().space().map_err(|error| of_stage(&error))?;
+        let pending_bytes = asked.bytes.saturating_sub(disk.landed_bytes.load(Relaxed));
+        let pending_files = asked.files.saturating_sub(disk.landed_files.load(Relaxed));
         let free =
             if rustix::process::geteuid().is_root() { space.bytes_free } else { space.bytes_available };
         if pending_bytes.saturating_sub(in_stage(pass)) > free {

@@ -1,4 +1,4 @@
-//! Kills between any two effects, on real directories.
+//! A destination to work on: trees on real directories and mounts, a small synchroniser, and an independent look.
 
 use std::collections::BTreeMap;
 use std::os::unix::fs::{MetadataExt, PermissionsExt};
@@ -6,15 +6,17 @@ use std::path::{Path, PathBuf};
 
 use common::clock;
 use common::digest::Digest;
-use common::failure::{Failure, FailureKind};
+use common::failure::Failure;
 use common::fence::FencingToken;
 use common::id::MigrationId;
 use common::rel_path::RelPath;
 use tokio_util::sync::CancellationToken;
 use tree::{Dir, Name, Root};
 
-use super::{Committer, Effect, Outcome, Seen, Staged, Task};
+use super::super::{Committer, Effect, Outcome, Seen, Staged, Task};
 use crate::context::{LeaseKeeper, hold_lease};
+use crate::domain::Domain;
+use crate::domains::Refusal;
 use crate::findings::FindingSink;
 use crate::kill_point::KillPoint;
 use crate::ledger::Histories;
@@ -24,11 +26,11 @@ use crate::standing::{look, look_at_self};
 use crate::undo::undo_all;
 
 /// Everything of a tree but change times: what an undo must bring back.
-type Snapshot = BTreeMap<PathBuf, String>;
+pub(super) type Snapshot = BTreeMap<PathBuf, String>;
 
-fn snapshot(root: &Path) -> Snapshot {
+pub(super) fn snapshot(root: &Path) -> Snapshot {
     let mut found = Snapshot::new();
-    let mut groups: BTreeMap<u64, Vec<PathBuf>> = BTreeMap::new();
+    let mut groups: BTreeMap<(u64, u64), Vec<PathBuf>> = BTreeMap::new();
     let mut stack = vec![root.to_owned()];
     while let Some(path) = stack.pop() {
         let metadata = std::fs::symlink_metadata(&path).unwrap();
@@ -54,7 +56,7 @@ fn snapshot(root: &Path) -> Snapshot {
             attributes.insert(name.to_vec(), value[..count].to_vec());
         }
         if !metadata.is_dir() {
-            groups.entry(metadata.ino()).or_default().push(path.clone());
+            groups.entry((metadata.dev(), metadata.ino())).or_default().push(path.clone());
         }
         let line = format!(
             "{:o} {}:{} {}.{} nlink {} {attributes:?} {body}",
@@ -79,7 +81,7 @@ fn snapshot(root: &Path) -> Snapshot {
 
 /// What the source has.
 #[derive(Clone, Debug)]
-enum Wanted {
+pub(super) enum Wanted {
     File(&'static str, u32),
     Directory(u32),
     Symlink(&'static str),
@@ -88,16 +90,53 @@ enum Wanted {
     Absent,
 }
 
-struct World {
-    _folder: tempfile::TempDir,
-    root: PathBuf,
-    state: PathBuf,
-    token: u64,
-    keepers: Vec<LeaseKeeper>,
-    is_old_kernel: bool,
+/// What kind of destination.
+#[derive(Clone, Copy, Debug, Default)]
+pub(super) struct Ground {
+    /// Without the newer renames.
+    pub(super) is_old_kernel: bool,
+    /// With another file system and a bind mount below the root.
+    pub(super) has_domains: bool,
 }
 
-fn path(text: &str) -> RelPath {
+/// A mount that goes with the test.
+struct Mounted(PathBuf);
+
+impl Drop for Mounted {
+    fn drop(&mut self) {
+        rustix::mount::unmount(&self.0, rustix::mount::UnmountFlags::DETACH).unwrap();
+    }
+}
+
+/// Whether file systems can be mounted here; says so aloud if not.
+pub(super) fn can_mount() -> bool {
+    let folder = tempfile::tempdir().unwrap();
+    match mount_tmpfs(folder.path()) {
+        Ok(_mounted) => true,
+        Err(errno) => {
+            eprintln!("skipped: cannot mount: {errno}");
+            false
+        }
+    }
+}
+
+fn mount_tmpfs(point: &Path) -> rustix::io::Result<Mounted> {
+    let flags = rustix::mount::MountFlags::empty();
+    rustix::mount::mount("none", point, "tmpfs", flags, None).map(|()| Mounted(point.to_owned()))
+}
+
+pub(super) struct World {
+    // They go before the directory that they stand in.
+    mounts: Vec<Mounted>,
+    _folder: tempfile::TempDir,
+    pub(super) root: PathBuf,
+    pub(super) state: PathBuf,
+    token: u64,
+    pub(super) keepers: Vec<LeaseKeeper>,
+    ground: Ground,
+}
+
+pub(super) fn path(text: &str) -> RelPath {
     RelPath::try_from(text.as_bytes().to_vec()).unwrap()
 }
 
@@ -109,7 +148,7 @@ fn set_mtime(path: &Path, seconds: i64, nanos: i64) {
 }
 
 impl World {
-    fn new(is_old_kernel: bool) -> Self {
+    pub(super) fn new(ground: Ground) -> Self {
         let folder = tempfile::tempdir().unwrap();
         let (root, state) = (folder.path().join("root"), folder.path().join("state"));
         std::fs::create_dir_all(root.join("kept/deep")).unwrap();
@@ -140,14 +179,66 @@ impl World {
         rustix::fs::setxattr(root.join("replaced"), "user.note", b"of old", rustix::fs::XattrFlags::empty())
             .unwrap();
         std::os::unix::fs::symlink("old/target", root.join("link")).unwrap();
-        for directory in ["kept/deep", "kept", "becomes-file/inner", "becomes-file", "gone/below", "gone", ""]
-        {
-            set_mtime(&root.join(directory), 900_000_000, 5);
+        let mut mounts = Vec::new();
+        if ground.has_domains {
+            let elsewhere = folder.path().join("elsewhere");
+            for directory in [&elsewhere, &root.join("disk"), &root.join("kept/bound")] {
+                std::fs::create_dir(directory).unwrap();
+            }
+            mounts.push(mount_tmpfs(&root.join("disk")).unwrap());
+            rustix::mount::mount_bind(&elsewhere, root.join("kept/bound")).unwrap();
+            mounts.push(Mounted(root.join("kept/bound")));
+            for directory in ["disk/gone", "disk/becomes-file/inner", "kept/bound/deep"] {
+                std::fs::create_dir_all(root.join(directory)).unwrap();
+            }
+            write("disk/replaced", "old on the disk", 0o4751);
+            write("disk/metadata", "same content", 0o600);
+            write("disk/gone/file", "to be removed", 0o444);
+            write("disk/becomes-file/inner/x", "below", 0o600);
+            write("disk/linked-1", "alone so far", 0o644);
+            write("kept/bound/replaced", "old and bound", 0o644);
+            write("kept/bound/deep/untouched", "as ever", 0o644);
         }
-        Self { _folder: folder, root, state, token: 1, keepers: Vec::new(), is_old_kernel }
+        let mut world = Self { mounts, _folder: folder, root, state, token: 1, keepers: Vec::new(), ground };
+        world.set_times_of_directories();
+        world
     }
 
-    fn open(&mut self, kill: &KillPoint) -> Result<Committer, Failure> {
+    fn set_times_of_directories(&mut self) {
+        let mut stack = vec![self.root.clone()];
+        while let Some(directory) = stack.pop() {
+            set_mtime(&directory, 900_000_000, 5);
+            let entries = std::fs::read_dir(&directory).unwrap().map(|entry| entry.unwrap());
+            stack.extend(
+                entries.filter(|entry| entry.file_type().unwrap().is_dir()).map(|entry| entry.path()),
+            );
+        }
+    }
+
+    /// Takes a mount away, as a reboot without it would.
+    pub(super) fn unmount_last(&mut self) {
+        drop(self.mounts.pop());
+    }
+
+    /// Returns the names of all stages in the tree, of whatever domain.
+    pub(super) fn stages(&self) -> Vec<PathBuf> {
+        let mut found = Vec::new();
+        let mut stack = vec![self.root.clone()];
+        while let Some(directory) = stack.pop() {
+            for entry in std::fs::read_dir(&directory).unwrap() {
+                let path = entry.unwrap().path();
+                if is_stage(&path) {
+                    found.push(path);
+                } else if path.is_dir() && !path.is_symlink() {
+                    stack.push(path);
+                }
+            }
+        }
+        found.sort();
+        found
+    }
+
+    pub(super) fn open(&mut self, kill: &KillPoint) -> Result<Committer, Failure> {
         self.token += 1;
         let token = FencingToken { epoch: 1, index: self.token };
         let (keeper, lease) = hold_lease(token, clock::boot(), &CancellationToken::new());
@@ -160,10 +251,10 @@ impl World {
             None => Stage::make(&self.root, &migration, &memory, &KillPoint::default())?,
         };
         let committer = Committer::open(stage, token, lease, kill.clone())?;
-        Ok(if self.is_old_kernel { committer.without_exchange() } else { committer })
+        Ok(if self.ground.is_old_kernel { committer.without_exchange() } else { committer })
     }
 
-    fn undo(&mut self, kill: &KillPoint) -> Result<u64, Failure> {
+    pub(super) fn undo(&mut self, kill: &KillPoint) -> Result<u64, Failure> {
         let mut committer = self.open(kill)?;
         let (findings, mut receiver) = FindingSink::new();
         let undone = undo_all(&mut committer, &findings, kill).map(|preview| preview.kept_aside);
@@ -175,9 +266,9 @@ impl World {
 }
 
 /// The wanted tree of the first pass, parents before children.
-fn first_pass() -> Vec<(&'static str, Wanted)> {
+pub(super) fn first_pass(ground: Ground) -> Vec<(&'static str, Wanted)> {
     use Wanted::{Absent, Directory, File, Link, Symlink};
-    vec![
+    let mut wanted = vec![
         ("becomes-directory", Directory(0o750)),
         ("becomes-directory/child", File("in a new directory", 0o600)),
         ("becomes-file", File("was a directory", 0o644)),
@@ -194,29 +285,60 @@ fn first_pass() -> Vec<(&'static str, Wanted)> {
         ("new-directory", Directory(0o711)),
         ("new-directory/a", File("a", 0o600)),
         ("replaced", File("new content", 0o600)),
-    ]
+    ];
+    if ground.has_domains {
+        wanted.extend([
+            ("disk/becomes-file", File("was a directory", 0o644)),
+            ("disk/gone/file", Absent),
+            ("disk/gone", Absent),
+            ("disk/linked-1", Link("anchor-d")),
+            ("disk/linked-2", Link("anchor-d")),
+            ("kept/bound/deep/new", File("new, deep and bound", 0o755)),
+            ("disk/metadata", File("same content", 0o2755)),
+            ("disk/new", File("brand new", 0o640)),
+            ("new-too", File("brand new too", 0o640)),
+            ("disk/new-directory", Directory(0o711)),
+            ("disk/new-directory/a", File("a", 0o600)),
+            ("disk/replaced", File("new on the disk", 0o600)),
+            ("kept/bound/replaced", Symlink("new/target")),
+        ]);
+    }
+    wanted
 }
 
 /// What a later pass finds changed at the source.
-fn second_pass() -> Vec<(&'static str, Wanted)> {
+pub(super) fn second_pass(ground: Ground) -> Vec<(&'static str, Wanted)> {
     use Wanted::{Absent, Directory, File};
-    vec![
+    let mut wanted = vec![
         ("becomes-file", Directory(0o755)),
         ("kept/deep/new", File("changed since", 0o755)),
         ("metadata", File("other content", 0o600)),
         ("new", Absent),
         ("new-directory/a", File("b", 0o600)),
         ("new-directory/b", Directory(0o755)),
-    ]
+    ];
+    if ground.has_domains {
+        wanted.extend([
+            ("disk/becomes-file", Directory(0o755)),
+            ("disk/metadata", File("other content", 0o600)),
+            ("kept/bound/deep/new", File("changed since", 0o755)),
+            ("disk/new", Absent),
+            ("disk/replaced", File("newer on the disk", 0o600)),
+        ]);
+    }
+    wanted
 }
 
 /// A small synchroniser: compares each wanted path with what stands there, and commits in groups of four.
-fn bring(world: &mut World, kill: &KillPoint, wanted: &[(&'static str, Wanted)]) -> Result<(), Failure> {
+pub(super) fn bring(
+    world: &mut World,
+    kill: &KillPoint,
+    wanted: &[(&'static str, Wanted)],
+) -> Result<(), Failure> {
     let mut committer = world.open(kill)?;
     let pass = committer.last_pass() + 1;
     let stage = committer.stage().clone();
-    crate::stage::clear(&stage.new)?;
-    crate::stage::clear(&stage.anchors)?;
+    crate::pull::clear_leftovers(&stage)?;
     let mut ours: BTreeMap<RelPath, Vec<u64>> = BTreeMap::new();
     let mut histories = Histories::sort(Some(committer.settled()?), &stage.spill, "test")?;
     while let Some(history) = histories.next()? {
@@ -233,6 +355,11 @@ fn bring(world: &mut World, kill: &KillPoint, wanted: &[(&'static str, Wanted)])
         let path = path(text);
         let (parent, name) = path.split().unwrap();
         let name = Name::new(name).unwrap();
+        let domain = match stage.domains.ensure(&parent) {
+            Ok(id) => stage.domains.get(id)?,
+            Err(Refusal::Failure(failure)) => return Err(failure),
+            Err(Refusal::NoStage(why)) => panic!("{path}: {why}"),
+        };
         let parent_dir = stage.root.open_beneath(parent.as_bytes());
         let seen = parent_dir.as_ref().ok().and_then(|dir| look(dir, &name).unwrap());
         if let Ok(dir) = &parent_dir
@@ -240,13 +367,14 @@ fn bring(world: &mut World, kill: &KillPoint, wanted: &[(&'static str, Wanted)])
         {
             let mut entry = look_at_self(dir).unwrap();
             entry.name = parent.split().map(|(_, name)| name.to_vec()).unwrap_or_default();
-            group.push(Task { path: parent.clone(), effect: Effect::Touch { seen: Box::new(entry) } });
+            let effect = Effect::Touch { seen: Box::new(entry) };
+            group.push(Task { path: parent.clone(), domain: domain.id, effect });
         }
         let is_ours = seen
             .as_ref()
             .is_some_and(|seen| ours.get(&path).is_some_and(|inodes| inodes.contains(&seen.ino)));
         let seen = seen.map(|entry| Box::new(Seen { entry, is_ours }));
-        group.extend(task(&stage, number, &path, wanted, seen));
+        group.extend(task(&domain, number, &path, wanted, seen));
         // A directory must stand before what is in it is compared; four keep several tasks in one group.
         if group.len() >= 4 || matches!(wanted, Wanted::Directory(_)) {
             commit(&mut committer, pass, &mut group)?;
@@ -268,21 +396,21 @@ fn commit(committer: &mut Committer, pass: u32, group: &mut Vec<Task>) -> Result
     Ok(())
 }
 
-fn task(
-    stage: &Stage,
+pub(super) fn task(
+    domain: &Domain,
     number: usize,
     path: &RelPath,
     wanted: &Wanted,
     seen: Option<Box<Seen>>,
 ) -> Option<Task> {
     let name = Name::new(format!("{number}")).unwrap();
-    let mut staged = Staged { dir: stage.new.clone(), name: name.clone(), is_anchor: false };
+    let mut staged = Staged { dir: domain.new.clone(), name: name.clone(), is_anchor: false };
     let mut digest = None;
     let mtime = tree::Time { seconds: 1_500_000_000, nanos: 7 };
     match wanted {
         Wanted::Absent => {
             let seen = seen?;
-            return Some(Task { path: path.clone(), effect: Effect::Remove { seen } });
+            return Some(Task { path: path.clone(), domain: domain.id, effect: Effect::Remove { seen } });
         }
         Wanted::Directory(mode) => {
             if let Some(seen) = &seen
@@ -290,13 +418,13 @@ fn task(
             {
                 return None;
             }
-            stage.new.create_dir(&name, *mode).unwrap();
+            domain.new.create_dir(&name, *mode).unwrap();
         }
         Wanted::Symlink(target) => {
-            stage.new.create_symlink(&name, target.as_bytes()).unwrap();
-            let look = look(&stage.new, &name).unwrap().unwrap();
+            domain.new.create_symlink(&name, target.as_bytes()).unwrap();
+            let look = look(&domain.new, &name).unwrap().unwrap();
             let wanted = tree::Metadata { mtime, ..crate::standing::metadata(&look).unwrap() };
-            drop(stage.new.apply(&name, &wanted, None).unwrap());
+            drop(domain.new.apply(&name, &wanted, None).unwrap());
         }
         Wanted::File(content, mode) => {
             let present = seen.as_ref().filter(|seen| seen.entry.size() == content.len() as u64);
@@ -308,24 +436,28 @@ fn task(
                 wanted.mtime = crate::standing::time(mtime);
                 let effect =
                     Effect::Metadata { seen: Box::new(seen.entry.clone()), wanted: Box::new(wanted) };
-                return Some(Task { path: path.clone(), effect });
+                return Some(Task { path: path.clone(), domain: domain.id, effect });
             }
-            write(&stage.new, &name, content, *mode);
+            write(&domain.new, &name, content, *mode);
             digest = Some(Digest::of(content.as_bytes()));
         }
         Wanted::Link(anchor) => {
             let anchor = Name::new(*anchor).unwrap();
-            if stage.anchors.stat_if_exists(&anchor).unwrap().is_none() {
-                write(&stage.anchors, &anchor, "group", 0o600);
+            if domain.anchors.stat_if_exists(&anchor).unwrap().is_none() {
+                write(&domain.anchors, &anchor, "group", 0o600);
             }
             digest = Some(Digest::of(b"group"));
-            staged = Staged { dir: stage.anchors.clone(), name: anchor, is_anchor: true };
+            staged = Staged { dir: domain.anchors.clone(), name: anchor, is_anchor: true };
         }
     }
     let mut new = look(&staged.dir, &staged.name).unwrap().unwrap();
     new.name = path.split().unwrap().1.to_vec();
     new.nlink = if staged.is_anchor { 2 } else { 1 };
-    Some(Task { path: path.clone(), effect: Effect::Install { staged, new: Box::new(new), digest, seen } })
+    Some(Task {
+        path: path.clone(),
+        domain: domain.id,
+        effect: Effect::Install { staged, new: Box::new(new), digest, seen },
+    })
 }
 
 fn write(dir: &Dir, name: &Name, content: &str, mode: u32) {
@@ -344,8 +476,8 @@ fn write(dir: &Dir, name: &Name, content: &str, mode: u32) {
 }
 
 /// What the passes leave when nothing stops them.
-fn undisturbed(passes: &[Vec<(&'static str, Wanted)>], is_old_kernel: bool) -> Snapshot {
-    let mut world = World::new(is_old_kernel);
+pub(super) fn undisturbed(passes: &[Vec<(&'static str, Wanted)>], ground: Ground) -> Snapshot {
+    let mut world = World::new(ground);
     for pass in passes {
         bring(&mut world, &KillPoint::default(), pass).unwrap();
     }
@@ -353,7 +485,7 @@ fn undisturbed(passes: &[Vec<(&'static str, Wanted)>], is_old_kernel: bool) -> S
 }
 
 /// The harness does not set directories' times after a pass; the real one does.
-fn without_times_of_directories(snapshot: Snapshot) -> Snapshot {
+pub(super) fn without_times_of_directories(snapshot: Snapshot) -> Snapshot {
     let blank = |line: String| {
         if !line.starts_with('4') {
             return line;
@@ -365,7 +497,7 @@ fn without_times_of_directories(snapshot: Snapshot) -> Snapshot {
     snapshot.into_iter().map(|(path, line)| (path, blank(line))).collect()
 }
 
-fn assert_same(found: &Snapshot, expected: &Snapshot, what: &str) {
+pub(super) fn assert_same(found: &Snapshot, expected: &Snapshot, what: &str) {
     for (path, line) in expected {
         assert_eq!(found.get(path), Some(line), "{what}: {}", path.display());
     }
@@ -374,187 +506,6 @@ fn assert_same(found: &Snapshot, expected: &Snapshot, what: &str) {
     }
 }
 
-fn kills_at_every_effect(is_old_kernel: bool) {
-    let expected = undisturbed(&[first_pass(), second_pass()], is_old_kernel);
-    let mut number = 0;
-    loop {
-        let kill = KillPoint::at(number);
-        let mut world = World::new(is_old_kernel);
-        let original = snapshot(&world.root);
-        let mut killed = bring(&mut world, &kill, &first_pass()).is_err();
-        killed = killed || bring(&mut world, &kill, &second_pass()).is_err();
-        assert_eq!(killed, kill.was_hit());
-        // The live tree never holds half a file, wherever it stopped.
-        for (path, line) in snapshot(&world.root) {
-            assert!(line.starts_with('4') || !line.contains("\"\""), "{number}: {}", path.display());
-        }
-        if number % 2 == 0 {
-            bring(&mut world, &KillPoint::default(), &first_pass()).unwrap();
-            bring(&mut world, &KillPoint::default(), &second_pass()).unwrap();
-            let found = without_times_of_directories(snapshot(&world.root));
-            assert_same(&found, &expected, &format!("continued after effect {number}"));
-        }
-        assert_eq!(world.undo(&KillPoint::default()).unwrap(), 0, "after effect {number}");
-        assert_same(&snapshot(&world.root), &original, &format!("undone after effect {number}"));
-        assert_eq!(world.undo(&KillPoint::default()).unwrap(), 0);
-        assert_same(&snapshot(&world.root), &original, &format!("undone twice after effect {number}"));
-        if !killed {
-            break;
-        }
-        number += 1;
-    }
-    assert!(number > 60, "only {number} effects");
-}
-
-#[test]
-fn a_kill_at_any_effect_can_be_continued_and_undone() {
-    kills_at_every_effect(false);
-}
-
-#[test]
-fn so_it_is_without_the_newer_renames() {
-    kills_at_every_effect(true);
-}
-
-#[test]
-fn an_undo_killed_at_any_effect_is_run_again() {
-    let mut number = 0;
-    loop {
-        let mut world = World::new(false);
-        let original = snapshot(&world.root);
-        bring(&mut world, &KillPoint::default(), &first_pass()).unwrap();
-        bring(&mut world, &KillPoint::default(), &second_pass()).unwrap();
-        let kill = KillPoint::at(number);
-        let killed = world.undo(&kill).is_err();
-        assert_eq!(killed, kill.was_hit());
-        assert_eq!(world.undo(&KillPoint::default()).unwrap(), 0);
-        assert_same(&snapshot(&world.root), &original, &format!("undo killed at effect {number}"));
-        if !killed {
-            break;
-        }
-        number += 1;
-    }
-    assert!(number > 20, "only {number} effects");
-}
-
-#[test]
-fn what_changed_between_scan_and_commit_is_a_conflict_and_stays() {
-    for is_old_kernel in [false, true] {
-        let mut world = World::new(is_old_kernel);
-        let mut committer = world.open(&KillPoint::default()).unwrap();
-        let stage = committer.stage().clone();
-        let seen = |name: &str| {
-            let entry = look(&stage.root, &Name::new(name).unwrap()).unwrap().unwrap();
-            Some(Box::new(Seen { entry, is_ours: false }))
-        };
-        let wanted = Wanted::File("ours", 0o600);
-        let group = vec![
-            task(&stage, 1, &path("replaced"), &wanted, seen("replaced")).unwrap(),
-            task(&stage, 2, &path("fresh"), &wanted, None).unwrap(),
-            task(&stage, 3, &path("untouched"), &Wanted::Absent, seen("untouched")).unwrap(),
-            task(&stage, 4, &path("metadata"), &Wanted::File("same content", 0o755), seen("metadata"))
-                .unwrap(),
-        ];
-        std::fs::write(world.root.join("replaced"), "somebody else's").unwrap();
-        std::fs::write(world.root.join("fresh"), "somebody else's").unwrap();
-        std::fs::write(world.root.join("untouched"), "somebody else's").unwrap();
-        std::fs::write(world.root.join("metadata"), "somebody else's").unwrap();
-        let before = snapshot(&world.root);
-        for outcome in committer.commit(1, group).unwrap() {
-            assert!(matches!(outcome, Outcome::Conflict), "{outcome:?}");
-        }
-        let mut after = snapshot(&world.root);
-        for (path, line) in &before {
-            if !line.starts_with('4') {
-                assert_eq!(after.remove(path).as_ref(), Some(line));
-            }
-        }
-        drop(committer);
-        assert_eq!(world.undo(&KillPoint::default()).unwrap(), 0);
-    }
-}
-
-#[test]
-fn an_older_attempt_changes_nothing_once_a_newer_one_is_there() {
-    let mut world = World::new(false);
-    let mut old = world.open(&KillPoint::default()).unwrap();
-    let stage = old.stage().clone();
-    let group = vec![task(&stage, 1, &path("fresh"), &Wanted::File("late", 0o600), None).unwrap()];
-    let new = world.open(&KillPoint::default()).unwrap();
-    let before = snapshot(&world.root);
-    assert_eq!(old.commit(1, group).unwrap_err().kind, FailureKind::Fenced);
-    assert_same(&snapshot(&world.root), &before, "after the refusal");
-    drop(new);
-    // The ledger is whole: nothing of the older one is in it.
-    assert_eq!(world.undo(&KillPoint::default()).unwrap(), 0);
-}
-
-#[test]
-fn a_lost_lease_stops_the_group() {
-    let mut world = World::new(false);
-    let mut committer = world.open(&KillPoint::default()).unwrap();
-    let stage = committer.stage().clone();
-    let group = vec![task(&stage, 1, &path("fresh"), &Wanted::File("late", 0o600), None).unwrap()];
-    world.keepers.last().unwrap().lose("revoked");
-    assert_eq!(committer.commit(1, group).unwrap_err().kind, FailureKind::Fenced);
-    assert!(!world.root.join("fresh").exists());
-}
-
-fn is_stage(path: &Path) -> bool {
+pub(super) fn is_stage(path: &Path) -> bool {
     path.file_name().unwrap().to_string_lossy().starts_with(".drover-m1-")
-}
-
-#[test]
-fn what_was_changed_after_the_commit_is_kept_aside() {
-    let mut world = World::new(false);
-    let mut expected = snapshot(&world.root);
-    bring(&mut world, &KillPoint::default(), &first_pass()).unwrap();
-    std::fs::write(world.root.join("replaced"), "edited since").unwrap();
-    std::fs::write(world.root.join("new-directory/added"), "added since").unwrap();
-    std::fs::remove_file(world.root.join("new")).unwrap();
-    std::fs::write(world.root.join("new"), "made again").unwrap();
-    std::fs::remove_file(world.root.join("kept/deep/new")).unwrap();
-    assert_eq!(world.undo(&KillPoint::default()).unwrap(), 3);
-    assert_same(&snapshot(&world.root), &expected, "undone");
-    let after = std::fs::read_dir(&world.root)
-        .unwrap()
-        .map(|entry| entry.unwrap().path())
-        .find(|path| is_stage(path))
-        .unwrap()
-        .join("after");
-    let mut kept: Vec<_> = std::fs::read_dir(after)
-        .unwrap()
-        .map(|entry| std::fs::read_to_string(entry.unwrap().path()).unwrap())
-        .collect();
-    kept.sort();
-    assert_eq!(kept, ["added since", "edited since", "made again"]);
-    expected.clear();
-}
-
-#[test]
-fn a_torn_end_of_the_ledger_is_cut() {
-    let mut world = World::new(false);
-    let original = snapshot(&world.root);
-    bring(&mut world, &KillPoint::default(), &first_pass()).unwrap();
-    let stage = world.open(&KillPoint::default()).unwrap().stage().clone();
-    let mut file = stage.dir.open_append(&Name::new("ledger").unwrap()).unwrap();
-    file.append(&[7; 33]).unwrap();
-    drop(file);
-    bring(&mut world, &KillPoint::default(), &second_pass()).unwrap();
-    assert_eq!(world.undo(&KillPoint::default()).unwrap(), 0);
-    assert_same(&snapshot(&world.root), &original, "undone");
-}
-
-#[test]
-fn making_a_stage_leaves_the_root_as_it_was() {
-    let mut world = World::new(false);
-    let original = snapshot(&world.root);
-    let committer = world.open(&KillPoint::default()).unwrap();
-    assert_same(&snapshot(&world.root), &original, "with a stage");
-    let stage = committer.stage().clone();
-    drop(committer);
-    let migration: MigrationId = "m1".parse().unwrap();
-    stage.remove(&Memory::open(&world.state, &migration).unwrap(), &KillPoint::default()).unwrap();
-    assert_same(&snapshot(&world.root), &original, "after settling");
-    assert!(std::fs::read_dir(&world.root).unwrap().all(|entry| !is_stage(&entry.unwrap().path())));
 }

@@ -1,0 +1,133 @@
+//! Where a change goes, and what has to be known before the first one: the rename domain of its place, and how the
+//! directory looks in which it happens.
+
+use common::failure::Failure;
+use common::finding::{Rule, Severity};
+use common::rel_path::RelPath;
+use sync::entry::Entry;
+
+use super::ending::Candidate;
+use super::plan::{Later, Planner};
+use super::{Item, Landing};
+use crate::commit::{Effect, Seen};
+use crate::domain::DomainId;
+use crate::domains::Refusal;
+use crate::ledger::History;
+use crate::standing::look_at_self;
+use crate::trouble::of_stage;
+
+impl Planner<'_> {
+    /// To be called before anything at a path of the open directory is changed: returns its rename domain, in which there
+    /// is a stage from now on. Nothing when there can be none; that was told then, and the path is not to be brought.
+    pub(super) fn prepare(&mut self, path: &RelPath) -> Result<Option<DomainId>, Failure> {
+        // First the stage: the directory's times are looked at when they are as they were again.
+        let domain = self.domain_of(path)?;
+        if let Some(domain) = domain {
+            self.touch(domain)?;
+        }
+        Ok(domain)
+    }
+
+    /// Returns the rename domain of an entry's place.
+    pub(super) fn domain_of(&self, path: &RelPath) -> Result<Option<DomainId>, Failure> {
+        let parent = path.split().map(|(parent, _name)| parent).unwrap_or_default();
+        match self.pass.stage.domains.ensure(&parent) {
+            Ok(domain) => Ok(Some(domain)),
+            Err(Refusal::Failure(failure)) => Err(failure),
+            Err(Refusal::NoStage(why)) => {
+                no_stage(self.pass, path, &why);
+                Ok(None)
+            }
+        }
+    }
+
+    /// Says whether what stands there may be replaced; a directory with entries only when extra ones are deleted.
+    pub(super) fn replaceable(
+        &mut self,
+        path: &RelPath,
+        source: &Entry,
+        destination: Entry,
+        history: Option<&History>,
+    ) -> Result<Option<Seen>, Failure> {
+        let is_ours = history.is_some_and(|history| history.is_ours(destination.ino));
+        if destination.kind.is_directory() && !source.kind.is_directory() {
+            let dir = self.pass.stage.root.open_beneath(path.as_bytes()).map_err(|error| of_stage(&error))?;
+            if self.pass.stage.domains.is_above_stage(path)
+                || dir.holds_mounts().map_err(|error| of_stage(&error))?
+            {
+                self.pass.except(
+                    Rule::InTheWay,
+                    Severity::Error,
+                    path,
+                    format!(
+                        "a directory with another file system in it stands where a {} shall be",
+                        source.kind.as_str()
+                    ),
+                    "Unmount what is mounted there, and settle this migration before it is run again.",
+                );
+                return Ok(None);
+            }
+            let is_empty = dir.list().map_err(|error| of_stage(&error))?.next().is_none();
+            let may_go = self.pass.params.delete && self.pass.params.exclude.is_empty();
+            if !is_empty && !may_go && !is_ours {
+                self.pass.except(
+                    Rule::InTheWay,
+                    Severity::Error,
+                    path,
+                    format!("a directory that is not empty stands where a {} shall be", source.kind.as_str()),
+                    "Remove it at the destination, or run with --delete and without --exclude.",
+                );
+                return Ok(None);
+            }
+            self.replaced = Some(path.clone());
+        }
+        Ok(Some(Seen { entry: destination, is_ours }))
+    }
+
+    pub(super) fn extra(&mut self, destination: Entry) -> Result<(), Failure> {
+        let path = self.path_of(&destination.name)?;
+        let is_gone_already = self.replaced.as_ref().is_some_and(|replaced| path.is_within(replaced));
+        // A stage that was made while this directory was listed had no marker yet.
+        if !self.pass.params.delete || is_gone_already || self.pass.stage.domains.is_in_stage(&path) {
+            return Ok(());
+        }
+        let Some(domain) = self.prepare(&path)? else { return Ok(()) };
+        let history = self.histories.find(&path)?;
+        let is_ours = history.is_some_and(|history| history.is_ours(destination.ino));
+        self.candidates.write(&Candidate::Entry { path, domain, entry: destination, is_ours })
+    }
+
+    /// Before the first change of what a directory of the destination holds: records how it looks, and has its times
+    /// set back at the end.
+    fn touch(&mut self, domain: DomainId) -> Result<(), Failure> {
+        let Some(open) = &mut self.open else { return Ok(()) };
+        if open.is_touched || !open.is_at_destination {
+            return Ok(());
+        }
+        open.is_touched = true;
+        let (path, is_at_source) = (open.path.clone(), open.is_at_source);
+        let dir = match self.pass.stage.root.open_beneath(path.as_bytes()) {
+            Ok(dir) => dir,
+            // It is gone since the scan; what was to be changed in it will say so.
+            Err(error) if error.is_not_found() || error.is_wrong_kind() => return Ok(()),
+            Err(error) => return Err(of_stage(&error)),
+        };
+        let mut seen = look_at_self(&dir).map_err(|error| of_stage(&error))?;
+        seen.name = path.split().map(|(_parent, name)| name.to_vec()).unwrap_or_default();
+        if is_at_source && !path.is_root() {
+            self.directories.write(&Later { path: path.clone(), wanted: seen.clone() })?;
+        }
+        self.send(Item::new(path, domain, Effect::Touch { seen: Box::new(seen) }, Landing::Touch))
+    }
+}
+
+/// Tells that nothing can be changed in a rename domain.
+pub(super) fn no_stage(pass: &super::Pass, path: &RelPath, why: &str) {
+    pass.except(
+        Rule::Unwritable,
+        Severity::Error,
+        path,
+        format!("it is on another file system below the root, in which no stage can be made: {why}"),
+        "Mount it writable for the agent, or leave it out with --exclude.",
+    );
+}
