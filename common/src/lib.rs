@@ -2,6 +2,7 @@
 //!
 //! Knows nothing about gRPC, QUIC, raft or any database.
 
+pub mod account;
 pub mod atomic_file;
 pub mod audit;
 pub mod backoff;

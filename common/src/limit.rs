@@ -33,6 +33,8 @@ pub const FINDINGS_PER_RULE_MAX: usize = 1_000;
 pub const JOIN_TOKEN_TTL: Duration = Duration::from_secs(15 * 60);
 /// How long a certificate of a node or an agent lives.
 pub const CERTIFICATE_TTL: Duration = Duration::from_secs(3600);
+/// How far before its making a certificate begins, so that a peer whose clock is a little behind accepts it.
+pub const CERTIFICATE_BACKDATED: Duration = Duration::from_secs(5 * 60);
 /// How long an expired certificate may still call Renew.
 pub const RENEWAL_GRACE: Duration = Duration::from_secs(30 * 24 * 3600);
 /// How long an operator's certificate lives.

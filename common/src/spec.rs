@@ -5,6 +5,7 @@
 
 use serde::{Deserialize, Serialize};
 
+use crate::grant::Labels;
 use crate::location::Location;
 
 /// The version of the document that this program writes.
@@ -31,6 +32,9 @@ pub struct MigrationSpec {
     /// Whether this came from a document or from flags only, which decides when the way back ends by default.
     #[serde(default)]
     pub origin: Origin,
+    /// What the migration is called besides its name, for lists and for whose grants reach it.
+    #[serde(default, skip_serializing_if = "Labels::is_empty")]
+    pub labels: Labels,
 }
 
 /// Where a spec came from.

@@ -167,6 +167,13 @@ fn is_refusal(failure: &Failure) -> bool {
     }
 }
 
+/// The path of an absent migration, and of one that the caller may not know of.
+pub fn absent_migration(id: &str) -> Failure {
+    let id: String = id.chars().take(64).collect();
+    Failure::new(FailureKind::NotFound, format!("there is no migration `{id}`"))
+        .hint("see `ctl list` for what there is")
+}
+
 impl Hub {
     /// Returns the state as this node has applied it.
     pub fn state(&self) -> Seen {
@@ -279,10 +286,7 @@ impl Hub {
     /// # Errors
     /// When the tenant has none of this id.
     pub fn migration(&self, tenant: &TenantId, id: &str) -> Result<Arc<Migration>, Failure> {
-        let absent = || {
-            Failure::new(FailureKind::NotFound, format!("there is no migration `{id}`"))
-                .hint("see `ctl list` for what there is")
-        };
+        let absent = || absent_migration(id);
         let id: MigrationId = id.parse().map_err(|_invalid| absent())?;
         self.state().migrations().get(tenant, &id).cloned().ok_or_else(absent)
     }

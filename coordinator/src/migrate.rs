@@ -113,7 +113,17 @@ async fn prepare(hub: &Hub, asked: &Asked) -> Result<(MigrationSpec, Roots, Plan
     Ok((spec, roots, plan))
 }
 
-fn read_spec(text: &str) -> Result<MigrationSpec, Failure> {
+/// The path of an absent host, and of one that the caller may not know of; the words are those of the state.
+pub fn absent_host(name: &str) -> Failure {
+    let name: String = name.chars().take(64).collect();
+    Refusal::absent("host", &name).into_failure()
+}
+
+/// Reads a spec.
+///
+/// # Errors
+/// When it cannot be read, or is of a version that this program does not know.
+pub fn read_spec(text: &str) -> Result<MigrationSpec, Failure> {
     let spec: MigrationSpec = serde_json::from_str(text)
         .map_err(|error| Failure::new(FailureKind::Invalid, format!("the spec cannot be read: {error}")))?;
     if spec.version != SPEC_VERSION {
@@ -133,10 +143,7 @@ fn check_host<'state>(
     tenant: &TenantId,
     name: &HostName,
 ) -> Result<&'state HostFacts, Failure> {
-    let host = state.hosts().get(tenant, name).ok_or_else(|| {
-        Failure::new(FailureKind::NotFound, format!("there is no host `{name}`"))
-            .hint(format!("see `ctl host list`, or let it join with `ctl host enroll {name}`"))
-    })?;
+    let host = state.hosts().get(tenant, name).ok_or_else(|| absent_host(name.as_str()))?;
     let (kind, message, hint) = match host.status {
         HostStatus::Enrolled => {
             let is_connected = hub.sessions.of(tenant, name).is_some();

@@ -4,6 +4,7 @@
 //! the leader.
 
 pub mod channel;
+mod passwords;
 pub mod status;
 
 /// Version of the protocol between agent, `ctl` and coordinator.
@@ -14,6 +15,12 @@ pub const LEADER_KEY: &str = "drover-leader";
 
 /// Metadata key under which a call names the tenant that it means; the caller's own without it.
 pub const TENANT_KEY: &str = "drover-tenant";
+
+/// Metadata key under which a call shows an API key, behind [`BEARER`].
+pub const AUTHORIZATION_KEY: &str = "authorization";
+
+/// What stands before an API key.
+pub const BEARER: &str = "Bearer ";
 
 /// The generated messages and services.
 #[expect(

@@ -98,6 +98,7 @@ fn view() -> ReportView {
             transfer: TransferSpec { delete: true, ..TransferSpec::default() },
             options: OptionsSpec::default(),
             origin: Origin::Flags,
+            labels: crate::grant::Labels::new(),
         },
         plan: Plan {
             version: PLAN_VERSION,

@@ -5,6 +5,7 @@
 //! running connections go on. Sessions are never resumed, so that a certificate is looked at in every handshake.
 //! What a principal may do is decided by whoever accepted the connection; here it is only proven who it is.
 
+pub mod keyed;
 mod pinned;
 
 use std::fmt;
@@ -28,7 +29,7 @@ use x509_parser::prelude::{FromDer, GeneralName, X509Certificate};
 use crate::clock::{self, WallMs};
 use crate::digest::Digest;
 use crate::id::TenantId;
-use crate::limit::RENEWAL_GRACE;
+use crate::limit::{CERTIFICATE_BACKDATED, RENEWAL_GRACE};
 use crate::principal::Principal;
 use pinned::PinnedVerifier;
 
@@ -161,6 +162,14 @@ pub struct Peer {
     pub not_after: WallMs,
     /// Whether it had ended when it was looked at; only a port that admits [`Clients::Joining`] ever sees that.
     pub is_expired: bool,
+}
+
+impl Peer {
+    /// Returns when the certificate was made.
+    pub fn issued(&self) -> WallMs {
+        let backdated = u64::try_from(CERTIFICATE_BACKDATED.as_millis()).unwrap_or(0);
+        WallMs(self.not_before.0.saturating_add(backdated))
+    }
 }
 
 /// Decides in a handshake whether a client whose certificate is good was revoked since.

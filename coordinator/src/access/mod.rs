@@ -8,3 +8,4 @@ pub mod call;
 pub mod policy;
 #[cfg(test)]
 mod policy_test;
+pub mod throttle;

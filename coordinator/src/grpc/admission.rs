@@ -3,13 +3,16 @@
 //! The tenant is the caller's own, unless the call names another in its metadata; one in which nothing is granted to
 //! the caller is absent for it.
 
-use common::failure::Failure;
-use common::grant::{Grant, Scope};
-use common::id::TenantId;
+use std::sync::Arc;
+
+use common::clock;
+use common::failure::{Failure, FailureKind};
+use common::grant::Grant;
+use common::id::{HostName, TenantId};
 use common::principal::Principal;
-use common::role::Role;
-use proto::TENANT_KEY;
-use proto::status::to_status;
+use common::spec::MigrationSpec;
+use proto::status::{to_failure, to_status};
+use proto::{AUTHORIZATION_KEY, BEARER, TENANT_KEY};
 use tonic::metadata::MetadataMap;
 use tonic::{Request, Status};
 
@@ -18,7 +21,10 @@ use crate::access::actor::Actor;
 use crate::access::call::Call;
 use crate::access::policy::{self, Caller, Decision, Object};
 use crate::hub::Hub;
+use crate::migrate;
+use crate::pki::api_key::ApiKey;
 use crate::state::State;
+use crate::state::migration::Migration;
 
 /// A call that may pass: its table said yes for the tenant. What it touches is looked at with [`Admitted::check`].
 #[derive(Clone, Debug)]
@@ -54,12 +60,82 @@ impl Admitted {
     }
 }
 
+impl Admitted {
+    /// Returns what is granted to the caller, in all tenants.
+    pub fn grants(&self) -> &[Grant] {
+        match &self.caller {
+            Caller::Granted { grants, .. } => grants,
+            Caller::Unknown | Caller::Expired(_) | Caller::Machine(_) => &[],
+        }
+    }
+
+    /// Returns the same call as of now: what was granted may have been taken away since.
+    ///
+    /// # Errors
+    /// When nothing of the caller is accepted any more.
+    pub fn again(&self, state: &State) -> Result<Self, Failure> {
+        let caller = granted(state, self.principal.principal.clone())?;
+        Ok(Self { caller, ..self.clone() })
+    }
+
+    /// Decides about a host of the tenant, known or not.
+    pub fn decide_host(&self, state: &State, call: Call, name: &HostName) -> Decision {
+        let labels = state.access().labels_of(&self.tenant, name);
+        self.decide(call, Object::Host { name, labels: &labels })
+    }
+
+    /// Lets a call pass that touches a host.
+    ///
+    /// # Errors
+    /// When the caller may not make the call on it, or may not know of it.
+    pub fn check_host(&self, state: &State, call: Call, name: &HostName) -> Result<(), Failure> {
+        let labels = state.access().labels_of(&self.tenant, name);
+        self.check(call, Object::Host { name, labels: &labels }, || migrate::absent_host(name.as_str()))
+    }
+
+    /// Decides about a migration of the tenant.
+    pub fn decide_migration(&self, call: Call, migration: &Migration) -> Decision {
+        let spec = &migration.spec;
+        let hosts = [&spec.source.location.host, &spec.destination.location.host];
+        self.decide(call, Object::Migration { hosts, labels: &spec.labels })
+    }
+
+    /// Returns a migration that the call may touch.
+    ///
+    /// # Errors
+    /// When there is none, the caller may not know of it, or may not make the call on it.
+    pub fn migration(&self, hub: &Hub, call: Call, id: &str) -> Result<Arc<Migration>, Failure> {
+        let migration = hub.migration(&self.tenant, id)?;
+        let spec = &migration.spec;
+        let hosts = [&spec.source.location.host, &spec.destination.location.host];
+        let object = Object::Migration { hosts, labels: &spec.labels };
+        self.check(call, object, || crate::hub::absent_migration(id))?;
+        Ok(migration)
+    }
+
+    /// Lets a migration be planned or made between these hosts and with these labels.
+    ///
+    /// # Errors
+    /// When the caller may not do it there.
+    pub fn check_spec(&self, state: &State, call: Call, spec: &MigrationSpec) -> Result<(), Failure> {
+        let hosts = [&spec.source.location.host, &spec.destination.location.host];
+        for host in hosts {
+            self.check_host(state, call, host)?;
+        }
+        self.check(call, Object::Migration { hosts, labels: &spec.labels }, || {
+            let message = format!("{} may not {} with these labels", self.principal.principal, call.as_str());
+            Failure::new(FailureKind::Denied, message)
+                .hint("give the migration the labels of your scope with --label; `ctl whoami` shows it")
+        })
+    }
+}
+
 /// Lets a call pass whose caller may make it in the tenant that it means.
 ///
 /// # Errors
 /// When the table of access says no, or the tenant is absent for the caller.
 pub fn admit<T>(hub: &Hub, request: &Request<T>, call: Call) -> Result<Admitted, Status> {
-    let caller = caller(&hub.state(), request)?;
+    let caller = caller(hub, request).map_err(|failure| to_status(&failure))?;
     let Caller::Granted { principal, .. } = &caller else {
         return Err(to_status(&policy::refusal(&caller, call)));
     };
@@ -91,18 +167,52 @@ fn named_tenant(metadata: &MetadataMap) -> Option<Result<TenantId, String>> {
 }
 
 /// Returns who calls, with what is granted now.
-fn caller<T>(state: &State, request: &Request<T>) -> Result<Caller, Status> {
-    let known = refuse::connection(request)?.caller();
-    Ok(match known {
-        Caller::Granted { principal, .. } => {
-            let grants = grants_of(state, &principal);
-            Caller::Granted { principal, grants }
-        }
-        Caller::Unknown | Caller::Expired(_) | Caller::Machine(_) => known,
-    })
+fn caller<T>(hub: &Hub, request: &Request<T>) -> Result<Caller, Failure> {
+    let connection = refuse::connection(request).map_err(|status| to_failure(&status))?;
+    let state = hub.state();
+    // A key that is shown is meant, whatever certificate the connection has.
+    if let Some(shown) = request.metadata().get(AUTHORIZATION_KEY) {
+        let caller = key_holder(hub, &state, shown.as_bytes())?;
+        connection.standing.vouch();
+        return Ok(caller);
+    }
+    let known = connection.caller();
+    let Caller::Granted { principal, .. } = known else { return Ok(known) };
+    if let (Principal::Person { tenant, name }, Some(peer)) = (&principal, &connection.peer)
+        && !state.access().accepts_certificate(tenant, name, peer.issued())
+    {
+        return Err(over(&principal));
+    }
+    granted(&state, principal)
 }
 
-/// A person whom no record knows has a certificate that was made on a coordinator's own machine: an admin at home.
-fn grants_of(_state: &State, principal: &Principal) -> Vec<Grant> {
-    vec![Grant { tenant: principal.tenant(), role: Role::Admin, scope: Scope::default() }]
+/// Returns the caller that an API key stands for. Every reason to refuse it has the same words.
+fn key_holder(hub: &Hub, state: &State, shown: &[u8]) -> Result<Caller, Failure> {
+    let refused = || {
+        Failure::new(FailureKind::Unauthenticated, "the API key is not accepted").hint(
+            "look whether it is whole and of this cluster; it may have expired or been revoked: an admin makes another with `ctl key create`",
+        )
+    };
+    let text = std::str::from_utf8(shown).ok().and_then(|text| text.strip_prefix(BEARER));
+    let key = text.and_then(ApiKey::parse).ok_or_else(refused)?;
+    let digest = key.digest(&hub.seals()?.authority);
+    let record = state.access().keys().get(&key.tenant, &key.id);
+    record.filter(|record| record.digest == digest).ok_or_else(refused)?;
+    granted(state, Principal::Key { tenant: key.tenant, id: key.id }).map_err(|_over| refused())
+}
+
+fn granted(state: &State, principal: Principal) -> Result<Caller, Failure> {
+    match state.access().grants(&principal, clock::wall()) {
+        Some(grants) => Ok(Caller::Granted { principal, grants }),
+        None => Err(over(&principal)),
+    }
+}
+
+/// What a person gets who was disabled, or whose certificate was voided.
+fn over(principal: &Principal) -> Failure {
+    Failure::new(
+        FailureKind::Unauthenticated,
+        format!("this certificate of {principal} is not accepted any more"),
+    )
+    .hint("log in again with `ctl login`; if that is refused too, ask an admin")
 }

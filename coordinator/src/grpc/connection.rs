@@ -8,6 +8,7 @@ use std::future::Future;
 use std::io;
 use std::net::SocketAddr;
 use std::pin::Pin;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::task::{Context, Poll};
 use std::time::Duration;
@@ -39,10 +40,37 @@ pub struct ConnectionInfo {
     pub cut: CancellationToken,
     /// Where what is refused over it is counted.
     pub refusals: Arc<Refusals>,
+    /// How the connection stands with its port.
+    pub standing: Arc<Standing>,
+}
+
+/// How a connection stands with its port: a stranger's ends by itself and counts against a limit of its own, until a
+/// call over it showed an API key that is accepted.
+#[derive(Debug, Default)]
+pub struct Standing {
+    is_vouched: AtomicBool,
+    place: Mutex<Option<OwnedSemaphorePermit>>,
+}
+
+impl Standing {
+    /// Makes the standing of a new connection; a stranger's with its place among strangers.
+    pub fn new(place: Option<OwnedSemaphorePermit>) -> Arc<Self> {
+        Arc::new(Self { is_vouched: AtomicBool::new(false), place: Mutex::new(place) })
+    }
+
+    /// Notes that somebody known calls: the connection is no stranger's any more.
+    pub fn vouch(&self) {
+        self.is_vouched.store(true, Ordering::Relaxed);
+        drop(self.place.lock().unwrap_or_else(PoisonError::into_inner).take());
+    }
+
+    fn is_vouched(&self) -> bool {
+        self.is_vouched.load(Ordering::Relaxed)
+    }
 }
 
 impl ConnectionInfo {
-    /// Whether the peer has no valid certificate, and so may only join or renew.
+    /// Whether the peer has no valid certificate, and so may only join, renew or log in, unless it shows an API key.
     pub fn is_stranger(&self) -> bool {
         self.peer.as_ref().is_none_or(|peer| peer.is_expired)
     }
@@ -71,8 +99,8 @@ pub struct Connection {
     is_cut: Pin<Box<WaitForCancellationFutureOwned>>,
     /// When the connection of a peer without a valid certificate ends by itself.
     end: Option<Pin<Box<Sleep>>>,
-    /// Count the connection against the limits of its port, as long as it lives.
-    _places: Vec<OwnedSemaphorePermit>,
+    /// Counts the connection against the limit of its port, as long as it lives.
+    _place: OwnedSemaphorePermit,
     _entry: Entry,
 }
 
@@ -81,13 +109,13 @@ impl Connection {
     pub fn new(
         stream: TlsStream<TcpStream>,
         info: ConnectionInfo,
-        places: Vec<OwnedSemaphorePermit>,
+        place: OwnedSemaphorePermit,
         connections: &Arc<Connections>,
     ) -> Self {
         let is_cut = Box::pin(info.cut.clone().cancelled_owned());
         let end = info.is_stranger().then(|| Box::pin(tokio::time::sleep(STRANGER_TIME)));
         let entry = connections.enter(&info);
-        Self { stream, info, is_cut, end, _places: places, _entry: entry }
+        Self { stream, info, is_cut, end, _place: place, _entry: entry }
     }
 
     /// Returns what handlers may know of it.
@@ -96,6 +124,9 @@ impl Connection {
     }
 
     fn check_cut(&mut self, context: &mut Context<'_>) -> io::Result<()> {
+        if self.info.standing.is_vouched() {
+            self.end = None;
+        }
         let is_over = self.end.as_mut().is_some_and(|end| end.as_mut().poll(context).is_ready());
         match self.is_cut.as_mut().poll(context) {
             Poll::Pending if !is_over => Ok(()),

@@ -18,7 +18,7 @@ use tokio_rustls::TlsAcceptor;
 use tokio_stream::wrappers::ReceiverStream;
 use tokio_util::sync::CancellationToken;
 
-use super::connection::{Connection, ConnectionInfo, Connections};
+use super::connection::{Connection, ConnectionInfo, Connections, Standing};
 use crate::audit::refusals::{Refusals, Refused};
 
 /// How long a handshake may take; it is two round trips.
@@ -130,14 +130,14 @@ impl Door {
                 Some(Arc::new(peer))
             }
         };
-        let refusals = Arc::clone(&self.refusals);
-        let info = ConnectionInfo { peer, address, cut: CancellationToken::new(), refusals };
-        let mut places = vec![place];
+        let (cut, refusals) = (CancellationToken::new(), Arc::clone(&self.refusals));
+        let mut info = ConnectionInfo { peer, address, cut, refusals, standing: Arc::default() };
         if info.is_stranger() {
             let place = Arc::clone(strangers).try_acquire_owned();
-            places.push(place.map_err(|_full| "too many peers without a valid certificate".to_owned())?);
+            let place = place.map_err(|_full| "too many peers without a valid certificate".to_owned())?;
+            info.standing = Standing::new(Some(place));
         }
-        Ok(Connection::new(stream, info, places, &self.connections))
+        Ok(Connection::new(stream, info, place, &self.connections))
     }
 }
 

@@ -1,16 +1,21 @@
 //! The doors for agents, operators and the other nodes: limits, TLS, services.
 
+pub mod account;
 pub mod admission;
 pub mod agent;
 pub mod audit;
 pub mod connection;
 pub mod control;
+pub mod document;
 pub mod door;
-#[cfg(test)]
-mod door_test;
+pub mod invite;
+pub mod login;
 pub mod raft;
 pub mod refuse;
 pub mod session;
+#[cfg(test)]
+mod tests;
+pub mod watch;
 pub mod witness;
 
 use std::sync::Arc;
@@ -22,6 +27,7 @@ use common::limit::MESSAGE_BYTES_MAX;
 use common::principal::Principal;
 use common::shutdown::Shutdown;
 use common::tls::Peer;
+use proto::v1::access_service_server::AccessServiceServer;
 use proto::v1::agent_service_server::AgentServiceServer;
 use proto::v1::audit_service_server::AuditServiceServer;
 use proto::v1::control_service_server::ControlServiceServer;
@@ -34,6 +40,7 @@ use tower::layer::util::{Identity, Stack};
 
 use crate::hub::Hub;
 use crate::state::State;
+use account::AccountDoor;
 use agent::AgentDoor;
 use audit::AuditDoor;
 use control::ControlDoor;
@@ -53,6 +60,9 @@ const STREAMS_MAX: u32 = 128;
 /// Bytes of headers of one call; ours are a few hundred.
 const HEADER_BYTES_MAX: u32 = 16 * 1024;
 
+/// The largest request about users, keys and tenants.
+const ACCOUNT_BYTES_MAX: usize = 64 * 1024;
+
 /// Serves agents and operators until the shutdown.
 pub fn serve_api(hub: &Arc<Hub>, listener: TcpListener, tls: rustls::ServerConfig, shutdown: &Shutdown) {
     let agents = AgentServiceServer::new(AgentDoor::new(Arc::clone(hub)))
@@ -64,7 +74,12 @@ pub fn serve_api(hub: &Arc<Hub>, listener: TcpListener, tls: rustls::ServerConfi
     let auditors = AuditServiceServer::new(AuditDoor::new(Arc::clone(hub)))
         .max_decoding_message_size(MESSAGE_BYTES_MAX)
         .max_encoding_message_size(MESSAGE_BYTES_MAX);
-    let router = server().add_service(agents).add_service(operators).add_service(auditors);
+    // A password and a scope fit into a few hundred bytes.
+    let accounts = AccessServiceServer::new(AccountDoor::new(Arc::clone(hub)))
+        .max_decoding_message_size(ACCOUNT_BYTES_MAX)
+        .max_encoding_message_size(MESSAGE_BYTES_MAX);
+    let router =
+        server().add_service(agents).add_service(operators).add_service(accounts).add_service(auditors);
     serve(hub, "api", listener, tls, API_LIMITS, router, shutdown);
 }
 
@@ -128,7 +143,11 @@ pub fn is_revoked_for_api(state: &State, peer: &Peer) -> bool {
             record.status == HostStatus::Revoked || peer.generation.unwrap_or(0) + 1 < record.generation
         }),
         Principal::Node { name } => is_removed(state, name),
-        Principal::Person { .. } | Principal::Key { .. } => false,
+        Principal::Person { tenant, name } => {
+            !state.access().accepts_certificate(tenant, name, peer.issued())
+        }
+        // No certificate names a key.
+        Principal::Key { .. } => true,
     }
 }
 

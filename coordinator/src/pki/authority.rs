@@ -8,7 +8,7 @@ use std::time::Duration;
 
 use common::clock::WallMs;
 use common::digest::Digest;
-use common::limit::{CERTIFICATE_TTL, OPERATOR_CERTIFICATE_TTL};
+use common::limit::{CERTIFICATE_BACKDATED, CERTIFICATE_TTL, OPERATOR_CERTIFICATE_TTL};
 use common::principal::Principal;
 use common::secret::Secret;
 use common::ticket::{TicketKey, TicketKeyError};
@@ -21,8 +21,6 @@ use rustls::pki_types::{CertificateDer, CertificateSigningRequestDer, PrivateKey
 
 /// How long the authority's own certificate lives; replacing it means enrolling every host again.
 const AUTHORITY_TTL: Duration = Duration::from_secs(20 * 365 * 24 * 3600);
-/// How far before now a certificate begins, so that a peer whose clock is a little behind accepts it.
-const BACKDATED: Duration = Duration::from_secs(5 * 60);
 /// The largest certificate request; one of ours has about 300 bytes.
 const REQUEST_BYTES_MAX: usize = 16 * 1024;
 
@@ -123,6 +121,12 @@ impl Authority {
         Digest::of(&self.certificate)
     }
 
+    /// Returns a key for another use, which only who has the authority's key can derive.
+    pub fn derive(&self, context: &str) -> Secret<[u8; 32]> {
+        let key = Secret::new(self.issuer.key().serialize_der());
+        Secret::new(blake3::derive_key(context, key.expose()))
+    }
+
     /// Returns the key that signs tickets.
     ///
     /// # Errors
@@ -201,7 +205,7 @@ fn params(now: WallMs, lifetime: Duration, common_name: &str) -> Result<Certific
     let epoch = rcgen::date_time_ymd(1970, 1, 1);
     let now = Duration::from_millis(now.0);
     let mut params = CertificateParams::default();
-    params.not_before = epoch + now.saturating_sub(BACKDATED);
+    params.not_before = epoch + now.saturating_sub(CERTIFICATE_BACKDATED);
     params.not_after = epoch + now.saturating_add(lifetime);
     let mut serial = [0; 16];
     getrandom::fill(&mut serial)?;

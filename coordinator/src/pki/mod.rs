@@ -4,6 +4,7 @@
 //! A one-time token turns into a first certificate, a certificate into the next one. Names come from the token and
 //! from the caller's certificate, never from the request.
 
+pub mod api_key;
 pub mod authority;
 pub mod join_token;
 pub mod node_document;

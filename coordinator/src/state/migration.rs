@@ -14,9 +14,9 @@ use common::principal::Principal;
 use common::progress::Progress;
 use common::spec::MigrationSpec;
 use common::view::MigrationStatus;
+use rpds::RedBlackTreeMapSync;
 use serde::{Deserialize, Serialize};
 
-use super::effect::Effect;
 use super::finding::Findings;
 use super::refusal::Refusal;
 use super::roots::{Overlap, Roots};
@@ -222,6 +222,8 @@ pub struct Migrations {
     holding: Table<MigrationId, ()>,
     /// By request.
     requests: Table<String, MigrationId>,
+    /// How many of a tenant run beside each other; the record is the tenant's.
+    pub(super) limits: RedBlackTreeMapSync<TenantId, u32>,
 }
 
 impl Migrations {
@@ -361,25 +363,6 @@ impl Migrations {
         let nobody = MigrationId::from_random([0; 10]);
         let over = self.refuse_taken(tenant, &nobody, roots)?;
         Ok(over.iter().map(|migration| migration.id.clone()).collect())
-    }
-
-    /// Starts what is queued and waits for nothing any more.
-    pub(super) fn start_waiting(&mut self, stamp: &Stamp) -> Vec<Effect> {
-        let is_settled = |tenant: &TenantId, id: &MigrationId| {
-            self.table.get(tenant, id).is_none_or(|earlier| earlier.way_back == WayBack::Ended)
-        };
-        let may_start = |migration: &&Arc<Migration>| {
-            migration.status == MigrationStatus::Queued
-                && migration.plan.settles.iter().all(|earlier| is_settled(&migration.tenant, earlier))
-        };
-        let starting: Vec<Arc<Migration>> = self.active().filter(may_start).cloned().collect();
-        let mut effects = Vec::new();
-        for migration in starting {
-            let mut migration = migration.as_ref().clone();
-            effects.extend(migration.start(stamp));
-            self.put(migration);
-        }
-        effects
     }
 }
 

@@ -7,6 +7,7 @@
 //! One file holds one kind of record. Every record is keyed by tenant and id and carries who made it; no look-up
 //! without a tenant exists. What the leader should do after a command is returned as effects, which are hints only.
 
+pub mod access;
 pub mod attempt;
 pub mod audit;
 mod audit_v1;
@@ -27,6 +28,7 @@ pub mod piece;
 #[cfg(test)]
 mod property_test;
 pub mod query;
+mod queue;
 pub mod refusal;
 pub mod roots;
 #[cfg(test)]
@@ -44,6 +46,7 @@ use common::id::{MigrationId, TenantId};
 use common::principal::Principal;
 use serde::{Deserialize, Serialize};
 
+use access::Access;
 use attempt::Source;
 use audit::{Audit, Deed, Note};
 use cluster::Cluster;
@@ -65,6 +68,7 @@ pub struct State {
     outboxes: Outboxes,
     audit: Audit,
     pieces: Pieces,
+    access: Access,
 }
 
 /// What can be asked of the state: an intent, not resulting rows.
@@ -84,6 +88,8 @@ pub enum Command {
     Piece(Piece),
     /// The audit's own: what was refused, and pages.
     AuditLog(audit::Command),
+    /// A user, an API key, a tenant, or a host's labels.
+    Access(access::command::Command),
 }
 
 /// What a command did.
@@ -186,6 +192,7 @@ impl State {
                 Applied::done()
             }
             Command::AuditLog(it) => self.audit.apply(stamp, &self.cluster.ca_key, it)?,
+            Command::Access(it) => self.apply_access(stamp, it)?,
             Command::Piece(it) => match self.pieces.take(stamp, it)? {
                 None => Applied::done(),
                 Some(bytes) => {
@@ -215,16 +222,46 @@ impl State {
             let hint = "run `drover-coordinator init` on the first node";
             return Err(Refusal::new(FailureKind::Conflict, "the cluster was not initialized", hint));
         }
-        let own = match &stamp.principal {
-            Principal::Person { tenant, .. }
-            | Principal::Agent { tenant, .. }
-            | Principal::Key { tenant, .. } => tenant,
+        let Some(tenant) = command.tenant() else { return self.check_alive(stamp) };
+        let is_within = match &stamp.principal {
+            Principal::Agent { tenant: own, .. } => own == tenant,
+            principal @ (Principal::Person { .. } | Principal::Key { .. }) => {
+                let is_account = matches!(command, Command::Access(_));
+                self.access.reaches(principal, tenant, stamp.wall, is_account)
+            }
             Principal::Node { .. } => return Ok(()),
         };
-        match command.tenant() {
-            Some(tenant) if tenant != own => Err(Refusal::absent("record", &command.object())),
-            Some(_) | None => Ok(()),
+        if !is_within {
+            return Err(Refusal::absent("record", &command.object()));
         }
+        Ok(())
+    }
+
+    /// A person or key that was disabled while its call was on the way changes nothing any more.
+    fn check_alive(&self, stamp: &Stamp) -> Result<(), Refusal> {
+        let is_granted = matches!(stamp.principal, Principal::Person { .. } | Principal::Key { .. });
+        if is_granted && self.access.grants(&stamp.principal, stamp.wall).is_none() {
+            let message = format!("nothing of {} is accepted any more", stamp.principal);
+            return Err(Refusal::new(FailureKind::Unauthenticated, message, "ask an admin"));
+        }
+        Ok(())
+    }
+
+    fn apply_access(&mut self, stamp: &Stamp, command: access::command::Command) -> Result<Applied, Refusal> {
+        use access::command::Command as Change;
+        if let Change::LabelHost { tenant, host, .. } = &command
+            && self.hosts.get(tenant, host).is_none()
+        {
+            return Err(Refusal::absent("host", host));
+        }
+        let limited = match &command {
+            Change::LimitTenant { name, migrations_max } => Some((name.clone(), *migrations_max)),
+            _ => None,
+        };
+        let applied = self.access.apply(stamp, command)?;
+        let Some((name, migrations_max)) = limited else { return Ok(applied) };
+        self.migrations.set_limit(name, migrations_max);
+        Ok(applied.effects(self.migrations.start_waiting(stamp)))
     }
 
     fn apply_host(&mut self, stamp: &Stamp, command: host::Command) -> Result<Applied, Refusal> {
@@ -267,8 +304,15 @@ impl State {
                 let is_new = self.outboxes.take(&tenant, &host, number);
                 let number = self.outboxes.acknowledged(&tenant, &host);
                 let source = Source { host, migration, step, token };
-                let effects =
+                let id = source.migration.clone();
+                let mut effects =
                     if is_new { self.migrations.apply_event(stamp, &tenant, &source, event) } else { None };
+                if let Some(effects) = &mut effects
+                    && self.migrations.get(&tenant, &id).is_some_and(|it| it.status.is_end())
+                {
+                    // Its place under the tenant's limit is free.
+                    effects.extend(self.migrations.start_waiting(stamp));
+                }
                 let outcome = Outcome::Acknowledged { number, is_effective: effects.is_some() };
                 Ok(Applied::new(outcome).effects(effects.unwrap_or_default()))
             }
@@ -317,6 +361,11 @@ impl State {
         &self.outboxes
     }
 
+    /// Returns who may do what.
+    pub fn access(&self) -> &Access {
+        &self.access
+    }
+
     /// Returns the end of the audit chain.
     pub fn audit(&self) -> &Audit {
         &self.audit
@@ -338,6 +387,7 @@ impl Command {
                 | migration::Command::Progress { tenant, .. },
             ) => Some(tenant),
             Self::Migration(migration::Command::Create(create)) => Some(&create.tenant),
+            Self::Access(it) => it.tenant(),
         }
     }
 
@@ -363,6 +413,7 @@ impl Command {
             ) => migration.to_string(),
             Self::Migration(migration::Command::Create(create)) => create.migration.to_string(),
             Self::Migration(migration::Command::Progress { .. }) => "progress".to_owned(),
+            Self::Access(it) => it.object(),
             Self::Audit(note) => note.object.clone(),
             Self::AuditLog(_) => "audit".to_owned(),
             Self::Piece(_) => "command".to_owned(),
@@ -400,6 +451,7 @@ impl Command {
                 | migration::Act::SettleFailed { .. }
                 | migration::Act::TimeOut => None,
             },
+            Self::Access(it) => Some(it.action()),
             Self::Migration(migration::Command::Event { .. } | migration::Command::Progress { .. })
             | Self::Lease(_)
             | Self::Audit(_)

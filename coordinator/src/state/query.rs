@@ -16,6 +16,7 @@ use common::view::{HostView, MigrationStatus, MigrationView, StepStatus, StepVie
 use super::State;
 use super::host::Host;
 use super::migration::{Migration, WayBack};
+use super::table::Table;
 
 /// Looks up the live progress of a step that runs.
 pub type Live<'a> = &'a dyn Fn(&StepId) -> Option<Progress>;
@@ -47,18 +48,23 @@ pub struct Presence {
     pub facts: Option<HostFacts>,
 }
 
-/// Returns one page of a tenant's migrations, newest ids in the order of the ids.
+/// Returns one page of those of a tenant's migrations that the asker may see, newest ids in the order of the ids.
 pub fn migrations(
     state: &State,
     tenant: &TenantId,
     from: Option<&MigrationId>,
     limit: usize,
+    is_seen: &dyn Fn(&Migration) -> bool,
 ) -> Page<std::sync::Arc<Migration>> {
     let limit = page_size(limit);
     let table = state.migrations().table();
+    let seen = |(_, it): &(&MigrationId, &std::sync::Arc<Migration>)| is_seen(it);
     let mut items: Vec<_> = match from {
-        Some(from) => table.of_tenant_after(tenant, from).take(limit + 1).map(|(_, it)| it.clone()).collect(),
-        None => table.of_tenant(tenant).take(limit + 1).map(|(_, it)| it.clone()).collect(),
+        Some(from) => {
+            let after = table.of_tenant_after(tenant, from).filter(seen);
+            after.take(limit + 1).map(|(_, it)| it.clone()).collect()
+        }
+        None => table.of_tenant(tenant).filter(seen).take(limit + 1).map(|(_, it)| it.clone()).collect(),
     };
     let has_more = items.len() > limit;
     items.truncate(limit);
@@ -66,26 +72,63 @@ pub fn migrations(
     Page { items, next }
 }
 
-/// Returns one page of a tenant's hosts, by name.
+/// Returns one page of those of a tenant's hosts that the asker may see, by name.
 pub fn hosts<'state>(
     state: &'state State,
     tenant: &TenantId,
     from: Option<&HostName>,
     limit: usize,
+    is_seen: &dyn Fn(&HostName) -> bool,
 ) -> Page<(&'state HostName, &'state Host)> {
     let limit = page_size(limit);
     let table = state.hosts().table();
     let mut items: Vec<(&HostName, &Host)> = match from {
         Some(from) => table
             .of_tenant_after(tenant, from)
+            .filter(|(name, _)| is_seen(name))
             .take(limit + 1)
             .map(|(name, it)| (name, it.as_ref()))
             .collect(),
-        None => table.of_tenant(tenant).take(limit + 1).map(|(name, it)| (name, it.as_ref())).collect(),
+        None => table
+            .of_tenant(tenant)
+            .filter(|(name, _)| is_seen(name))
+            .take(limit + 1)
+            .map(|(name, it)| (name, it.as_ref()))
+            .collect(),
     };
     let has_more = items.len() > limit;
     items.truncate(limit);
     let next = items.last().filter(|_| has_more).map(|(name, _)| name.to_string());
+    Page { items, next }
+}
+
+/// Returns one page of a tenant's records of one kind, by id.
+pub fn records<'state, K: Ord + Clone + std::fmt::Display, V>(
+    table: &'state Table<K, V>,
+    tenant: &TenantId,
+    from: Option<&K>,
+    limit: u32,
+) -> Page<(&'state K, &'state V)> {
+    let limit = page_size(usize::try_from(limit).unwrap_or(usize::MAX));
+    let mut items: Vec<(&K, &V)> = match from {
+        Some(from) => {
+            table.of_tenant_after(tenant, from).take(limit + 1).map(|(id, it)| (id, it.as_ref())).collect()
+        }
+        None => table.of_tenant(tenant).take(limit + 1).map(|(id, it)| (id, it.as_ref())).collect(),
+    };
+    let has_more = items.len() > limit;
+    items.truncate(limit);
+    let next = items.last().filter(|_| has_more).map(|(id, _)| id.to_string());
+    Page { items, next }
+}
+
+/// Returns one page of names, in their order.
+pub fn cut<K: std::fmt::Display>(names: impl Iterator<Item = K>, limit: u32) -> Page<K> {
+    let limit = page_size(usize::try_from(limit).unwrap_or(usize::MAX));
+    let mut items: Vec<K> = names.take(limit + 1).collect();
+    let has_more = items.len() > limit;
+    items.truncate(limit);
+    let next = items.last().filter(|_| has_more).map(ToString::to_string);
     Page { items, next }
 }
 

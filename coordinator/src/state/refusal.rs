@@ -14,7 +14,13 @@ impl Refusal {
 
     /// The path of an absent thing, and of a foreign one.
     pub fn absent(noun: &str, id: &impl std::fmt::Display) -> Self {
-        let list = if noun == "host" { "ctl host list" } else { "ctl list" };
+        let list = match noun {
+            "host" => "ctl host list",
+            "user" => "ctl user list",
+            "API key" => "ctl key list",
+            "tenant" => "ctl tenant list",
+            _ => "ctl list",
+        };
         let hint = format!("see `{list}` for what there is");
         Self::new(FailureKind::NotFound, format!("there is no {noun} `{id}`"), hint)
     }

@@ -47,6 +47,7 @@ pub(crate) fn spec() -> MigrationSpec {
         transfer: TransferSpec::default(),
         options: OptionsSpec::default(),
         origin: Origin::Flags,
+        labels: common::grant::Labels::new(),
     }
 }
 

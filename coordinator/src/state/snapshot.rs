@@ -9,10 +9,14 @@ use std::io::{self, Read, Write};
 use common::audit::line::Line;
 use common::digest::Digest;
 use common::failure::FailureKind;
-use common::id::{HostName, TenantId};
+use common::grant::Labels;
+use common::id::{HostName, KeyId, OperatorName, TenantId};
 use serde::Serialize;
 use serde::de::DeserializeOwned;
 
+use super::access::Tenant;
+use super::access::key::Key;
+use super::access::user::User;
 use super::audit::{Audit, Page};
 use super::audit_v1::AuditV1;
 use super::cluster::Cluster;
@@ -26,8 +30,10 @@ use super::{Command, State};
 pub const COMMAND_VERSION: u8 = 1;
 /// The version of a command behind the address that it came from.
 pub const ADDRESSED_VERSION: u8 = 2;
-/// The version of the snapshot's frames.
-pub const SNAPSHOT_VERSION: u8 = 1;
+/// The version of the snapshot's frames: 2 added the frames of the audit's pages, users, keys, tenants and labels.
+pub const SNAPSHOT_VERSION: u8 = 2;
+/// The oldest version that is read; what it lacks is empty.
+const SNAPSHOT_VERSION_MIN: u8 = 1;
 /// What a snapshot file begins with.
 const MAGIC: &[u8; 7] = b"DROVERS";
 /// The largest frame that is believed: a migration with a thousand findings of each rule is about 8 MiB.
@@ -43,7 +49,9 @@ pub enum SnapshotError {
     #[error("decoding a record of the snapshot")]
     Record(#[from] postcard::Error),
     /// It is of a version that this program does not know.
-    #[error("the snapshot has version {0}, and this program reads up to {SNAPSHOT_VERSION}")]
+    #[error(
+        "the snapshot has version {0}, and this program reads {SNAPSHOT_VERSION_MIN} to {SNAPSHOT_VERSION}"
+    )]
     Version(u8),
     /// It is cut or altered.
     #[error("the snapshot is damaged: {0}")]
@@ -61,6 +69,10 @@ enum Tag {
     AuditV1 = 5,
     Pieces = 6,
     End = 7,
+    User = 8,
+    Key = 9,
+    Tenant = 10,
+    Labels = 11,
     Audit = 20,
     AuditLine = 21,
     AuditPage = 22,
@@ -76,6 +88,10 @@ impl Tag {
             Self::AuditV1,
             Self::Pieces,
             Self::End,
+            Self::User,
+            Self::Key,
+            Self::Tenant,
+            Self::Labels,
             Self::Audit,
             Self::AuditLine,
             Self::AuditPage,
@@ -152,7 +168,25 @@ pub fn write(state: &State, to: &mut dyn Write) -> Result<(), SnapshotError> {
         frames.frame(Tag::AuditLine, line.as_ref())?;
     }
     frames.frame(Tag::Pieces, &state.pieces)?;
+    write_access(state, &mut frames)?;
     frames.end()
+}
+
+/// Writes who may do what.
+fn write_access(state: &State, frames: &mut FrameWriter<'_>) -> Result<(), SnapshotError> {
+    for (name, tenant) in state.access.tenants() {
+        frames.frame(Tag::Tenant, &(name, tenant))?;
+    }
+    for (tenant, name, user) in state.access.users().all() {
+        frames.frame(Tag::User, &(tenant, name, user))?;
+    }
+    for (tenant, id, key) in state.access.keys().all() {
+        frames.frame(Tag::Key, &(tenant, id, key))?;
+    }
+    for (tenant, host, labels) in state.access.labels().all() {
+        frames.frame(Tag::Labels, &(tenant, host, labels))?;
+    }
+    Ok(())
 }
 
 /// Reads a state.
@@ -166,7 +200,7 @@ pub fn read(from: &mut dyn Read) -> Result<State, SnapshotError> {
     if start[..MAGIC.len()] != MAGIC[..] {
         return Err(SnapshotError::Damaged("it does not begin like a snapshot"));
     }
-    if start[MAGIC.len()] != SNAPSHOT_VERSION {
+    if !(SNAPSHOT_VERSION_MIN..=SNAPSHOT_VERSION).contains(&start[MAGIC.len()]) {
         return Err(SnapshotError::Version(start[MAGIC.len()]));
     }
     let mut state = State::default();
@@ -191,6 +225,23 @@ pub fn read(from: &mut dyn Read) -> Result<State, SnapshotError> {
             Tag::AuditPage => state.audit.restore_page(postcard::from_bytes::<Page>(&bytes)?),
             Tag::AuditLine => state.audit.restore_line(postcard::from_bytes::<Line>(&bytes)?),
             Tag::Pieces => state.pieces = postcard::from_bytes::<Pieces>(&bytes)?,
+            Tag::User => {
+                let (tenant, name, user): (TenantId, OperatorName, User) = postcard::from_bytes(&bytes)?;
+                state.access.put_user(&tenant, name, user);
+            }
+            Tag::Key => {
+                let (tenant, id, key): (TenantId, KeyId, Key) = postcard::from_bytes(&bytes)?;
+                state.access.put_key(&tenant, id, key);
+            }
+            Tag::Tenant => {
+                let (name, tenant): (TenantId, Tenant) = postcard::from_bytes(&bytes)?;
+                state.migrations.set_limit(name.clone(), tenant.migrations_max);
+                state.access.put_tenant(name, tenant);
+            }
+            Tag::Labels => {
+                let (tenant, host, labels): (TenantId, HostName, Labels) = postcard::from_bytes(&bytes)?;
+                state.access.put_labels(&tenant, host, labels);
+            }
             Tag::End => return Ok(state),
         }
     }

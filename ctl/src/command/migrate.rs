@@ -134,6 +134,7 @@ impl MigrateArgs {
                 timeout_ms: None,
             },
             origin: Origin::Flags,
+            labels: common::grant::Labels::new(),
         }
     }
 }

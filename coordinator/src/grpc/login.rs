@@ -1,0 +1,133 @@
+//! Passwords at the door: who logs in, how often, and what a login gets.
+//!
+//! Tries are counted for each address and for each name before anything is compared, and comparisons run on a pool of
+//! their own, so that a flood of logins costs itself. A name that nobody has is answered like a wrong password, in the
+//! same time.
+
+use std::net::IpAddr;
+use std::sync::{Mutex, PoisonError};
+use std::time::Duration;
+
+use common::clock;
+use common::failure::{Failure, FailureKind};
+use common::id::{OperatorName, TenantId};
+use common::principal::Principal;
+use common::secret::Secret;
+use proto::v1::{LoginRequest, LoginResponse};
+
+use crate::access::throttle::Throttle;
+use crate::hub::Hub;
+use crate::pki::authority::RequestedKey;
+use crate::state::access::user::PasswordHash;
+use crate::vault::password::PasswordPool;
+
+/// Tries at once from one address: an office behind one.
+const ADDRESS_BURST: u32 = 20;
+/// Between two more.
+const ADDRESS_PAUSE: Duration = Duration::from_millis(500);
+/// Tries at once for one name, wherever they come from.
+const NAME_BURST: u32 = 10;
+/// Between two more: a guesser gets 17 000 a day, and a person waits two seconds.
+const NAME_PAUSE: Duration = Duration::from_secs(5);
+
+/// Where passwords are taken.
+#[derive(Debug)]
+pub struct LoginDesk {
+    pool: PasswordPool,
+    by_address: Mutex<Throttle>,
+    by_name: Mutex<Throttle>,
+}
+
+impl Default for LoginDesk {
+    fn default() -> Self {
+        Self {
+            pool: PasswordPool::default(),
+            by_address: Mutex::new(Throttle::new(ADDRESS_BURST, ADDRESS_PAUSE)),
+            by_name: Mutex::new(Throttle::new(NAME_BURST, NAME_PAUSE)),
+        }
+    }
+}
+
+impl LoginDesk {
+    /// Returns the pool for new passwords.
+    pub fn pool(&self) -> &PasswordPool {
+        &self.pool
+    }
+
+    /// Turns a password into a certificate.
+    ///
+    /// # Errors
+    /// When there were too many tries, or tenant, name and password do not fit each other.
+    pub async fn login(
+        &self,
+        hub: &Hub,
+        address: IpAddr,
+        request: LoginRequest,
+    ) -> Result<LoginResponse, Failure> {
+        let LoginRequest { tenant, name, password, certificate_request } = request;
+        let password = Secret::new(password);
+        let key = RequestedKey::of_request(&certificate_request)
+            .map_err(|error| Failure::of(FailureKind::Invalid, &error))?;
+        let named: Option<(TenantId, OperatorName)> = tenant.parse().ok().zip(name.parse().ok());
+        self.check(hub, address, named.as_ref(), password).await?;
+        let (tenant, name) = named.ok_or_else(wrong)?;
+        let principal = Principal::Person { tenant, name: name.to_string() };
+        let seals = hub.seals()?;
+        let certificate = seals
+            .authority
+            .issue(&principal, None, &key, clock::wall())
+            .map_err(|error| Failure::of(FailureKind::Bug, &error))?;
+        tracing::info!(%principal, %address, "logged in");
+        Ok(LoginResponse {
+            certificate: certificate.to_vec(),
+            ca_certificate: seals.authority.certificate().to_vec(),
+            coordinators: hub.state().cluster().api_addresses(),
+        })
+    }
+
+    /// Compares a password with the one of a user.
+    ///
+    /// # Errors
+    /// When there were too many tries, or they do not fit each other.
+    pub async fn check(
+        &self,
+        hub: &Hub,
+        address: IpAddr,
+        named: Option<&(TenantId, OperatorName)>,
+        password: Secret<String>,
+    ) -> Result<(), Failure> {
+        let now = clock::boot();
+        let name = named.map(|(tenant, name)| format!("{tenant}/{name}"));
+        let may_try = take(&self.by_address, &address.to_string(), now)
+            // Names that are none share a bucket; nobody waits for them.
+            && take(&self.by_name, name.as_deref().unwrap_or_default(), now);
+        if !may_try {
+            return Err(Failure::new(FailureKind::Throttled, "too many tries to log in")
+                .hint("wait half a minute; an API key or a certificate needs no login"));
+        }
+        let hash = named.and_then(|(tenant, name)| hash_of(hub, tenant, name));
+        if self.pool.is_right(password, hash).await? {
+            return Ok(());
+        }
+        tracing::info!(user = name.unwrap_or_default(), %address, "a login was refused");
+        Err(wrong())
+    }
+}
+
+/// Returns the hash of a user who may log in.
+fn hash_of(hub: &Hub, tenant: &TenantId, name: &OperatorName) -> Option<PasswordHash> {
+    let state = hub.state();
+    let user = state.access().users().get(tenant, name)?;
+    user.password.clone().filter(|_| !user.is_disabled)
+}
+
+fn take(throttle: &Mutex<Throttle>, name: &str, now: clock::BootTime) -> bool {
+    // A try is one change of one number, so a panic elsewhere leaves the buckets whole.
+    throttle.lock().unwrap_or_else(PoisonError::into_inner).take(name, now)
+}
+
+/// What every wrong login gets, whatever is wrong with it.
+fn wrong() -> Failure {
+    Failure::new(FailureKind::Unauthenticated, "tenant, user and password do not fit each other")
+        .hint("look at --tenant and --user; an admin sets a new password with `ctl user password`")
+}

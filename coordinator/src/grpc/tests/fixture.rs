@@ -1,0 +1,279 @@
+//! A cluster of one node behind real ports, and agents that are a few lines each.
+
+use std::net::SocketAddr;
+use std::sync::Arc;
+use std::time::Duration;
+
+use common::context::Contexts;
+use common::digest::Digest;
+use common::failure::{Failure, FailureKind};
+use common::host::HostFacts;
+use common::spec::{MigrationSpec, Origin, SideSpec};
+use common::step::StepVersion;
+use common::step::file::{FileOutput, RootAnswer, RootIdentity, RootQuestion};
+use common::tls::{self, ALPN_GRPC, Identity};
+use common::view::{HostView, JoinView, MigrationView};
+use proto::channel::{Coordinators, agent_client, control_client};
+use proto::v1::agent_message::Message as FromAgent;
+use proto::v1::coordinator_message::Message as ToAgent;
+use proto::v1::question::Question;
+use proto::v1::{self, AgentMessage, CoordinatorMessage, EnrollRequest, EnrollResponse};
+use rcgen::{CertificateParams, KeyPair};
+use rustls::pki_types::{CertificateDer, PrivateKeyDer, PrivatePkcs8KeyDer};
+use tokio::sync::mpsc;
+use tokio_stream::wrappers::ReceiverStream;
+use tonic::Streaming;
+
+use crate::config::Settings;
+use crate::init::init;
+use crate::node::Node;
+use crate::vault::keyring::KeySources;
+
+pub(super) const PATIENCE: Duration = Duration::from_secs(20);
+
+pub(super) struct Cluster {
+    pub(super) _directory: tempfile::TempDir,
+    pub(super) settings: Settings,
+    pub(super) sources: KeySources,
+    pub(super) node: Node,
+    pub(super) operator: Coordinators,
+}
+impl Cluster {
+    pub(super) async fn start() -> Self {
+        drop(rustls::crypto::aws_lc_rs::default_provider().install_default());
+        let directory = tempfile::tempdir().unwrap();
+        let settings = Settings {
+            name: "n1".parse().unwrap(),
+            state_dir: directory.path().join("state"),
+            listen_api: "127.0.0.1:0".parse().unwrap(),
+            listen_raft: "127.0.0.1:0".parse().unwrap(),
+            ..Settings::default()
+        };
+        let sources = KeySources { file: settings.cluster_key_file(), ..KeySources::default() };
+        let contexts = directory.path().join("contexts.toml");
+        init(&settings, &sources, &contexts, "test").await.unwrap();
+        let node = Node::start(&settings, &sources).await.unwrap();
+        let operator = operator(&contexts, node.api_address());
+        Self { _directory: directory, settings, sources, node, operator }
+    }
+
+    pub(super) fn authority(&self) -> CertificateDer<'static> {
+        self.node.hub().seals().unwrap().authority.certificate().clone()
+    }
+
+    pub(super) fn way(&self, tls: rustls::ClientConfig) -> Coordinators {
+        Coordinators::new(vec![self.node.api_address().to_string()], Arc::new(tls))
+    }
+
+    /// The way of a caller who shows this certificate.
+    pub(super) fn way_of(&self, certificate: CertificateDer<'static>, key: &KeyPair) -> Coordinators {
+        let key = PrivateKeyDer::Pkcs8(PrivatePkcs8KeyDer::from(key.serialize_der()));
+        let identity = Identity::new(vec![certificate], key).unwrap();
+        self.way(tls::client_config(identity, &self.authority(), ALPN_GRPC).unwrap())
+    }
+
+    pub(super) async fn invite(&self, host: &str) -> JoinView {
+        let request = v1::HostRequest { host: host.to_owned() };
+        let call = |channel| {
+            let request = request.clone();
+            async move { control_client(channel).enroll_host(request).await }
+        };
+        serde_json::from_str(&self.operator.call(PATIENCE, call).await.unwrap().document).unwrap()
+    }
+
+    pub(super) async fn enroll(
+        &self,
+        token: &str,
+        name: &str,
+        key: &KeyPair,
+    ) -> Result<EnrollResponse, Failure> {
+        let digest = Digest::of(&self.authority());
+        let way = self.way(tls::enrolling_client_config(digest, ALPN_GRPC).unwrap());
+        let request = CertificateParams::default().serialize_request(key).unwrap();
+        let request = EnrollRequest {
+            token: token.to_owned(),
+            name: name.to_owned(),
+            certificate_request: request.der().to_vec(),
+            protocol: proto::PROTOCOL,
+        };
+        let call = |channel| {
+            let request = request.clone();
+            async move { agent_client(channel).enroll(request).await }
+        };
+        way.call(PATIENCE, call).await
+    }
+
+    /// Invites and joins a host.
+    pub(super) async fn join(&self, name: &str) -> (KeyPair, CertificateDer<'static>) {
+        let key = KeyPair::generate().unwrap();
+        let token = self.invite(name).await.token;
+        let answer = self.enroll(&token, name, &key).await.unwrap();
+        (key, CertificateDer::from(answer.certificate))
+    }
+
+    pub(super) async fn host(&self, name: &str) -> HostView {
+        let request = v1::HostRequest { host: name.to_owned() };
+        let call = |channel| {
+            let request = request.clone();
+            async move { control_client(channel).get_host(request).await }
+        };
+        serde_json::from_str(&self.operator.call(PATIENCE, call).await.unwrap().document).unwrap()
+    }
+
+    pub(super) async fn migrate(
+        &self,
+        request_id: &str,
+        source: &str,
+        destination: &str,
+    ) -> Result<MigrationView, Failure> {
+        let side = |location: &str| SideSpec {
+            location: location.parse().unwrap(),
+            exclude: Vec::new(),
+            include: Vec::new(),
+        };
+        let spec = MigrationSpec {
+            version: 1,
+            name: "test".to_owned(),
+            source: side(source),
+            destination: side(destination),
+            transfer: common::spec::TransferSpec::default(),
+            options: common::spec::OptionsSpec::default(),
+            origin: Origin::Flags,
+            labels: common::grant::Labels::new(),
+        };
+        let request = v1::MigrateRequest {
+            request_id: request_id.to_owned(),
+            spec: serde_json::to_string(&spec).unwrap(),
+            plan_only: false,
+            confirmed: false,
+        };
+        let call = |channel| {
+            let request = request.clone();
+            async move { control_client(channel).migrate(request).await }
+        };
+        let answer = self.operator.call(PATIENCE, call).await?;
+        Ok(serde_json::from_str(&answer.document).unwrap())
+    }
+
+    pub(super) async fn stop(self) {
+        tokio::time::timeout(PATIENCE, self.node.stop()).await.unwrap();
+    }
+}
+pub(super) fn operator(contexts: &std::path::Path, address: SocketAddr) -> Coordinators {
+    let contexts = Contexts::open(contexts).unwrap();
+    let context = contexts.find(std::path::Path::new("x"), None).unwrap();
+    let identity = Identity::from_pem(&context.certificate, &context.key).unwrap();
+    let authority = tls::certificates_of_pem(&context.ca_certificate).unwrap().remove(0);
+    let tls = tls::client_config(identity, &authority, ALPN_GRPC).unwrap();
+    Coordinators::new(vec![address.to_string()], Arc::new(tls))
+}
+pub(super) fn kind<T>(result: Result<T, Failure>) -> Option<FailureKind> {
+    result.err().map(|failure| failure.kind)
+}
+/// An agent of a few lines: its end of a session.
+pub(super) struct Agent {
+    pub(super) host: String,
+    pub(super) outbound: mpsc::Sender<AgentMessage>,
+    pub(super) inbound: Streaming<CoordinatorMessage>,
+    pub(super) events: u64,
+}
+impl Agent {
+    pub(super) async fn connect(way: &Coordinators, host: &str, incarnation: u64) -> Result<Self, Failure> {
+        let steps = [common::step::StepKind::FileCopy, common::step::StepKind::FileVerify];
+        let facts = HostFacts {
+            boot_id: format!("boot of {host}"),
+            data_addresses: vec!["127.0.0.1:7443".parse().unwrap()],
+            steps: steps.map(|kind| StepVersion { kind, version: 1 }).to_vec(),
+            ..HostFacts::default()
+        };
+        let hello = v1::Hello {
+            protocol: proto::PROTOCOL,
+            incarnation,
+            facts: serde_json::to_string(&facts).unwrap(),
+            held: Vec::new(),
+        };
+        let opened = std::sync::Mutex::new(None);
+        let inbound = way
+            .call(PATIENCE, |channel| {
+                let (outbound, stream) = mpsc::channel(16);
+                let hello = AgentMessage { message: Some(FromAgent::Hello(hello.clone())) };
+                outbound.try_send(hello).unwrap();
+                *opened.lock().unwrap() = Some(outbound);
+                async move { agent_client(channel).session(ReceiverStream::new(stream)).await }
+            })
+            .await?;
+        let outbound = opened.into_inner().unwrap().unwrap();
+        let mut agent = Self { host: host.to_owned(), outbound, inbound, events: 0 };
+        assert!(matches!(agent.next().await, Some(ToAgent::Welcome(_))));
+        Ok(agent)
+    }
+
+    pub(super) async fn send(&self, message: FromAgent) {
+        self.outbound.send(AgentMessage { message: Some(message) }).await.unwrap();
+    }
+
+    /// Returns the next message; none when the session has ended.
+    pub(super) async fn next(&mut self) -> Option<ToAgent> {
+        let next = tokio::time::timeout(PATIENCE, self.inbound.message()).await.unwrap();
+        next.ok().flatten().and_then(|message| message.message)
+    }
+
+    /// Answers questions about roots, all of which exist on one file system, until something else comes.
+    pub(super) async fn next_but_roots(&mut self) -> Option<ToAgent> {
+        loop {
+            match self.next().await? {
+                ToAgent::Question(v1::Question { number, question: Some(Question::Root(question)) }) => {
+                    let answer = v1::answer::Answer::Document(self.root(&question));
+                    self.send(FromAgent::Answer(v1::Answer { number, answer: Some(answer) })).await;
+                }
+                other => return Some(other),
+            }
+        }
+    }
+
+    /// A root is known by its path here; an ancestor is a shorter path.
+    pub(super) fn root(&self, question: &str) -> String {
+        let RootQuestion { path, .. } = serde_json::from_str(question).unwrap();
+        let identity = |path: &str| RootIdentity {
+            boot_id: format!("boot of {}", self.host),
+            device: 1,
+            inode: u64::from_le_bytes(Digest::of(path.as_bytes()).as_bytes()[..8].try_into().unwrap()),
+        };
+        let ancestors = path.match_indices('/').rev().map(|(at, _)| identity(&path[..at])).collect();
+        let answer = RootAnswer {
+            exists: true,
+            canonical_path: path.clone(),
+            identity: Some(identity(&path)),
+            ancestors,
+            missing: Vec::new(),
+            free_bytes: 1 << 40,
+            free_inodes: 1 << 20,
+            fs_type: "ext4".to_owned(),
+            findings: Vec::new(),
+        };
+        serde_json::to_string(&answer).unwrap()
+    }
+
+    pub(super) async fn succeed(&mut self, grant: &v1::Grant, output: &FileOutput) {
+        self.events += 1;
+        let event = v1::step_event::Event::Succeeded(serde_json::to_string(output).unwrap());
+        self.send(FromAgent::Event(v1::StepEvent {
+            number: self.events,
+            migration: grant.migration.clone(),
+            step: grant.step.clone(),
+            token: grant.token,
+            event: Some(event),
+        }))
+        .await;
+        let acknowledged = self.next_but_roots().await;
+        assert!(
+            matches!(acknowledged, Some(ToAgent::Acknowledge(v1::Acknowledge { number })) if number == self.events)
+        );
+    }
+}
+pub(super) async fn connect(cluster: &Cluster, name: &str) -> (Coordinators, Agent) {
+    let (key, certificate) = cluster.join(name).await;
+    let way = cluster.way_of(certificate, &key);
+    let agent = Agent::connect(&way, name, 1).await.unwrap();
+    (way, agent)
+}

@@ -1,0 +1,189 @@
+//! Agents and their sessions, from the spec to the settled end.
+
+use common::failure::FailureKind;
+use common::fence::FencingToken;
+use common::host::HostStatus;
+use common::progress::Progress;
+use common::step::file::FileOutput;
+use common::ticket::Ticket;
+use common::view::{MigrationStatus, MigrationView};
+use proto::channel::control_client;
+use proto::v1::agent_message::Message as FromAgent;
+use proto::v1::coordinator_message::Message as ToAgent;
+use proto::v1::question::Question;
+use proto::v1::{self};
+
+use super::fixture::*;
+
+#[tokio::test]
+async fn a_session_is_seen_replaced_and_cut_by_a_revocation() {
+    let cluster = Cluster::start().await;
+    let (way, mut first) = connect(&cluster, "web1").await;
+    let seen = cluster.host("web1").await;
+    assert!(seen.connected && seen.status == HostStatus::Enrolled);
+    assert_eq!(seen.facts.unwrap().boot_id, "boot of web1");
+    let mut second = Agent::connect(&way, "web1", 2).await.unwrap();
+    assert!(first.next().await.is_none(), "the older session goes on");
+    let refused = Agent::connect(&way, "web1", 1).await.err().unwrap();
+    assert_eq!(refused.kind, FailureKind::Fenced, "an earlier start of the agent: {refused}");
+    let request = v1::HostRequest { host: "web1".to_owned() };
+    let revoke = |channel| {
+        let request = request.clone();
+        async move { control_client(channel).revoke_host(request).await }
+    };
+    cluster.operator.call(PATIENCE, revoke).await.unwrap();
+    assert!(second.next().await.is_none(), "the session of a revoked host goes on");
+    assert!(Agent::connect(&way, "web1", 3).await.is_err());
+    assert!(!cluster.host("web1").await.connected);
+    cluster.stop().await;
+}
+
+/// Reports progress, renews the lease and one that nobody holds, and looks at the view.
+async fn report_and_renew(cluster: &Cluster, destination: &mut Agent, copy: &v1::Grant) {
+    let progress = Progress { files_done: 5, files_total: 10, is_scan_complete: true, ..Progress::default() };
+    let held = (copy.migration.clone(), copy.step.clone(), copy.token);
+    destination
+        .send(FromAgent::Progress(v1::StepProgress {
+            migration: held.0.clone(),
+            step: held.1.clone(),
+            token: held.2,
+            progress: serde_json::to_string(&progress).unwrap(),
+        }))
+        .await;
+    let lease = v1::HeldLease { migration: held.0, step: held.1, token: held.2 };
+    let foreign = v1::HeldLease { token: Some(v1::Token { epoch: 1, index: 1 }), ..lease.clone() };
+    destination
+        .send(FromAgent::Heartbeat(v1::Heartbeat { number: 1, renew: vec![lease, foreign], wall_ms: 0 }))
+        .await;
+    let Some(ToAgent::Renewed(renewed)) = destination.next_but_roots().await else { panic!("no renewal") };
+    assert_eq!(renewed.leases.len(), 1);
+    assert_eq!(renewed.leases[0].token, copy.token);
+    assert!(
+        matches!(destination.next_but_roots().await, Some(ToAgent::Revoke(_))),
+        "a lease that nobody holds"
+    );
+    let view: MigrationView = {
+        let request = v1::MigrationRequest { migration: copy.migration.clone() };
+        let call = |channel| {
+            let request = request.clone();
+            async move { control_client(channel).get_migration(request).await }
+        };
+        serde_json::from_str(&cluster.operator.call(PATIENCE, call).await.unwrap().document).unwrap()
+    };
+    assert_eq!((view.status, view.files_done), (MigrationStatus::Running, 5));
+}
+
+/// Asks for a migration between two connected agents and returns the first grant.
+async fn begin(cluster: &Cluster, source: &mut Agent, destination: &mut Agent) -> (MigrationView, v1::Grant) {
+    let asking = cluster.migrate("r1", "web1:/var/www", "web2:/srv/www");
+    // Both agents answer about their roots while the operator waits.
+    let (made, grant) = tokio::join!(asking, async {
+        tokio::select! {
+            _ = source.next_but_roots() => None,
+            grant = destination.next_but_roots() => grant,
+        }
+    });
+    let Some(ToAgent::Grant(grant)) = grant else { panic!("{grant:?} instead of a grant") };
+    (made.unwrap(), grant)
+}
+
+#[tokio::test]
+async fn an_agent_that_started_again_is_granted_anew_at_once() {
+    let cluster = Cluster::start().await;
+    let (_, mut source) = connect(&cluster, "web1").await;
+    let (way, mut destination) = connect(&cluster, "web2").await;
+    let (_, first) = begin(&cluster, &mut source, &mut destination).await;
+    let mut again = Agent::connect(&way, "web2", 2).await.unwrap();
+    let Some(ToAgent::Grant(second)) = again.next_but_roots().await else { panic!("no second grant") };
+    assert_eq!((second.step.as_str(), second.attempt), (first.step.as_str(), 2));
+    let index = |grant: &v1::Grant| grant.token.map(|token| (token.epoch, token.index));
+    assert!(index(&second) > index(&first), "the second fence is not above the first");
+    // What the first start still says about its lease counts for nothing, and is acknowledged.
+    again.succeed(&first, &FileOutput { version: 1, ..FileOutput::default() }).await;
+    assert_eq!(cluster.host("web2").await.steps_running, 1);
+    cluster.stop().await;
+}
+
+#[tokio::test]
+async fn a_migration_runs_from_the_spec_to_the_settled_end() {
+    let cluster = Cluster::start().await;
+    let (_, mut source) = connect(&cluster, "web1").await;
+    let (_, mut destination) = connect(&cluster, "web2").await;
+    let (made, copy) = begin(&cluster, &mut source, &mut destination).await;
+    assert_eq!((copy.migration.as_str(), copy.kind.as_str()), (made.id.as_str(), "file.copy@1"));
+    let ticket = Ticket::open(&copy.ticket, &cluster.authority()).unwrap();
+    assert_eq!((ticket.source_root.as_str(), ticket.destination.as_str()), ("/var/www", "web2"));
+    let token = copy.token.map(|token| FencingToken { epoch: token.epoch, index: token.index });
+    assert_eq!(Some(ticket.token), token);
+    // A repeated request finds the migration that it made.
+    assert_eq!(cluster.migrate("r1", "web1:/var/www", "web2:/srv/www").await.unwrap().id, made.id);
+
+    report_and_renew(&cluster, &mut destination, &copy).await;
+
+    let output = FileOutput {
+        version: 1,
+        files_total: 10,
+        files_sent: 10,
+        is_verified: true,
+        ..FileOutput::default()
+    };
+    destination.succeed(&copy, &output).await;
+    let Some(ToAgent::Grant(verify)) = destination.next_but_roots().await else {
+        panic!("no grant of verify")
+    };
+    assert_eq!(verify.kind, "file.verify@1");
+    assert_eq!(verify.inputs.get(&copy.step).map(String::is_empty), Some(false));
+    destination.succeed(&verify, &output).await;
+    let Some(ToAgent::Question(v1::Question { number, question: Some(Question::Settle(_)) })) =
+        destination.next_but_roots().await
+    else {
+        panic!("the way back was not settled")
+    };
+    let answer = Some(v1::answer::Answer::Document("{}".to_owned()));
+    destination.send(FromAgent::Answer(v1::Answer { number, answer })).await;
+
+    let request = v1::MigrationRequest { migration: copy.migration.clone() };
+    let call = |channel| {
+        let request = request.clone();
+        async move { control_client(channel).watch_migration(request).await }
+    };
+    let mut views = cluster.operator.call(PATIENCE, call).await.unwrap();
+    let mut last = None;
+    while let Some(view) = views.message().await.unwrap() {
+        last = Some(serde_json::from_str::<MigrationView>(&view.document).unwrap());
+    }
+    let last = last.unwrap();
+    assert_eq!((last.status, last.exit_code, last.verified), (MigrationStatus::Completed, Some(0), true));
+    cluster.stop().await;
+}
+
+#[tokio::test]
+async fn roots_that_hold_each_other_or_are_taken_are_refused() {
+    let cluster = Cluster::start().await;
+    let (_, mut agent) = connect(&cluster, "web1").await;
+    let (_, mut other) = connect(&cluster, "web2").await;
+    let answering = async {
+        loop {
+            tokio::select! {
+                _ = agent.next_but_roots() => {}
+                _ = other.next_but_roots() => {}
+            }
+        }
+    };
+    let asking = async {
+        let invalid = Some(FailureKind::Invalid);
+        assert_eq!(kind(cluster.migrate("r1", "web1:/a", "web1:/a").await), invalid);
+        assert_eq!(kind(cluster.migrate("r2", "web1:/a", "web1:/a/b").await), invalid);
+        assert_eq!(kind(cluster.migrate("r3", "web1:/a/b", "web1:/a").await), invalid);
+        assert_eq!(kind(cluster.migrate("r4", "web1:/a", "web9:/a").await), Some(FailureKind::NotFound));
+        cluster.migrate("r5", "web1:/a", "web2:/b").await.unwrap();
+        let conflict = Some(FailureKind::Conflict);
+        assert_eq!(kind(cluster.migrate("r6", "web1:/c", "web2:/b").await), conflict);
+        assert_eq!(kind(cluster.migrate("r7", "web1:/c", "web2:/b/d").await), conflict);
+    };
+    tokio::select! {
+        () = answering => {}
+        () = asking => {}
+    }
+    cluster.stop().await;
+}
