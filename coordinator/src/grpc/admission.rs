@@ -16,7 +16,8 @@ use proto::{AUTHORIZATION_KEY, BEARER, TENANT_KEY};
 use tonic::metadata::MetadataMap;
 use tonic::{Request, Status};
 
-use super::{refuse, witness};
+use super::refuse;
+use super::witness::{self, Witness};
 use crate::access::actor::Actor;
 use crate::access::call::Call;
 use crate::access::policy::{self, Caller, Decision, Object};
@@ -34,6 +35,7 @@ pub struct Admitted {
     /// Whose records are meant.
     pub tenant: TenantId,
     caller: Caller,
+    witness: Witness,
 }
 
 impl Admitted {
@@ -54,7 +56,10 @@ impl Admitted {
     ) -> Result<(), Failure> {
         match self.decide(call, object) {
             Decision::Allowed => Ok(()),
-            Decision::Absent => Err(absent()),
+            Decision::Absent => {
+                self.witness.hide();
+                Err(absent())
+            }
             Decision::Denied | Decision::Unauthenticated => Err(policy::refusal(&self.caller, call)),
         }
     }
@@ -149,7 +154,8 @@ pub fn admit<T>(hub: &Hub, request: &Request<T>, call: Call) -> Result<Admitted,
     match policy::check(&caller, call, &tenant, Object::Whole) {
         Decision::Allowed => {
             let address = Some(refuse::connection(request)?.address.ip());
-            Ok(Admitted { principal: Actor { principal, address }, tenant, caller })
+            let witness = request.extensions().get().cloned().unwrap_or_default();
+            Ok(Admitted { principal: Actor { principal, address }, tenant, caller, witness })
         }
         Decision::Absent => {
             witness::tell_hidden(request);

@@ -30,6 +30,13 @@ struct Told {
     is_hidden: AtomicBool,
 }
 
+impl Witness {
+    /// Tells that an answer of "absent" hides something that the caller may not know of.
+    pub fn hide(&self) {
+        self.told.is_hidden.store(true, Ordering::Relaxed);
+    }
+}
+
 /// Tells who calls, if a certificate does not.
 pub fn tell_principal<T>(request: &tonic::Request<T>, principal: &Principal) {
     if let Some(witness) = request.extensions().get::<Witness>() {
@@ -41,7 +48,7 @@ pub fn tell_principal<T>(request: &tonic::Request<T>, principal: &Principal) {
 /// Tells that an answer of "absent" hides something that the caller may not know of.
 pub fn tell_hidden<T>(request: &tonic::Request<T>) {
     if let Some(witness) = request.extensions().get::<Witness>() {
-        witness.told.is_hidden.store(true, Ordering::Relaxed);
+        witness.hide();
     }
 }
 
