@@ -6,19 +6,21 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use common::clock;
+use common::clock::{self, BootTime, WallMs};
 use common::failure::Failure;
+use common::id::{HostName, TenantId};
 use proto::v1;
 use proto::v1::coordinator_message::Message;
 
 use crate::hub::Hub;
 use crate::live::grant;
+use crate::live::lease_clock::LeaseClock;
 use crate::live::sessions::SessionHandle;
 use crate::state::attempt::Startable;
 use crate::state::effect::Effect;
 use crate::state::lease::{self, Lease};
 use crate::state::migration::Migration;
-use crate::state::{Command, Outcome};
+use crate::state::{Command, Outcome, State};
 
 /// How long a session is given to name the leases that it holds, before a lease that it did not name is sent again.
 const SETTLING: Duration = Duration::from_secs(3);
@@ -27,50 +29,88 @@ const REPEAT: Duration = Duration::from_secs(15);
 /// Grants in one activation, so that a thousand ready steps do not keep the other reconcilers waiting.
 const GRANTS_MAX: usize = 64;
 
+/// One step or undo that may be granted now.
+#[derive(Clone, Debug)]
+pub struct Due {
+    /// The migration as it was looked at.
+    pub migration: Arc<Migration>,
+    /// The step's place in its plan.
+    pub place: usize,
+    /// What asks for the lease.
+    pub command: lease::Command,
+}
+
+/// Returns what may be granted now, in the order of migrations and plans; `incarnation_of` knows the connected hosts.
+pub fn due(
+    state: &State,
+    now: WallMs,
+    incarnation_of: impl Fn(&TenantId, &HostName) -> Option<u64>,
+) -> Vec<Due> {
+    let mut due = Vec::new();
+    for migration in state.migrations().active() {
+        for Startable { place, is_undo } in migration.startable(now) {
+            let planned = &migration.plan.steps[place];
+            let Some(incarnation) = incarnation_of(&migration.tenant, &planned.host) else { continue };
+            let command = lease::Command::Grant {
+                tenant: migration.tenant.clone(),
+                migration: migration.id.clone(),
+                generation: migration.plan.generation,
+                step: planned.id.clone(),
+                host: planned.host.clone(),
+                incarnation,
+                is_undo,
+            };
+            due.push(Due { migration: Arc::clone(migration), place, command });
+        }
+    }
+    due
+}
+
+/// What is known of a session when a grant may have to be sent again.
+#[derive(Clone, Copy, Debug)]
+pub struct Opened {
+    /// The start of the agent that opened it.
+    pub incarnation: u64,
+    /// When it was opened.
+    pub since: BootTime,
+}
+
+/// Whether the grant of a lease may not have arrived, and the session has had the time to say otherwise.
+pub fn may_have_been_lost(lease: &Lease, session: Opened, known: &LeaseClock, now: BootTime) -> bool {
+    session.incarnation == lease.incarnation
+        && now.since(session.since) >= SETTLING
+        && known.is_silent(lease.token, now, REPEAT)
+}
+
 /// Grants what is ready on connected hosts, and sends again what may not have arrived.
 ///
 /// # Errors
 /// When this node cannot propose; the rest waits for the next activation.
 pub async fn reconcile(hub: &Hub) -> Result<(), Failure> {
     let state = hub.state();
-    let active: Vec<Arc<Migration>> = state.migrations().active().cloned().collect();
+    let incarnation_of =
+        |tenant: &TenantId, host: &HostName| Some(hub.sessions.of(tenant, host)?.incarnation);
     let mut granted = 0;
-    for migration in active {
-        for Startable { place, is_undo } in migration.startable(clock::wall()) {
-            if granted == GRANTS_MAX {
-                hub.wake.notify_one();
-                return Ok(());
-            }
-            let host = &migration.plan.steps[place].host;
-            let Some(session) = hub.sessions.of(&migration.tenant, host) else { continue };
-            if grant_step(hub, &migration, place, is_undo, &session).await? {
-                granted += 1;
-            }
+    for due in due(&state, clock::wall(), incarnation_of) {
+        if granted == GRANTS_MAX {
+            hub.wake.notify_one();
+            return Ok(());
         }
-        send_again(hub, &migration);
-        ask_to_finish(hub, &migration);
+        if grant_step(hub, due).await? {
+            granted += 1;
+        }
+    }
+    for migration in state.migrations().active() {
+        send_again(hub, migration);
+        ask_to_finish(hub, migration);
     }
     Ok(())
 }
 
 /// Grants one step; says whether it did.
-async fn grant_step(
-    hub: &Hub,
-    migration: &Migration,
-    place: usize,
-    is_undo: bool,
-    session: &SessionHandle,
-) -> Result<bool, Failure> {
+async fn grant_step(hub: &Hub, due: Due) -> Result<bool, Failure> {
+    let Due { migration, place, command } = due;
     let planned = &migration.plan.steps[place];
-    let command = lease::Command::Grant {
-        tenant: migration.tenant.clone(),
-        migration: migration.id.clone(),
-        generation: migration.plan.generation,
-        step: planned.id.clone(),
-        host: planned.host.clone(),
-        incarnation: session.incarnation,
-        is_undo,
-    };
     let granted = hub.propose(hub.principal(), Command::Lease(command)).await;
     let lease = match granted {
         Ok(Outcome::Granted(lease)) => lease,
@@ -85,9 +125,12 @@ async fn grant_step(
     hub.lease_clock.renew(lease.token, clock::boot());
     tracing::info!(
         migration = %migration.id, step = %planned.id, host = %lease.host, token = %lease.token,
-        is_undo, attempt = lease.attempt, "granted"
+        is_undo = lease.is_undo, attempt = lease.attempt, "granted"
     );
-    send_grant(hub, migration, place, &lease, session);
+    // A session that has ended meanwhile is followed by another, over which the grant is sent again.
+    if let Some(session) = hub.sessions.of(&migration.tenant, &planned.host) {
+        send_grant(hub, &migration, place, &lease, &session);
+    }
     Ok(true)
 }
 
@@ -97,11 +140,8 @@ fn send_again(hub: &Hub, migration: &Migration) {
     for (place, step) in migration.steps.iter().enumerate() {
         let Some(lease) = &step.lease else { continue };
         let Some(session) = hub.sessions.of(&migration.tenant, &lease.host) else { continue };
-        let is_settled = now.since(session.since) >= SETTLING;
-        if session.incarnation == lease.incarnation
-            && is_settled
-            && hub.lease_clock.is_silent(lease.token, now, REPEAT)
-        {
+        let opened = Opened { incarnation: session.incarnation, since: session.since };
+        if may_have_been_lost(lease, opened, &hub.lease_clock, now) {
             tracing::debug!(migration = %migration.id, token = %lease.token, "sending a grant again");
             send_grant(hub, migration, place, lease, &session);
         }

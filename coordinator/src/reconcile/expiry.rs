@@ -2,15 +2,44 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
-use common::clock;
+use common::clock::{self, BootTime};
 use common::failure::Failure;
 use common::fence::FencingToken;
 use common::id::TenantId;
 
 use crate::hub::Hub;
+use crate::live::lease_clock::LeaseClock;
 use crate::live::progress::StepKey;
+use crate::state::lease::Lease;
 use crate::state::migration::{CHECKPOINTS_MAX, Checkpoint};
-use crate::state::{Command, lease, migration};
+use crate::state::{Command, State, lease, migration};
+
+/// Returns the leases that are held, by what they are for.
+fn held(state: &State) -> BTreeMap<StepKey, Lease> {
+    let mut held = BTreeMap::new();
+    for migration in state.migrations().active() {
+        for (planned, step) in migration.planned() {
+            if let Some(lease) = &step.lease {
+                let key: StepKey = (migration.tenant.clone(), migration.id.clone(), planned.id.clone());
+                held.insert(key, lease.clone());
+            }
+        }
+    }
+    held
+}
+
+/// Returns what ends the leases that nobody has renewed for a whole TTL, and forgets renewals of those that are over.
+pub fn over(state: &State, known: &LeaseClock, now: BootTime) -> Vec<lease::Command> {
+    let held = held(state);
+    let tokens: BTreeSet<FencingToken> = held.values().map(|lease| lease.token).collect();
+    known.retain(|token| tokens.contains(token));
+    let is_over = |(_, lease): &(StepKey, Lease)| known.is_over(lease.token, now);
+    let end = |((tenant, migration, step), lease): (StepKey, Lease)| {
+        let reason = format!("the agent of `{}` did not renew the lease in time", lease.host);
+        lease::Command::End { tenant, migration, step, token: lease.token, reason }
+    };
+    held.into_iter().filter(is_over).map(end).collect()
+}
 
 /// Ends the leases that nobody has renewed for a whole TTL.
 ///
@@ -18,25 +47,12 @@ use crate::state::{Command, lease, migration};
 /// When this node cannot propose.
 pub async fn reconcile(hub: &Hub) -> Result<(), Failure> {
     let state = hub.state();
-    let mut held = BTreeMap::new();
-    for migration in state.migrations().active() {
-        for (planned, step) in migration.planned() {
-            if let Some(lease) = &step.lease {
-                let key: StepKey = (migration.tenant.clone(), migration.id.clone(), planned.id.clone());
-                held.insert(key, (lease.token, lease.host.clone()));
-            }
+    let held = held(&state);
+    hub.progress.retain(|key, token| held.get(key).is_some_and(|lease| lease.token == token));
+    for command in over(&state, &hub.lease_clock, clock::boot()) {
+        if let lease::Command::End { migration, step, token, reason, .. } = &command {
+            tracing::warn!(%migration, %step, %token, reason, "a lease ends");
         }
-    }
-    let tokens: BTreeSet<FencingToken> = held.values().map(|(token, _)| *token).collect();
-    hub.lease_clock.retain(|token| tokens.contains(token));
-    hub.progress.retain(|key, token| held.get(key).is_some_and(|(held, _)| *held == token));
-    for ((tenant, migration, step), (token, host)) in held {
-        if !hub.lease_clock.is_over(token, clock::boot()) {
-            continue;
-        }
-        tracing::warn!(%migration, %step, %host, %token, "a lease was not renewed in time and ends");
-        let reason = format!("the agent of `{host}` did not renew the lease in time");
-        let command = lease::Command::End { tenant, migration, step, token, reason };
         match hub.propose(hub.principal(), Command::Lease(command)).await {
             Err(failure) if !hub.is_leader() => return Err(failure),
             // A lease that has ended meanwhile needs no end.

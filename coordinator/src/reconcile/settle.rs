@@ -5,7 +5,7 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use common::clock;
+use common::clock::{self, WallMs};
 use common::failure::{Failure, FailureKind};
 use common::fence::FencingToken;
 use common::step::file::SettleQuestion;
@@ -23,16 +23,30 @@ const AWAY_PAUSE: Duration = Duration::from_millis(500);
 /// Stages that are removed beside each other; each is one question to one agent.
 const SETTLING_MAX: usize = 32;
 
+/// What a way back needs now.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Need {
+    /// Its window is over.
+    End,
+    /// The destination's agent is to remove it, under this token.
+    Removal(FencingToken),
+}
+
+/// Returns what the way back of a migration needs now.
+pub fn need(migration: &Migration, now: WallMs) -> Option<Need> {
+    match migration.way_back {
+        WayBack::Open(Some(until)) if migration.status.is_end() && now >= until => Some(Need::End),
+        WayBack::Settling(token) => Some(Need::Removal(token)),
+        WayBack::Open(_) | WayBack::Ended => None,
+    }
+}
+
 /// Ends the ways back whose window is over, and has those that are ending removed.
 pub fn reconcile(hub: &Arc<Hub>) {
     let now = clock::wall();
     let state = hub.state();
     for migration in state.migrations().holding() {
-        let next = match migration.way_back {
-            WayBack::Open(Some(until)) if migration.status.is_end() && now >= until => None,
-            WayBack::Settling(token) => Some(token),
-            WayBack::Open(_) | WayBack::Ended => continue,
-        };
+        let Some(need) = need(migration, now) else { continue };
         let key = (migration.tenant.clone(), migration.id.clone());
         let is_free = |count| count < SETTLING_MAX;
         if !hub.settling.enter(key.clone(), is_free) {
@@ -41,9 +55,9 @@ pub fn reconcile(hub: &Arc<Hub>) {
         let (hub, migration) = (Arc::clone(hub), Arc::clone(migration));
         let tasks = hub.shutdown.clone();
         tasks.spawn(async move {
-            let done = match next {
-                None => act(&hub, &migration, Act::Settle).await,
-                Some(token) => settle(&hub, &migration, token).await,
+            let done = match need {
+                Need::End => act(&hub, &migration, Act::Settle).await,
+                Need::Removal(token) => settle(&hub, &migration, token).await,
             };
             if let Err(failure) = done {
                 tracing::debug!(migration = %migration.id, %failure, "settling goes on later");
