@@ -53,10 +53,14 @@ pub enum MigrationStatus {
 }
 
 impl MigrationStatus {
-    /// Whether nothing more happens by itself.
-    pub fn is_end(self) -> bool {
+    /// Returns which end it came to; none while something more happens by itself.
+    pub fn end(self) -> Option<End> {
         match self {
-            Self::Completed | Self::Failed | Self::RolledBack | Self::Cancelled | Self::Stuck => true,
+            Self::Completed => Some(End::Completed),
+            Self::Failed => Some(End::Failed),
+            Self::RolledBack => Some(End::RolledBack),
+            Self::Cancelled => Some(End::Cancelled),
+            Self::Stuck => Some(End::Stuck),
             Self::Draft
             | Self::Planned
             | Self::AwaitingApproval
@@ -65,8 +69,28 @@ impl MigrationStatus {
             | Self::Paused
             | Self::AwaitingCutover
             | Self::CuttingOver
-            | Self::Unwinding => false,
+            | Self::Unwinding => None,
         }
+    }
+
+    /// Whether nothing more happens by itself.
+    pub fn is_end(self) -> bool {
+        self.end().is_some()
+    }
+
+    /// Whether it is before its end and not being undone.
+    pub fn is_on_its_way(self) -> bool {
+        !self.is_end() && self != Self::Unwinding
+    }
+
+    /// Whether steps may start now.
+    pub fn runs_steps(self) -> bool {
+        matches!(self, Self::Running | Self::CuttingOver)
+    }
+
+    /// Whether what it wrote is undone, or is being undone.
+    pub fn is_taken_back(self) -> bool {
+        matches!(self, Self::Unwinding | Self::RolledBack | Self::Cancelled | Self::Stuck)
     }
 
     /// Returns the word that people and scripts read.
@@ -88,6 +112,21 @@ impl MigrationStatus {
             Self::Stuck => "stuck",
         }
     }
+}
+
+/// Which end a migration came to.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum End {
+    /// Everything was done.
+    Completed,
+    /// It stands where it stopped.
+    Failed,
+    /// It was unwound after a failure or by a rollback.
+    RolledBack,
+    /// It was unwound by an operator before it had ended.
+    Cancelled,
+    /// An undo failed; a person is needed.
+    Stuck,
 }
 
 /// Where a step stands.

@@ -9,7 +9,7 @@ use std::time::Duration;
 use common::clock::{self, BootTime};
 use common::failure::{Failure, FailureKind};
 use common::id::MigrationId;
-use common::view::{MigrationStatus, MigrationView};
+use common::view::{End, MigrationView};
 
 use crate::client::{Client, Verb, Watch};
 use crate::context::CommandContext;
@@ -223,27 +223,19 @@ pub(crate) async fn show(
 /// Returns the exit code of a migration that has ended.
 pub(crate) fn exit_code(view: &MigrationView) -> u8 {
     let of_errors = || view.errors.first().map_or(FailureKind::Bug, |error| error.kind).exit_code();
-    view.exit_code.unwrap_or_else(|| match view.status {
-        MigrationStatus::Completed if view.partial => FailureKind::Changed.exit_code(),
-        MigrationStatus::Completed => 0,
-        MigrationStatus::Cancelled => FailureKind::Cancelled.exit_code(),
-        MigrationStatus::Stuck => FailureKind::Stuck.exit_code(),
-        MigrationStatus::Failed | MigrationStatus::RolledBack => of_errors(),
-        MigrationStatus::Draft
-        | MigrationStatus::Planned
-        | MigrationStatus::AwaitingApproval
-        | MigrationStatus::Queued
-        | MigrationStatus::Running
-        | MigrationStatus::Paused
-        | MigrationStatus::AwaitingCutover
-        | MigrationStatus::CuttingOver
-        | MigrationStatus::Unwinding => 0,
+    view.exit_code.unwrap_or_else(|| match view.status.end() {
+        Some(End::Completed) if view.partial => FailureKind::Changed.exit_code(),
+        Some(End::Completed) | None => 0,
+        Some(End::Cancelled) => FailureKind::Cancelled.exit_code(),
+        Some(End::Stuck) => FailureKind::Stuck.exit_code(),
+        Some(End::Failed | End::RolledBack) => of_errors(),
     })
 }
 
 #[cfg(test)]
 mod tests {
     use common::failure::CONFIRM;
+    use common::view::MigrationStatus;
 
     use super::*;
     use crate::fake::{Fake, Script};

@@ -9,7 +9,7 @@ use crate::failure::Failure;
 use crate::finding::{Finding, Rule, Severity};
 use crate::human;
 use crate::spec::{MaxDelete, MigrationSpec};
-use crate::view::{MigrationStatus, MigrationView, ReportView, StepStatus, StepView};
+use crate::view::{End, MigrationStatus, MigrationView, ReportView, StepStatus, StepView};
 
 pub mod html;
 pub mod json;
@@ -88,59 +88,30 @@ pub fn document(view: &ReportView) -> Document {
 /// What the figures of an undone migration are about.
 const BEFORE: &str = "The figures and proofs below are of the time before that.";
 
-/// Whether what the migration wrote stands at the destination, as far as is known.
-fn stands(migration: &MigrationView) -> bool {
-    match migration.status {
-        MigrationStatus::RolledBack
-        | MigrationStatus::Cancelled
-        | MigrationStatus::Unwinding
-        | MigrationStatus::Stuck => false,
-        MigrationStatus::Draft
-        | MigrationStatus::Planned
-        | MigrationStatus::AwaitingApproval
-        | MigrationStatus::Queued
-        | MigrationStatus::Running
-        | MigrationStatus::Paused
-        | MigrationStatus::AwaitingCutover
-        | MigrationStatus::CuttingOver
-        | MigrationStatus::Completed
-        | MigrationStatus::Failed => true,
-    }
-}
-
 /// Returns how it ended, in one sentence.
 fn verdict(migration: &MigrationView) -> String {
-    let status = migration.status.as_str().replace('_', " ");
-    match migration.status {
-        MigrationStatus::Completed if migration.verified => {
-            "Completed, and everything that was asked for is proven.".to_owned()
+    let sentence = match migration.status.end() {
+        Some(End::Completed) if migration.verified => {
+            "Completed, and everything that was asked for is proven."
         }
-        MigrationStatus::Completed => {
-            "Completed, but not everything is proven: the findings name what is not.".to_owned()
+        Some(End::Completed) => "Completed, but not everything is proven: the findings name what is not.",
+        Some(End::Stuck) => "Stuck: an undo failed, and a person is needed.",
+        Some(End::Failed) => "Failed: it stands where it stopped.",
+        Some(End::RolledBack) => {
+            return format!("Rolled back: what it did at the destination is undone. {BEFORE}");
         }
-        MigrationStatus::Stuck => "Stuck: an undo failed, and a person is needed.".to_owned(),
-        MigrationStatus::Failed => "Failed: it stands where it stopped.".to_owned(),
-        MigrationStatus::RolledBack => {
-            format!("Rolled back: what it did at the destination is undone. {BEFORE}")
+        Some(End::Cancelled) => {
+            return format!("Cancelled by an operator: what it did at the destination is undone. {BEFORE}");
         }
-        MigrationStatus::Cancelled => {
-            format!("Cancelled by an operator: what it did at the destination is undone. {BEFORE}")
+        None => {
+            let status = migration.status.as_str().replace('_', " ");
+            let progress = migration.progress;
+            return format!(
+                "Not ended yet ({status}, {progress:.0} %): the figures below are of this moment."
+            );
         }
-        MigrationStatus::Draft
-        | MigrationStatus::Planned
-        | MigrationStatus::AwaitingApproval
-        | MigrationStatus::Queued
-        | MigrationStatus::Running
-        | MigrationStatus::Paused
-        | MigrationStatus::AwaitingCutover
-        | MigrationStatus::CuttingOver
-        | MigrationStatus::Unwinding => {
-            format!(
-                "Not ended yet ({status}, {:.0} %): the figures below are of this moment.",
-                migration.progress
-            )
-        }
-    }
+    };
+    sentence.to_owned()
 }
 
 fn milliseconds(ms: u64) -> String {
@@ -237,7 +208,7 @@ fn proof(migration: &MigrationView) -> Section {
         ],
     ];
     let note = match (migration.source_digest, migration.destination_digest) {
-        (Some(_), Some(_)) if !stands(migration) => {
+        (Some(_), Some(_)) if migration.status.is_taken_back() => {
             Some("These are of the time before it was undone; they say nothing of what stands there now.")
         }
         (Some(source), Some(destination)) if source == destination => {

@@ -32,8 +32,8 @@ pub fn next(dag: &Dag, statuses: &[StepStatus], reversibilities: &[Reversibility
     if pending.is_empty() {
         return Unwind::Done;
     }
-    let is_free = |place: &usize| dag.dependants(*place).iter().all(|later| !pending.contains(later));
-    let free: Vec<usize> = pending.iter().copied().filter(is_free).collect();
+    let stands_under = stands_under(dag, &pending);
+    let free: Vec<usize> = pending.iter().copied().filter(|place| !stands_under[*place]).collect();
     let last_line = free.iter().copied().find(|place| reversibilities[*place] == Reversibility::Irreversible);
     match last_line {
         Some(place) if free.len() == 1 => Unwind::Irreversible(place),
@@ -42,6 +42,17 @@ pub fn next(dag: &Dag, statuses: &[StepStatus], reversibilities: &[Reversibility
             Unwind::Undo(free.into_iter().filter(may_be_undone).collect())
         }
     }
+}
+
+/// Returns for each step whether one that needs an undo was built on it, directly or through steps that need none.
+fn stands_under(dag: &Dag, pending: &[usize]) -> Vec<bool> {
+    let mut stands_under = vec![false; dag.len()];
+    // Whoever waits for a step stands behind it in the plan.
+    for place in (0..dag.len()).rev() {
+        let is_built_on = |later: &usize| pending.contains(later) || stands_under[*later];
+        stands_under[place] = dag.dependants(place).iter().any(is_built_on);
+    }
+    stands_under
 }
 
 /// Whether something of the step may stand.
@@ -81,6 +92,14 @@ mod tests {
         let reversibilities = [Reversibility::Reversible, Reversibility::Irreversible];
         let statuses = [StepStatus::Succeeded, StepStatus::Succeeded];
         assert_eq!(next(&dag, &statuses, &reversibilities), Unwind::Irreversible(1));
+    }
+
+    #[test]
+    fn the_order_holds_through_a_step_that_needs_no_undo() {
+        let dag = Dag::new(&sample::plan(&[("a", &[]), ("b", &["a"]), ("c", &["b"])])).unwrap();
+        let reversibilities = [Reversibility::Reversible, Reversibility::ReadOnly, Reversibility::Reversible];
+        let statuses = [StepStatus::Succeeded; 3];
+        assert_eq!(next(&dag, &statuses, &reversibilities), Unwind::Undo(vec![2]));
     }
 
     #[test]

@@ -47,34 +47,18 @@ impl Migration {
     pub fn startable(&self, now: WallMs) -> Vec<Startable> {
         let Ok(dag) = self.dag() else { return Vec::new() };
         let is_due = |place: &usize| self.steps[*place].is_due(now);
-        match self.status {
-            MigrationStatus::Running | MigrationStatus::CuttingOver => (0..self.steps.len())
-                .filter(|place| self.steps[*place].status == StepStatus::Ready)
-                .filter(is_due)
-                .map(|place| Startable { place, is_undo: false })
-                .collect(),
-            MigrationStatus::Unwinding => {
-                match saga::unwind::next(&dag, &self.statuses(), &self.reversibilities()) {
-                    Unwind::Undo(places) => places
-                        .into_iter()
-                        .filter(is_due)
-                        .map(|place| Startable { place, is_undo: true })
-                        .collect(),
-                    Unwind::Stuck | Unwind::Irreversible(_) | Unwind::Done => Vec::new(),
-                }
+        let places = if self.status.runs_steps() {
+            (0..self.steps.len()).filter(|place| self.steps[*place].status == StepStatus::Ready).collect()
+        } else if self.status == MigrationStatus::Unwinding {
+            match saga::unwind::next(&dag, &self.statuses(), &self.reversibilities()) {
+                Unwind::Undo(places) => places,
+                Unwind::Stuck | Unwind::Irreversible(_) | Unwind::Done => Vec::new(),
             }
-            MigrationStatus::Draft
-            | MigrationStatus::Planned
-            | MigrationStatus::AwaitingApproval
-            | MigrationStatus::Queued
-            | MigrationStatus::Paused
-            | MigrationStatus::AwaitingCutover
-            | MigrationStatus::Completed
-            | MigrationStatus::Failed
-            | MigrationStatus::RolledBack
-            | MigrationStatus::Cancelled
-            | MigrationStatus::Stuck => Vec::new(),
-        }
+        } else {
+            Vec::new()
+        };
+        let is_undo = self.status == MigrationStatus::Unwinding;
+        places.into_iter().filter(is_due).map(|place| Startable { place, is_undo }).collect()
     }
 
     /// Returns the continuous steps that are asked to end, with their leases.

@@ -11,7 +11,7 @@ use common::fence::FencingToken;
 use common::finding::Rule;
 use common::plan::{Plan, PlannedStep};
 use common::step::{Reversibility, StepKind};
-use common::view::{MigrationStatus, StepStatus};
+use common::view::{End, MigrationStatus, StepStatus};
 
 use super::effect::Effect;
 use super::migration::{Act, Migration, UnwindCause, WayBack};
@@ -77,7 +77,7 @@ impl Migration {
             }
         }
         if self.status == MigrationStatus::Unwinding {
-            self.go_on_unwinding(stamp, &dag, &mut effects);
+            self.go_on_unwinding(stamp, &dag, &mut effects)?;
         }
         self.permille_max = self.permille_max.max(self.permille(&|_| None));
         effects.push(self.changed());
@@ -190,7 +190,12 @@ impl Migration {
         Ok(effects)
     }
 
-    fn go_on_unwinding(&mut self, stamp: &Stamp, dag: &Dag, effects: &mut Vec<Effect>) {
+    fn go_on_unwinding(
+        &mut self,
+        stamp: &Stamp,
+        dag: &Dag,
+        effects: &mut Vec<Effect>,
+    ) -> Result<(), Refusal> {
         match saga::unwind::next(dag, &self.statuses(), &self.reversibilities()) {
             Unwind::Undo(_) => {}
             Unwind::Stuck => {
@@ -198,6 +203,8 @@ impl Migration {
                 if let Some(failure) = stuck.and_then(|step| step.failure.clone()) {
                     self.add_failure(failure);
                 }
+                // Undos beside it go on with the retry; nobody looks after a lease of what stands still.
+                effects.extend(self.end_leases(stamp.wall, Change::Lost, "another undo failed")?);
                 self.end(stamp.wall, MigrationStatus::Stuck);
             }
             Unwind::Irreversible(place) => {
@@ -211,6 +218,7 @@ impl Migration {
             }
             Unwind::Done => self.end_unwound(stamp, effects),
         }
+        Ok(())
     }
 
     fn end_unwound(&mut self, stamp: &Stamp, effects: &mut Vec<Effect>) {
@@ -242,36 +250,27 @@ impl Migration {
     }
 
     fn cancel(&mut self, stamp: &Stamp) -> Result<Vec<Effect>, Refusal> {
-        match self.status {
-            MigrationStatus::Running if matches!(self.way_back, WayBack::Settling(_)) => {
+        match self.status.end() {
+            None if self.status == MigrationStatus::Unwinding => Ok(Vec::new()),
+            None if matches!(self.way_back, WayBack::Settling(_)) && self.status.runs_steps() => {
                 Err(self.refused("it has done its work and is ending", "wait for its end"))
             }
-            MigrationStatus::Draft
-            | MigrationStatus::Planned
-            | MigrationStatus::AwaitingApproval
-            | MigrationStatus::Queued
-            | MigrationStatus::Running
-            | MigrationStatus::Paused
-            | MigrationStatus::AwaitingCutover
-            | MigrationStatus::CuttingOver => {
-                if self.completed.is_some() {
-                    return self.stop_checking(stamp);
-                }
+            None if self.completed.is_some() => self.stop_checking(stamp),
+            None => {
                 let failure =
                     Failure::new(FailureKind::Cancelled, format!("cancelled by {}", stamp.principal));
                 self.add_failure(failure);
                 self.begin_unwinding(stamp, UnwindCause::Cancel, "the migration was cancelled")
             }
-            MigrationStatus::Unwinding => Ok(Vec::new()),
-            MigrationStatus::Cancelled => Ok(Vec::new()),
-            MigrationStatus::Completed | MigrationStatus::Failed => {
+            Some(End::Cancelled) => Ok(Vec::new()),
+            Some(End::Completed | End::Failed) => {
                 let hint = format!("take it back with `ctl rollback {}` while that is possible", self.id);
                 Err(self.refused("it has ended", &hint))
             }
-            MigrationStatus::RolledBack => {
+            Some(End::RolledBack) => {
                 Err(self.refused("it was rolled back already", "nothing is left to cancel"))
             }
-            MigrationStatus::Stuck => {
+            Some(End::Stuck) => {
                 let hint = format!("remove the cause and `ctl retry {}`", self.id);
                 Err(self.refused("it is stuck while it is being undone", &hint))
             }
@@ -299,23 +298,13 @@ impl Migration {
     }
 
     fn retry(&mut self) -> Result<Vec<Effect>, Refusal> {
-        let (from, to) = match self.status {
-            MigrationStatus::Failed if self.unwinding.is_none() => {
-                (StepStatus::Failed, MigrationStatus::Running)
+        let (from, to) = match self.status.end() {
+            None if self.status.runs_steps() || self.status == MigrationStatus::Unwinding => {
+                return Ok(Vec::new());
             }
-            MigrationStatus::Stuck => (StepStatus::Stuck, MigrationStatus::Unwinding),
-            MigrationStatus::Running | MigrationStatus::Unwinding => return Ok(Vec::new()),
-            MigrationStatus::Draft
-            | MigrationStatus::Planned
-            | MigrationStatus::AwaitingApproval
-            | MigrationStatus::Queued
-            | MigrationStatus::Paused
-            | MigrationStatus::AwaitingCutover
-            | MigrationStatus::CuttingOver
-            | MigrationStatus::Completed
-            | MigrationStatus::Failed
-            | MigrationStatus::RolledBack
-            | MigrationStatus::Cancelled => {
+            Some(End::Failed) if self.unwinding.is_none() => (StepStatus::Failed, MigrationStatus::Running),
+            Some(End::Stuck) => (StepStatus::Stuck, MigrationStatus::Unwinding),
+            None | Some(End::Completed | End::Failed | End::RolledBack | End::Cancelled) => {
                 return Err(self.refused(
                     "only a failed or stuck migration can be tried again",
                     "start a new one with `ctl migrate`",
@@ -401,25 +390,11 @@ impl Migration {
             return Err(self.refused("its way back is not being removed", "nothing needs doing"));
         }
         self.warn(format!("the stage at the destination could not be removed yet: {}", failure.message));
-        match self.status {
-            MigrationStatus::Running if self.completed.is_none() => {
-                self.completed = Some(stamp.wall);
-                self.end(stamp.wall, MigrationStatus::Completed);
-            }
-            MigrationStatus::Unwinding => self.end_as_unwound(stamp.wall),
-            MigrationStatus::Draft
-            | MigrationStatus::Planned
-            | MigrationStatus::AwaitingApproval
-            | MigrationStatus::Queued
-            | MigrationStatus::Running
-            | MigrationStatus::Paused
-            | MigrationStatus::AwaitingCutover
-            | MigrationStatus::CuttingOver
-            | MigrationStatus::Completed
-            | MigrationStatus::Failed
-            | MigrationStatus::RolledBack
-            | MigrationStatus::Cancelled
-            | MigrationStatus::Stuck => {}
+        if self.status == MigrationStatus::Running && self.completed.is_none() {
+            self.completed = Some(stamp.wall);
+            self.end(stamp.wall, MigrationStatus::Completed);
+        } else if self.status == MigrationStatus::Unwinding {
+            self.end_as_unwound(stamp.wall);
         }
         Ok(Vec::new())
     }
@@ -460,7 +435,9 @@ impl Migration {
     fn time_out(&mut self, stamp: &Stamp) -> Result<Vec<Effect>, Refusal> {
         let limit = self.spec.options.timeout_ms.unwrap_or(u64::MAX);
         let is_over = self.clock_began.is_some_and(|began| stamp.wall.since(began) >= limit);
-        if !is_over || self.status != MigrationStatus::Running || self.completed.is_some() {
+        // Once its way back is being removed its work is done, and there is nothing left to undo it with.
+        let is_ending = matches!(self.way_back, WayBack::Settling(_));
+        if !is_over || is_ending || self.status != MigrationStatus::Running || self.completed.is_some() {
             return Err(self.refused("its time is not over", "nothing needs doing"));
         }
         let message = format!("it took longer than {} s", limit / 1_000);

@@ -460,6 +460,56 @@ fn the_time_for_the_whole_ends_it() {
 }
 
 #[test]
+fn time_does_not_undo_what_is_done_and_ending() {
+    let mut log = Log::new();
+    log.create("m1", 1, |create| {
+        let mut spec = sample::spec();
+        spec.options.timeout_ms = Some(5_000);
+        create.spec = spec.into();
+    })
+    .unwrap();
+    log.run("m1", &copied());
+    log.run("m1", &verified());
+    assert!(matches!(log.migration("m1").way_back, WayBack::Settling(_)));
+    // The destination's agent is away, and may have removed the undo log before it went.
+    log.now += 60_000;
+    assert!(log.act("m1", Act::TimeOut).is_err());
+    log.settled("m1");
+    assert_eq!(log.status("m1"), MigrationStatus::Completed);
+}
+
+#[test]
+fn what_is_stuck_holds_no_lease() {
+    let mut log = Log::new();
+    log.create("m1", 1, |create| {
+        let mut plan = (*create.plan).clone();
+        let mut beside = plan.steps[0].clone();
+        beside.id = "file.copy-2".parse().unwrap();
+        plan.steps.insert(1, beside);
+        create.plan = plan.into();
+    })
+    .unwrap();
+    log.run("m1", &copied());
+    log.run("m1", &copied());
+    log.act("m1", Act::Cancel).unwrap();
+    let (one, other) = (log.grant("m1"), log.grant("m1"));
+    assert!(one.is_undo && other.is_undo);
+    let applied = log.report("m1", failed(FailureKind::Exhausted, Retry::AfterOperator));
+    assert_eq!(log.status("m1"), MigrationStatus::Stuck);
+    assert!(log.migration("m1").steps.iter().all(|step| step.lease.is_none()));
+    let is_told =
+        |effect: &Effect| matches!(effect, Effect::LeaseEnded { token, .. } if *token == other.token);
+    assert!(applied.effects.iter().any(is_told));
+    log.act("m1", Act::Retry).unwrap();
+    for _ in 0..2 {
+        log.grant("m1");
+        log.report("m1", Event::Succeeded("{}".to_owned()));
+    }
+    log.settled("m1");
+    assert_eq!(log.status("m1"), MigrationStatus::Cancelled);
+}
+
+#[test]
 fn progress_never_falls() {
     let mut log = Log::new();
     log.create("m1", 1, |_| {}).unwrap();

@@ -11,7 +11,7 @@ use common::progress::Progress;
 use common::spec::MigrationSpec;
 use common::step::StepKind;
 use common::step::file::{FileOutput, Proof};
-use common::view::{HostView, MigrationStatus, MigrationView, StepStatus, StepView};
+use common::view::{End, HostView, MigrationStatus, MigrationView, StepStatus, StepView};
 
 use super::State;
 use super::host::Host;
@@ -245,25 +245,16 @@ impl Migration {
     /// Returns the exit code that `ctl` ends with, once the migration has ended.
     pub fn exit_code(&self) -> Option<u8> {
         let first = self.failures.first();
-        match self.status {
-            MigrationStatus::Completed => Some(self.exit_code_when_completed()),
-            MigrationStatus::Stuck => Some(FailureKind::Stuck.exit_code()),
-            MigrationStatus::Cancelled => Some(FailureKind::Cancelled.exit_code()),
+        Some(match self.status.end()? {
+            End::Completed => self.exit_code_when_completed(),
+            End::Stuck => FailureKind::Stuck.exit_code(),
+            End::Cancelled => FailureKind::Cancelled.exit_code(),
             // A rollback that an operator asked for did what was asked.
-            MigrationStatus::RolledBack if first.is_none() => Some(0),
-            MigrationStatus::RolledBack | MigrationStatus::Failed => {
-                Some(first.map_or(FailureKind::Bug, |failure| failure.kind).exit_code())
+            End::RolledBack if first.is_none() => 0,
+            End::RolledBack | End::Failed => {
+                first.map_or(FailureKind::Bug, |failure| failure.kind).exit_code()
             }
-            MigrationStatus::Draft
-            | MigrationStatus::Planned
-            | MigrationStatus::AwaitingApproval
-            | MigrationStatus::Queued
-            | MigrationStatus::Running
-            | MigrationStatus::Paused
-            | MigrationStatus::AwaitingCutover
-            | MigrationStatus::CuttingOver
-            | MigrationStatus::Unwinding => None,
-        }
+        })
     }
 
     fn exit_code_when_completed(&self) -> u8 {
