@@ -161,7 +161,8 @@ impl World {
             Effect::MigrationChanged { .. }
             | Effect::Settle { .. }
             | Effect::HostChanged { .. }
-            | Effect::NodesChanged => {}
+            | Effect::NodesChanged
+            | Effect::AuditChanged => {}
         }
         let term = self.nodes[node].believes;
         if let (false, Some(term)) = (self.nodes[node].is_wake_planned, term) {
@@ -256,6 +257,7 @@ fn apply(node: &mut Node, entry: &Entry) -> Result<Applied, Refusal> {
         epoch: node.state.cluster().epoch,
         wall: entry.wall,
         principal: entry.principal.clone(),
+        address: None,
     };
     node.state.apply(stamp, entry.command.clone())
 }

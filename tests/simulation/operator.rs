@@ -54,7 +54,7 @@ pub(crate) fn facts() -> HostFacts {
 }
 
 fn operator() -> Principal {
-    Principal::Operator { tenant: TenantId::default_tenant(), name: "root".to_owned() }
+    Principal::Person { tenant: TenantId::default_tenant(), name: "root".to_owned() }
 }
 
 /// What an agent answers about a root: one folder has one identity under every name.
@@ -308,7 +308,7 @@ impl World {
         let other: TenantId = "other".parse().unwrap();
         let tenant = if self.random.permille(500) { other.clone() } else { migration.tenant.clone() };
         let command = migration::Command::Act { tenant, migration: migration.id.clone(), act: Act::Cancel };
-        let stranger = Principal::Operator { tenant: other, name: "stranger".to_owned() };
+        let stranger = Principal::Person { tenant: other, name: "stranger".to_owned() };
         match self.propose(node, term, stranger, Command::Migration(command)) {
             Ok(_) => self.violate("a stranger changed a migration".to_owned()),
             Err(Unproposed::Refused(refusal)) if refusal.failure().kind != FailureKind::NotFound => {
