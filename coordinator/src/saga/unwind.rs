@@ -34,13 +34,12 @@ pub fn next(dag: &Dag, statuses: &[StepStatus], reversibilities: &[Reversibility
     }
     let stands_under = stands_under(dag, &pending);
     let free: Vec<usize> = pending.iter().copied().filter(|place| !stands_under[*place]).collect();
-    let last_line = free.iter().copied().find(|place| reversibilities[*place] == Reversibility::Irreversible);
-    match last_line {
-        Some(place) if free.len() == 1 => Unwind::Irreversible(place),
-        Some(_) | None => {
-            let may_be_undone = |place: &usize| reversibilities[*place] != Reversibility::Irreversible;
-            Unwind::Undo(free.into_iter().filter(may_be_undone).collect())
-        }
+    let may_be_undone = |place: &usize| reversibilities[*place] != Reversibility::Irreversible;
+    let undo: Vec<usize> = free.iter().copied().filter(may_be_undone).collect();
+    match free.first() {
+        // All that is left to begin with cannot be undone.
+        Some(place) if undo.is_empty() => Unwind::Irreversible(*place),
+        Some(_) | None => Unwind::Undo(undo),
     }
 }
 
@@ -92,6 +91,17 @@ mod tests {
         let reversibilities = [Reversibility::Reversible, Reversibility::Irreversible];
         let statuses = [StepStatus::Succeeded, StepStatus::Succeeded];
         assert_eq!(next(&dag, &statuses, &reversibilities), Unwind::Irreversible(1));
+    }
+
+    #[test]
+    fn two_that_cannot_be_undone_are_waited_for_no_more_than_one() {
+        let dag = Dag::new(&sample::plan(&[("a", &[]), ("b", &["a"]), ("c", &["a"])])).unwrap();
+        let reversibilities =
+            [Reversibility::Reversible, Reversibility::Irreversible, Reversibility::Irreversible];
+        let mut statuses = [StepStatus::Succeeded; 3];
+        assert_eq!(next(&dag, &statuses, &reversibilities), Unwind::Irreversible(1));
+        statuses[1] = StepStatus::Blocked;
+        assert_eq!(next(&dag, &statuses, &reversibilities), Unwind::Irreversible(2));
     }
 
     #[test]
