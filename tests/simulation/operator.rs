@@ -169,6 +169,7 @@ impl World {
             transfer: TransferSpec::default(),
             options,
             origin: Origin::Flags,
+            labels: Default::default(),
         };
         let source: HostName = "web1".parse().unwrap();
         let (from, to) = (
