@@ -287,7 +287,7 @@ fn open_stage(ctx: &StepContext, params: &FileParams, memory: &Memory) -> Result
     };
     let boot_id =
         Root::open(path).and_then(|root| root.identity()).map_err(|error| of_stage(&error))?.boot_id;
-    Ok((stage, boot_id))
+    Ok((stage, ctx.kill_point().boot_id(boot_id)))
 }
 
 /// Returns the filter that the parameters ask for.

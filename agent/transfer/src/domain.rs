@@ -10,6 +10,7 @@ use std::sync::{Arc, OnceLock};
 use common::failure::Failure;
 use tree::{Dir, Name, RenameDomain};
 
+use crate::commit::durable::Durable;
 use crate::stage::MODE;
 use crate::trouble::of_stage;
 
@@ -46,8 +47,10 @@ pub(crate) struct Domain {
 pub(crate) struct Disk {
     /// Tells it from others, until the next boot.
     pub(crate) id: String,
-    /// A directory of it, opened before anything was written, so that it reports write errors; held to the end.
+    /// A directory of it, held to the end.
     dir: Dir,
+    /// How it is synced.
+    pub(crate) durable: Durable,
     /// Content that got its name.
     pub(crate) landed_bytes: AtomicU64,
     /// Files that got their names.
@@ -121,12 +124,8 @@ impl Disk {
             None => format!("device {}", dir.stat_self()?.dev),
         };
         let (landed_bytes, landed_files) = (AtomicU64::new(0), AtomicU64::new(0));
-        Ok(Self { id, dir: dir.clone(), landed_bytes, landed_files, renames: OnceLock::new() })
-    }
-
-    /// Makes everything that was written to it durable.
-    pub(crate) fn sync(&self) -> Result<(), Failure> {
-        self.dir.sync_fs().map_err(|error| of_stage(&error))
+        let durable = Durable::of(dir.clone())?;
+        Ok(Self { id, dir: dir.clone(), durable, landed_bytes, landed_files, renames: OnceLock::new() })
     }
 
     /// Returns a directory of it.

@@ -1,6 +1,8 @@
-//! Where a test may stop everything, as `kill -9` would, or hold it: between any two effects.
+//! Where a test may stop everything, as `kill -9` would, hold it, or look: between any two effects.
 
 use common::failure::Failure;
+
+use crate::commit::durable::Durable;
 
 /// Passed before every effect. Outside of tests it is nothing.
 #[derive(Clone, Debug, Default)]
@@ -9,6 +11,38 @@ pub(crate) struct KillPoint {
     remaining: Option<std::sync::Arc<std::sync::atomic::AtomicI64>>,
     #[cfg(test)]
     gate: Option<std::sync::Arc<Gate>>,
+    #[cfg(test)]
+    sync: Sync,
+    #[cfg(test)]
+    watcher: Option<std::sync::Arc<Watcher>>,
+    #[cfg(test)]
+    is_other_boot: bool,
+}
+
+/// Told the number of every effect before it is made.
+#[cfg(test)]
+struct Watcher {
+    next: std::sync::atomic::AtomicU64,
+    look: Box<dyn Fn(u64) + Send + std::marker::Sync>,
+}
+
+#[cfg(test)]
+impl std::fmt::Debug for Watcher {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Watcher").field("next", &self.next).finish_non_exhaustive()
+    }
+}
+
+/// How a test has everything synced.
+#[cfg(test)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub(crate) enum Sync {
+    #[default]
+    AsEver,
+    /// File by file.
+    ByFile,
+    /// Not at all, which a test must notice.
+    LeftOut,
 }
 
 /// Holds groups until it is opened.
@@ -23,14 +57,46 @@ impl KillPoint {
     /// Stops at the effect with this number, counted from zero.
     #[cfg(test)]
     pub(crate) fn at(number: i64) -> Self {
-        Self { remaining: Some(std::sync::Arc::new(number.into())), gate: None }
+        Self { remaining: Some(std::sync::Arc::new(number.into())), ..Self::default() }
     }
 
     /// Holds every group before it is committed until [`Self::let_go`], so that a test can act meanwhile and cannot be
     /// overtaken.
     #[cfg(test)]
     pub(crate) fn held() -> Self {
-        Self { remaining: None, gate: Some(std::sync::Arc::default()) }
+        Self { gate: Some(std::sync::Arc::default()), ..Self::default() }
+    }
+
+    /// Has a test look before every effect.
+    #[cfg(test)]
+    pub(crate) fn watched(look: impl Fn(u64) + Send + std::marker::Sync + 'static) -> Self {
+        let watcher = Watcher { next: 0.into(), look: Box::new(look) };
+        Self { watcher: Some(std::sync::Arc::new(watcher)), ..Self::default() }
+    }
+
+    /// Has everything synced in another way.
+    #[cfg(test)]
+    pub(crate) fn with_sync(self, sync: Sync) -> Self {
+        Self { sync, ..self }
+    }
+
+    /// Works as after a reboot of the machine.
+    #[cfg(test)]
+    pub(crate) fn after_reboot() -> Self {
+        Self { is_other_boot: true, ..Self::default() }
+    }
+
+    /// Returns the boot that the machine is in.
+    #[cfg(test)]
+    pub(crate) fn boot_id(&self, real: String) -> String {
+        if self.is_other_boot { format!("{real}-and-another") } else { real }
+    }
+
+    /// Returns the boot that the machine is in.
+    #[cfg(not(test))]
+    #[expect(clippy::unused_self, reason = "it is something in tests only")]
+    pub(crate) fn boot_id(&self, real: String) -> String {
+        real
     }
 
     /// Lets everything pass from now on.
@@ -63,10 +129,39 @@ impl KillPoint {
     #[expect(clippy::unused_self, reason = "it is something in tests only")]
     pub(crate) fn hold(&self) {}
 
+    /// Has files synced as the test says.
+    #[cfg(test)]
+    pub(crate) fn set_sync(&self, durable: &Durable) {
+        if self.sync == Sync::ByFile {
+            durable.force_by_file(u32::MAX);
+        }
+    }
+
+    /// Leaves everything as it is.
+    #[cfg(not(test))]
+    #[expect(clippy::unused_self, reason = "it is something in tests only")]
+    pub(crate) fn set_sync(&self, _durable: &Durable) {}
+
+    /// Whether the test leaves out what makes groups durable.
+    #[cfg(test)]
+    pub(crate) fn is_sync_left_out(&self) -> bool {
+        self.sync == Sync::LeftOut
+    }
+
+    /// Nothing is left out.
+    #[cfg(not(test))]
+    #[expect(clippy::unused_self, reason = "it is something in tests only")]
+    pub(crate) fn is_sync_left_out(&self) -> bool {
+        false
+    }
+
     /// Passes one effect, unless this is where everything stops; from then on nothing passes.
     #[cfg(test)]
     pub(crate) fn pass(&self) -> Result<(), Failure> {
         use std::sync::atomic::Ordering::SeqCst;
+        if let Some(watcher) = &self.watcher {
+            (watcher.look)(watcher.next.fetch_add(1, SeqCst));
+        }
         match &self.remaining {
             Some(remaining) if remaining.fetch_sub(1, SeqCst) <= 0 => {
                 Err(Failure::new(common::failure::FailureKind::Bug, "killed by the test"))

@@ -114,7 +114,7 @@ pub(crate) struct Pair {
     source_address: SocketAddr,
     key: TicketKey,
     shutdown: Shutdown,
-    token: u64,
+    pub(crate) token: u64,
     /// Which attempt the next context is of.
     pub(crate) attempt: u32,
     keeper: Option<LeaseKeeper>,

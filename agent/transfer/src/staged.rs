@@ -7,6 +7,7 @@ use sync::pack;
 use sync::wire::content::Layout;
 use tree::{Applied, Dir, Name, NewFile, Problem, TreeError};
 
+use crate::commit::durable::Durable;
 use crate::domain::{Domain, DomainId};
 use crate::standing::{metadata, time};
 
@@ -30,6 +31,8 @@ pub(crate) struct Made {
     pub(crate) entry: Entry,
     /// Attributes that could not be set.
     pub(crate) problems: Vec<Problem>,
+    /// Whether it is durable already, by a sync of its own.
+    pub(crate) is_synced: bool,
 }
 
 impl Workbench {
@@ -80,7 +83,7 @@ impl Workbench {
             file.set_len(size)?;
         }
         let digest = Digest::from(pack::content_digest(layout, length, data));
-        Ok((finish_file(&dir, file, wanted)?, digest))
+        Ok((finish_file(&dir, file, wanted, &domain.disk.durable)?, digest))
     }
 
     /// Makes anything that has no content: a directory, a link, a fifo, a socket's name, a device.
@@ -95,7 +98,10 @@ impl Workbench {
                 let stat = dir.stat_self()?;
                 (wanted.dev, wanted.ino, wanted.uid, wanted.gid) = (stat.dev, stat.ino, stat.uid, stat.gid);
                 wanted.xattrs.clear();
-                return Ok(Made { dir: bench, name, entry: wanted, problems: Vec::new() });
+                if domain.disk.durable.is_by_file() {
+                    dir.sync_dir()?;
+                }
+                return Ok(Made { dir: bench, name, entry: wanted, problems: Vec::new(), is_synced: true });
             }
             Kind::Symlink { target } => bench.create_symlink(&name, target)?,
             Kind::Fifo => bench.create_fifo(&name, 0o600)?,
@@ -110,7 +116,7 @@ impl Workbench {
             }
             Kind::File { .. } => {
                 let file = bench.create_file(&name, 0o600)?;
-                return finish_file(&bench, file, &wanted);
+                return finish_file(&bench, file, &wanted, &domain.disk.durable);
             }
         }
         let pinned = bench.pin(&name)?;
@@ -121,12 +127,18 @@ impl Workbench {
         let stat = pinned.stat()?;
         (wanted.dev, wanted.ino, wanted.ctime) = (stat.dev, stat.ino, time(stat.ctime));
         (wanted.uid, wanted.gid) = (stat.uid, stat.gid);
-        Ok(Made { dir: bench, name, entry: wanted, problems: applied })
+        // Without content it becomes durable with the name that it is given, for that comes after it.
+        Ok(Made { dir: bench, name, entry: wanted, problems: applied, is_synced: true })
     }
 }
 
 /// Gives a file that is complete its metadata and looks at it.
-pub(crate) fn finish_file(dir: &Dir, file: NewFile, wanted: &Entry) -> Result<Made, TreeError> {
+pub(crate) fn finish_file(
+    dir: &Dir,
+    file: NewFile,
+    wanted: &Entry,
+    durable: &Durable,
+) -> Result<Made, TreeError> {
     let problems = match metadata(wanted) {
         Ok(metadata) => {
             let Applied { problems, .. } = file.set_metadata(&metadata)?;
@@ -134,10 +146,11 @@ pub(crate) fn finish_file(dir: &Dir, file: NewFile, wanted: &Entry) -> Result<Ma
         }
         Err(_impossible) => Vec::new(),
     };
+    let is_synced = durable.staged(&file, wanted.size())?;
     let stat = file.stat()?;
     let mut entry = wanted.clone();
     (entry.dev, entry.ino, entry.ctime) = (stat.dev, stat.ino, time(stat.ctime));
     // What could not be set is a finding; the record says what is there.
     (entry.mode, entry.uid, entry.gid) = (stat.mode, stat.uid, stat.gid);
-    Ok(Made { dir: dir.clone(), name: file.name().clone(), entry, problems })
+    Ok(Made { dir: dir.clone(), name: file.name().clone(), entry, problems, is_synced })
 }

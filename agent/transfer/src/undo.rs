@@ -16,6 +16,7 @@ use sync::entry::Entry;
 use sync::stamp::Time;
 use tree::{Dir, Kind, Name, Stat, TreeError};
 
+use crate::commit::durable::{Names, of_sync};
 use crate::commit::{Committer, kept_name};
 use crate::domain::{Domain, DomainId};
 use crate::findings::FindingSink;
@@ -60,8 +61,10 @@ pub(crate) fn undo_all(
     let mut histories = Histories::sort(Some(committer.settled()?), &stage.spill, "undo")?;
     let later_name = Name::new(LATER).expect("a constant without slash");
     let later = stage.spill.create_append(&later_name).map_err(|error| of_stage(&error))?;
+    let mut names = Names::default();
     let mut undo = Undo {
         stage: &stage,
+        names: &mut names,
         findings,
         kill,
         later: FrameWriter::new(later),
@@ -81,7 +84,7 @@ pub(crate) fn undo_all(
     }
     let Undo { later, mut preview, lost, .. } = undo;
     let mut reader = FrameReader::<Later>::backwards(later.finish()?);
-    let mut up = Up { stage: &stage, findings, kill, kept_aside: 0, lost };
+    let mut up = Up { stage: &stage, names: &mut names, findings, kill, kept_aside: 0, lost };
     let mut is_at_end = false;
     while !is_at_end {
         let _inside = committer.enter()?;
@@ -96,8 +99,10 @@ pub(crate) fn undo_all(
     preview.kept_aside += up.kept_aside;
     let _inside = committer.enter()?;
     kill.pass()?;
+    let lost = up.lost;
+    names.sync()?;
     stage.domains.sync_all()?;
-    match up.lost {
+    match lost {
         Some(path) => Err(Failure::new(
             FailureKind::Stuck,
             format!("`{path}` cannot be put back as it was: what was kept of it is gone"),
@@ -124,6 +129,7 @@ pub(crate) fn preview(stage: &Stage, histories: &mut Histories) -> Result<UndoPr
 
 struct Undo<'a> {
     stage: &'a Stage,
+    names: &'a mut Names,
     findings: &'a FindingSink,
     kill: &'a KillPoint,
     later: FrameWriter<Later>,
@@ -153,6 +159,7 @@ impl Undo<'_> {
             }
             return Ok(());
         };
+        note(self.stage, self.names, &parent)?;
         let now = parent.stat_if_exists(&name).map_err(|error| of_stage(&error))?;
         match (&now, history.original()) {
             (Some(now), Some(original)) if is_original(history, now) => {
@@ -259,6 +266,7 @@ impl Undo<'_> {
 /// The way up.
 struct Up<'a> {
     stage: &'a Stage,
+    names: &'a mut Names,
     findings: &'a FindingSink,
     kill: &'a KillPoint,
     kept_aside: u64,
@@ -275,6 +283,7 @@ impl Up<'_> {
             return Ok(());
         }
         let Some((parent, name)) = reach(self.stage, &later.path)? else { return Ok(()) };
+        note(self.stage, self.names, &parent)?;
         if let Some(made) = later.made {
             self.remove_made(later, &parent, &name, made)?;
         }
@@ -344,6 +353,14 @@ impl Up<'_> {
         self.kill.pass()?;
         return_kept(&place, parent, name, original)
     }
+}
+
+/// Notes where names are changed, if directories are synced by themselves.
+fn note(stage: &Stage, names: &mut Names, parent: &Dir) -> Result<(), Failure> {
+    if !stage.home.disk.durable.is_by_file() {
+        return Ok(());
+    }
+    names.note(parent).map_err(|error| of_sync(&error))
 }
 
 /// Reaches the directory that holds a path; nothing if it is gone.

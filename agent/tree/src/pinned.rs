@@ -7,6 +7,7 @@
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 
 use rustix::fs::{AtFlags, CWD, OFlags};
+use rustix::io::{Errno, retry_on_intr};
 
 use crate::applied::Applied;
 use crate::dir::{Dir, reopen};
@@ -71,6 +72,19 @@ impl Pinned {
             return Err(Cause::Replaced).on("set metadata", &self.name);
         }
         Ok(Handle::Path(self.fd()).apply(present, wanted, Freshness::Existing, self.name.as_bytes()))
+    }
+
+    /// Makes content and metadata of a held file or directory durable; says no, and does nothing, where it is of
+    /// another kind or may not be read: then only its file system can be synced.
+    pub fn sync(&self) -> Result<bool> {
+        if !matches!(self.stat()?.kind, Kind::File | Kind::Directory) {
+            return Ok(false);
+        }
+        let fd = match reopen(self.fd(), OFlags::RDONLY | OFlags::NONBLOCK) {
+            Err(Errno::ACCESS) => return Ok(false),
+            opened => opened.on("open to sync", &self.name)?,
+        };
+        retry_on_intr(|| rustix::fs::fsync(&fd)).on("sync", &self.name).map(|()| true)
     }
 
     /// Gives the held inode a further name.

@@ -5,6 +5,7 @@
 //! synced → each task is done under the fence. What a crash leaves after each arrow is in `DESIGN.md`; [`recover`]
 //! decides by inode on which side an intent stands.
 
+pub(crate) mod durable;
 mod perform;
 mod recover;
 mod task;
@@ -21,12 +22,14 @@ use sync::stamp::Time;
 use tree::{Dir, Name, TreeError};
 
 use crate::context::LeaseGuard;
-use crate::domain::{Disk, Domain, DomainId, Renames};
+use crate::domain::{Disk, Domain, Renames};
 use crate::domains::Guard;
 use crate::fence::{Fence, Inside};
 use crate::kill_point::KillPoint;
 use crate::ledger::{Ledger, SettledRecords};
 use crate::stage::Stage;
+
+use durable::{Names, of_sync};
 
 pub(crate) use task::{Effect, Outcome, Seen, Staged, Task};
 
@@ -46,6 +49,10 @@ pub(crate) struct Committer {
     ended: Vec<(u64, End)>,
     /// The file systems in which they happened.
     unsynced: BTreeMap<String, Arc<Disk>>,
+    /// What they changed, where everything is synced by itself.
+    names: Names,
+    /// Whether what is changed now is to be noted there.
+    is_noting: bool,
     is_without_exchange: bool,
     can_chown: bool,
 }
@@ -71,6 +78,7 @@ impl Committer {
         let (ledger, unsettled) = Ledger::open(&stage.dir)?;
         let guard = Guard { fence: fence.clone(), lease: lease.clone(), kill: kill.clone() };
         stage.domains.begin(guard, ledger.domains())?;
+        kill.set_sync(&stage.home.disk.durable);
         let mut committer = Self {
             stage,
             fence,
@@ -80,6 +88,8 @@ impl Committer {
             parents: HashMap::new(),
             ended: Vec::new(),
             unsynced: BTreeMap::new(),
+            names: Names::default(),
+            is_noting: false,
             is_without_exchange: false,
             can_chown: rustix::process::geteuid().is_root(),
         };
@@ -174,15 +184,41 @@ impl Committer {
 
     /// Makes durable what is staged for a group, and the names of the group before it: each file system once.
     fn sync(&mut self, group: &[Task]) -> Result<(), Failure> {
-        let before = std::mem::take(&mut self.unsynced);
-        let ids: BTreeSet<DomainId> = group.iter().map(|task| task.domain).collect();
-        for id in ids {
-            let disk = Arc::clone(&self.stage.domains.get(id)?.disk);
-            self.unsynced.insert(disk.id.clone(), disk);
+        if self.kill.is_sync_left_out() {
+            return Ok(());
         }
-        let others = before.into_iter().filter(|(id, _disk)| !self.unsynced.contains_key(id));
-        for disk in others.map(|(_id, disk)| disk).chain(self.unsynced.values().cloned()) {
-            disk.sync()?;
+        let synced = self.sync_disks(group);
+        if synced.is_err() {
+            // What comes next must not believe in partial files that the kernel could not write; the failure tells.
+            self.stage.domains.clear_large();
+        }
+        synced
+    }
+
+    fn sync_disks(&mut self, group: &[Task]) -> Result<(), Failure> {
+        let mut waiting = BTreeSet::new();
+        let mut disks = std::mem::take(&mut self.unsynced);
+        for task in group {
+            let domain = self.stage.domains.get(task.domain)?;
+            let disk = &domain.disk;
+            if let Effect::Install { staged, .. } = &task.effect {
+                if !staged.is_synced {
+                    waiting.insert(disk.id.clone());
+                }
+                if disk.durable.is_by_file() {
+                    let noted =
+                        [&staged.dir, &domain.undo].into_iter().try_for_each(|dir| self.names.note(dir));
+                    noted.map_err(|error| of_sync(&error))?;
+                }
+            }
+            if !self.unsynced.contains_key(&disk.id) {
+                self.unsynced.insert(disk.id.clone(), Arc::clone(disk));
+            }
+        }
+        disks.extend(self.unsynced.clone());
+        let has_others = self.names.sync()?;
+        for (id, disk) in disks {
+            disk.durable.group(!has_others && !waiting.contains(&id))?;
         }
         Ok(())
     }
@@ -213,15 +249,22 @@ impl Committer {
             return Ok((self.stage.root.clone(), root_name()));
         };
         let name = Name::new(name).expect("a component of a path is a name");
-        if let Some(dir) = self.parents.get(&parent) {
-            return Ok((dir.clone(), name));
+        if let Some(dir) = self.parents.get(&parent).cloned() {
+            self.note(&dir)?;
+            return Ok((dir, name));
         }
         let dir = self.stage.root.open_beneath(parent.as_bytes())?;
+        self.note(&dir)?;
         if self.parents.len() >= PARENTS_HELD_MAX {
             self.parents.clear();
         }
         self.parents.insert(parent, dir.clone());
         Ok((dir, name))
+    }
+
+    /// Notes a directory in which a name is going to be changed.
+    fn note(&mut self, dir: &Dir) -> Result<(), TreeError> {
+        if self.is_noting { self.names.note(dir) } else { Ok(()) }
     }
 
     /// Forgets held directories, because one of them may have another name now.

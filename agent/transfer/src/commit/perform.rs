@@ -34,6 +34,7 @@ impl Committer {
     /// Carries out one task.
     pub(super) fn perform(&mut self, seq: u64, task: &Task) -> Result<Outcome, Failure> {
         let domain = self.stage.domains.get(task.domain)?;
+        self.is_noting = domain.disk.durable.is_by_file();
         let slot = Slot::new(&domain, seq);
         let outcome = match &task.effect {
             Effect::Install { staged, new, seen: None, .. } => self.create(&domain, task, staged, new),
@@ -260,6 +261,8 @@ impl Committer {
         if task.path.is_root() {
             self.kill.pass()?;
             let applied = self.stage.root.apply_self(&wanted)?;
+            let root = self.stage.root.clone();
+            self.note(&root)?;
             let ctime = time(self.stage.root.stat_self()?.ctime);
             return Ok(Outcome::Done { ctime: Some(ctime), problems: applied.problems });
         }
@@ -270,6 +273,9 @@ impl Committer {
         }
         self.kill.pass()?;
         let applied = pinned.apply(&wanted, Some((seen.dev, seen.ino)))?;
+        if self.is_noting {
+            self.names.changed(&pinned)?;
+        }
         let ctime = time(pinned.stat()?.ctime);
         Ok(Outcome::Done { ctime: Some(ctime), problems: applied.problems })
     }

@@ -72,6 +72,7 @@ impl Committer {
         if unsettled.is_empty() {
             return Ok(());
         }
+        self.is_noting = true;
         for Settled { intent, domain, .. } in unsettled {
             match self.decide(&intent, domain)? {
                 End::Done(ctime) => self.ledger.done(intent.seq, ctime)?,
@@ -86,6 +87,7 @@ impl Committer {
             }
         }
         self.kill.pass()?;
+        self.names.sync()?;
         self.stage.domains.sync_all()?;
         self.kill.pass()?;
         self.ledger.append()?;

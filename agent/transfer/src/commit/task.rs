@@ -63,6 +63,8 @@ pub(crate) struct Staged {
     pub(crate) name: Name,
     /// Whether it keeps that name, because further names are to be linked to it.
     pub(crate) is_anchor: bool,
+    /// Whether it is durable already, by a sync of its own.
+    pub(crate) is_synced: bool,
 }
 
 /// What the scan saw at a path.

@@ -215,7 +215,16 @@ impl Domains {
     /// Makes everything durable in every file system in which this process has worked.
     pub(crate) fn sync_all(&self) -> Result<(), Failure> {
         let disks: Vec<Arc<Disk>> = self.lock().disks.values().cloned().collect();
-        disks.iter().try_for_each(|disk| disk.sync())
+        disks.iter().try_for_each(|disk| disk.durable.all())
+    }
+
+    /// Drops all partial files, as far as that is possible: they may hold what could not be written.
+    pub(crate) fn clear_large(&self) {
+        for id in self.all() {
+            if let Ok(domain) = self.get(id) {
+                crate::stage::clear(&domain.large).ok();
+            }
+        }
     }
 
     /// Whether a path is a stage of this migration, or in one.

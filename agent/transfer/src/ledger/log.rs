@@ -8,6 +8,7 @@ use sync::stamp::Time;
 use tree::{AppendFile, Dir, Name};
 
 use super::record::{Change, Intent, Record, Settled};
+use crate::commit::durable::of_sync;
 use crate::domain::{DomainId, HOME};
 use crate::frame_file::{FrameReader, encode};
 use crate::trouble::of_stage;
@@ -28,6 +29,8 @@ pub(crate) struct Ledger {
     last_pass: u32,
     gathered: Vec<u8>,
     domains: BTreeSet<DomainId>,
+    /// How much of the file is known to be on the device.
+    synced_bytes: u64,
 }
 
 impl Ledger {
@@ -74,8 +77,8 @@ impl Ledger {
             file.truncate(whole_bytes).map_err(|error| of_stage(&error))?;
         }
         file.sync_data().and_then(|()| stage.sync_dir()).map_err(|error| of_stage(&error))?;
-        let gathered = Vec::new();
-        let ledger = Self { stage: stage.clone(), file, next_seq, last_pass, gathered, domains };
+        let (gathered, synced_bytes, stage) = (Vec::new(), file.length_bytes(), stage.clone());
+        let ledger = Self { stage, file, next_seq, last_pass, gathered, domains, synced_bytes };
         Ok((ledger, open.into_values().collect()))
     }
 
@@ -124,8 +127,15 @@ impl Ledger {
     }
 
     /// Makes all that was appended durable.
-    pub(crate) fn sync(&self) -> Result<(), Failure> {
-        self.file.sync_data().map_err(|error| of_stage(&error))
+    pub(crate) fn sync(&mut self) -> Result<(), Failure> {
+        if let Err(error) = self.file.sync_data() {
+            // The kernel has dropped what it could not write, though it can still be read: nothing may be built on it.
+            // None of the intents in it was carried out yet.
+            self.file.truncate(self.synced_bytes).ok();
+            return Err(of_sync(&error));
+        }
+        self.synced_bytes = self.file.length_bytes();
+        Ok(())
     }
 
     /// Returns all that was carried out, in the order of the log. What is appended from now on is not in it.

@@ -145,11 +145,11 @@ impl Applier<'_> {
         landed: Landed,
     ) -> Result<(), Failure> {
         let Landed { made, digest, is_anchor, cost, sidecar, again } = landed;
-        let Made { dir, name, entry, problems } = made;
+        let Made { dir, name, entry, problems, is_synced } = made;
         // The ranges of a large file were counted one by one.
         let is_counted = entry.size() > RANGE_BYTES;
         let landing = Landing::Content { bytes: entry.size(), data: data_of(&entry), is_counted };
-        let staged = Staged { dir, name, is_anchor };
+        let staged = Staged { dir, name, is_anchor, is_synced };
         let effect = Effect::Install { staged, new: Box::new(entry), digest: Some(digest), seen };
         let item = Item::new(path, domain, effect, landing);
         self.send(Item { cost: Some(cost), problems, sidecar, again: Some(again), ..item })

@@ -5,7 +5,7 @@
 //! and recorded afterwards, so the side-car never claims what is not there, as long as the machine runs; after a
 //! reboot every recorded range is read again before it counts.
 
-use std::sync::{Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use common::digest::Digest;
 use common::failure::{Failure, FailureKind};
@@ -25,7 +25,8 @@ use super::Pass;
 use super::flow::CursorRoom;
 use crate::breach::breach;
 use crate::commit::Seen;
-use crate::domain::{Domain, DomainId};
+use crate::commit::durable::of_sync;
+use crate::domain::{Disk, Domain, DomainId};
 use crate::frame_file::{FrameReader, encode};
 use crate::staged::{Made, finish_file};
 use crate::trouble::{is_fatal, of_stage};
@@ -57,6 +58,7 @@ pub(crate) struct Large {
     pub(super) times_asked: u32,
     /// What its cursor takes, as long as it is under way.
     _room: Option<CursorRoom>,
+    disk: Arc<Disk>,
     /// The directory of the stage that holds it.
     dir: Dir,
     name: Name,
@@ -158,6 +160,7 @@ impl Large {
         Ok(Self {
             path,
             domain: domain.id,
+            disk: Arc::clone(&domain.disk),
             source,
             seen,
             cost,
@@ -305,7 +308,18 @@ impl Large {
         wanted.mtime = state.stamp.mtime;
         let size = state.stamp.size;
         drop(state);
-        self.file.sync_data().map_err(|error| of_stage(&error))?;
+        let finished = self.finish_synced(wanted, size);
+        if finished.is_err() {
+            // What the kernel could not write can still be read: an attempt that resumed it would believe it. The
+            // failure tells.
+            self.dir.unlink(&sidecar_name(&self.name)).ok();
+        }
+        finished.map(|made| (made, digest))
+    }
+
+    fn finish_synced(&self, mut wanted: Entry, size: u64) -> Result<Made, Failure> {
+        // Blocks are counted when they were given out.
+        self.file.sync_data().map_err(|error| of_sync(&error))?;
         let held = self.file.stat().map_err(|error| of_stage(&error))?;
         let file = self
             .dir
@@ -314,8 +328,7 @@ impl Large {
         // What was brought by earlier attempts is not known exactly, but the file system counts blocks.
         let stat = file.stat().map_err(|error| of_stage(&error))?;
         wanted.kind = Kind::File { size, allocated_bytes: stat.blocks.saturating_mul(512) };
-        let made = finish_file(&self.dir, file, &wanted).map_err(|error| of_stage(&error))?;
-        Ok((made, digest))
+        finish_file(&self.dir, file, &wanted, &self.disk.durable).map_err(|error| of_sync(&error))
     }
 
     /// Returns the name of the side-car, to be removed once the file is committed.

@@ -321,7 +321,8 @@ impl Linker<'_, '_> {
         let mut new = anchor.clone();
         new.name.clone_from(&source.name);
         new.nlink = source.nlink;
-        let staged = Staged { dir: stage.anchors.clone(), name: anchor_name(group), is_anchor: true };
+        let (dir, name) = (stage.anchors.clone(), anchor_name(group));
+        let staged = Staged { dir, name, is_anchor: true, is_synced: true };
         let effect = Effect::Install { staged, new: Box::new(new), digest: *digest, seen };
         pass.flow.acquire(0)?;
         self.planner.send(Item { cost: Some(0), ..Item::new(path, domain, effect, Landing::Place) })

@@ -18,6 +18,8 @@ pub(crate) mod flow;
 mod large;
 mod links;
 mod plan;
+#[cfg(test)]
+mod power_cut;
 mod reach;
 mod room;
 mod source;

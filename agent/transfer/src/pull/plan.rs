@@ -304,7 +304,7 @@ impl<'a> Planner<'a> {
         made: Result<Made, TreeError>,
         is_anchor: bool,
     ) -> Result<(), Failure> {
-        let Made { dir, name, entry, problems } = match made {
+        let Made { dir, name, entry, problems, is_synced } = match made {
             Ok(made) => made,
             Err(error) if is_fatal(&error) => return Err(of_stage(&error)),
             Err(error) => {
@@ -313,7 +313,7 @@ impl<'a> Planner<'a> {
             }
         };
         let digest = source.kind.is_file().then(|| Digest::of(b""));
-        let staged = Staged { dir, name, is_anchor };
+        let staged = Staged { dir, name, is_anchor, is_synced };
         let effect = Effect::Install { staged, new: Box::new(entry), digest, seen };
         self.send(Item { problems, ..Item::new(path, domain, effect, landing_of(source)) })
     }

@@ -8,11 +8,11 @@ use tree::{Name, Root};
 use super::world::{Ground, World, assert_same, bring, can_mount, first_pass, path, second_pass, snapshot};
 use crate::begun;
 use crate::domain::HOME;
-use crate::kill_point::KillPoint;
+use crate::kill_point::{KillPoint, Sync};
 use crate::memory::Memory;
 use crate::stage::Stage;
 
-const GROUND: Ground = Ground { is_old_kernel: false, has_domains: true };
+const GROUND: Ground = Ground { is_old_kernel: false, has_domains: true, sync: Sync::AsEver };
 
 fn memory(world: &World) -> Memory {
     let migration: MigrationId = "m1".parse().unwrap();

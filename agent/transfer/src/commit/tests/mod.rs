@@ -8,7 +8,7 @@ use common::id::MigrationId;
 use tree::Name;
 
 use super::{Outcome, Seen};
-use crate::kill_point::KillPoint;
+use crate::kill_point::{KillPoint, Sync};
 use crate::memory::Memory;
 use crate::standing::look;
 
@@ -22,7 +22,7 @@ fn kills_at_every_effect(ground: Ground) {
     let expected = undisturbed(&[first.clone(), second.clone()], ground);
     let mut number = 0;
     loop {
-        let kill = KillPoint::at(number);
+        let kill = KillPoint::at(number).with_sync(ground.sync);
         let mut world = World::new(ground);
         let original = snapshot(&world.root);
         let mut killed = bring(&mut world, &kill, &first).is_err();
@@ -61,10 +61,15 @@ fn so_it_is_without_the_newer_renames() {
 }
 
 #[test]
+fn so_it_is_where_everything_is_synced_by_itself() {
+    kills_at_every_effect(Ground { sync: Sync::ByFile, ..Ground::default() });
+}
+
+#[test]
 fn so_it_is_on_several_file_systems() {
     for is_old_kernel in [false, true] {
         if can_mount() {
-            kills_at_every_effect(Ground { is_old_kernel, has_domains: true });
+            kills_at_every_effect(Ground { is_old_kernel, has_domains: true, sync: Sync::AsEver });
         }
     }
 }

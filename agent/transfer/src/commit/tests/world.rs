@@ -18,7 +18,7 @@ use crate::context::{LeaseKeeper, hold_lease};
 use crate::domain::Domain;
 use crate::domains::Refusal;
 use crate::findings::FindingSink;
-use crate::kill_point::KillPoint;
+use crate::kill_point::{KillPoint, Sync};
 use crate::ledger::Histories;
 use crate::memory::Memory;
 use crate::stage::Stage;
@@ -97,6 +97,8 @@ pub(super) struct Ground {
     pub(super) is_old_kernel: bool,
     /// With another file system and a bind mount below the root.
     pub(super) has_domains: bool,
+    /// How everything is synced.
+    pub(super) sync: Sync,
 }
 
 /// A mount that goes with the test.
@@ -404,7 +406,8 @@ pub(super) fn task(
     seen: Option<Box<Seen>>,
 ) -> Option<Task> {
     let name = Name::new(format!("{number}")).unwrap();
-    let mut staged = Staged { dir: domain.new.clone(), name: name.clone(), is_anchor: false };
+    let mut staged =
+        Staged { dir: domain.new.clone(), name: name.clone(), is_anchor: false, is_synced: false };
     let mut digest = None;
     let mtime = tree::Time { seconds: 1_500_000_000, nanos: 7 };
     match wanted {
@@ -447,7 +450,7 @@ pub(super) fn task(
                 write(&domain.anchors, &anchor, "group", 0o600);
             }
             digest = Some(Digest::of(b"group"));
-            staged = Staged { dir: domain.anchors.clone(), name: anchor, is_anchor: true };
+            staged = Staged { dir: domain.anchors.clone(), name: anchor, is_anchor: true, is_synced: true };
         }
     }
     let mut new = look(&staged.dir, &staged.name).unwrap().unwrap();

@@ -359,9 +359,11 @@ async fn a_file_of_another_state_is_told_as_such() {
     let (_source, _destination, open) = connected(&cluster, tree.path()).await;
     let (sender, receiver) = open.content(1).await.unwrap();
     let large = tree.path().join("large");
+    // Its time is that of a moment ago or later, whenever this is asked, so that the source looks twice.
+    let later = std::time::SystemTime::now() + Duration::from_secs(3600);
+    std::fs::File::options().write(true).open(&large).unwrap().set_modified(later).unwrap();
     let before = stamp(&large);
     let fetch = |what| Fetch { id: 1, path: rel("large"), stamp: before, what };
-    // It was written a moment ago, so that the source looks twice.
     let answers = ask(&sender, &receiver, vec![fetch(What::Confirm)], 1).await;
     assert!(
         matches!(&answers[0].reply, Reply::Confirmed(confirmed) if confirmed.is_reread && confirmed.stamp == before)
