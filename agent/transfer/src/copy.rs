@@ -132,7 +132,7 @@ impl Attempt {
             first_pass: before.first_pass,
             wire_bytes: before.wire_bytes + wire,
             content_bytes: before.content_bytes + content,
-            files_sent: before.files_sent + self.counters.files_sent.load(Relaxed),
+            files_sent: self.counters.files_sent.load(Relaxed),
             duration_ms: before.duration_ms.saturating_add(u64::try_from(worked).unwrap_or(u64::MAX)),
             progress: *self.ctx.progress.borrow(),
         }
@@ -152,7 +152,6 @@ impl Attempt {
         let totals = self.totals(wire, content);
         let mut output = FileOutput { version: VERSION, ..FileOutput::default() };
         self.counters.fill(&mut output);
-        output.files_sent = totals.files_sent;
         output.bytes_on_wire = totals.wire_bytes;
         output.bytes_resent = totals.content_bytes.saturating_sub(self.counters.data_landed.load(Relaxed));
         output.duration_ms = totals.duration_ms;

@@ -9,7 +9,7 @@ use common::failure::Failure;
 use common::id::StepId;
 use common::progress::Progress;
 use serde::{Deserialize, Serialize};
-use tree::{AppendFile, Name};
+use tree::{AppendFile, Dir, Name};
 
 use crate::frame_file::{FrameReader, encode};
 use crate::stage::Stage;
@@ -27,7 +27,7 @@ pub(crate) struct Totals {
     pub(crate) wire_bytes: u64,
     /// Content that the source sent.
     pub(crate) content_bytes: u64,
-    /// Files whose content or self was brought.
+    /// Files whose content or self was brought, for who looks; the ledger is what counts.
     pub(crate) files_sent: u64,
     /// Time that the step worked.
     pub(crate) duration_ms: u64,
@@ -40,6 +40,8 @@ pub(crate) struct Totals {
 pub(crate) struct SavedCounters {
     /// What the attempts before this one counted.
     pub(crate) before: Totals,
+    dir: Dir,
+    name: Name,
     log: Mutex<AppendFile>,
 }
 
@@ -56,15 +58,12 @@ impl SavedCounters {
                 {
                     before = totals;
                 }
-                stage.dir.unlink(&name).map_err(|error| of_stage(&error))?;
             }
             Err(error) if error.is_not_found() => {}
             Err(error) => return Err(of_stage(&error)),
         }
-        let log = stage.dir.create_append(&name).map_err(|error| of_stage(&error))?;
-        let saved = Self { before, log: Mutex::new(log) };
-        saved.save(&before)?;
-        Ok(saved)
+        let log = begin(&stage.dir, &name, &before)?;
+        Ok(Self { before, dir: stage.dir.clone(), name, log: Mutex::new(log) })
     }
 
     /// Saves what all attempts together have counted so far.
@@ -74,11 +73,20 @@ impl SavedCounters {
         // An append is whole or cut back.
         let mut log = self.log.lock().unwrap_or_else(PoisonError::into_inner);
         if log.length_bytes() > LOG_BYTES_MAX {
-            log.truncate(0).map_err(|error| of_stage(&error))?;
+            *log = begin(&self.dir, &self.name, totals)?;
+            return Ok(());
         }
         log.append(&frame).map_err(|error| of_stage(&error))?;
         Ok(())
     }
+}
+
+/// Begins the log anew with these totals, in the place of the old one: at no instant are both gone.
+fn begin(dir: &Dir, name: &Name, totals: &Totals) -> Result<AppendFile, Failure> {
+    let mut frame = Vec::new();
+    encode(totals, &mut frame)?;
+    let begun = dir.write_atomic(name, &frame, 0o600).and_then(|()| dir.open_append(name));
+    begun.map_err(|error| of_stage(&error))
 }
 
 #[cfg(test)]

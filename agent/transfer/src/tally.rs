@@ -14,9 +14,11 @@ pub(crate) struct Counters {
     pub(crate) is_scan_complete: AtomicBool,
     pub(crate) files_done: AtomicU64,
     pub(crate) bytes_done: AtomicU64,
-    /// Files whose content was sent and committed, in this attempt.
+    /// Files whose content was sent and committed: in this attempt, and in those of this step before it.
     pub(crate) files_sent: AtomicU64,
     pub(crate) bytes_sent: AtomicU64,
+    /// Those of them that this attempt found landed.
+    pub(crate) files_landed_before: AtomicU64,
     /// Content that landed, holes left out: in this attempt, and in those before it.
     pub(crate) data_landed: AtomicU64,
     pub(crate) files_unchanged: AtomicU64,
@@ -72,7 +74,9 @@ impl Counters {
         output.bytes_total = self.bytes_total.load(Relaxed);
         output.files_sent = self.files_sent.load(Relaxed);
         output.bytes_sent = self.bytes_sent.load(Relaxed);
-        output.files_unchanged = self.files_unchanged.load(Relaxed);
+        // What an earlier attempt brought looks unchanged to this one, and was not there already.
+        let unchanged = self.files_unchanged.load(Relaxed);
+        output.files_unchanged = unchanged.saturating_sub(self.files_landed_before.load(Relaxed));
         output.metadata_changed = self.metadata_changed.load(Relaxed);
         output.deleted = self.deleted.load(Relaxed);
         output.is_partial = self.is_partial.load(Relaxed);

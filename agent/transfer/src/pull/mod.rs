@@ -43,7 +43,7 @@ use crate::commit::{Committer, Effect, Seen, Task};
 use crate::domain::DomainId;
 use crate::findings::FindingSink;
 use crate::frame_file::FrameWriter;
-use crate::ledger::Histories;
+use crate::ledger::{Change, Histories};
 use crate::manifest::{Exception, ManifestWriter, create_exceptions, publish_exceptions};
 use crate::passes::{Passes, RootMark};
 use crate::peer::{ContentReceiver, FetchSender, ManifestReceiver};
@@ -382,14 +382,28 @@ pub(crate) fn run(
     pass.publish()
 }
 
-/// Counts the content that earlier attempts of this step have landed.
+/// Counts what earlier attempts of this step have landed. The ledger knows it exactly; counts of their own would lack
+/// the last second before they were killed.
 fn count_landed(pass: &Pass, committer: &Committer) -> Result<(), Failure> {
+    let counters = &pass.counters;
     let mut settled = committer.settled()?;
     while let Some(record) = settled.next()? {
-        if record.intent.pass >= pass.first_pass
-            && let Some((new, _digest)) = record.intent.change.written()
-        {
-            add(&pass.counters.data_landed, data_of(new));
+        if record.intent.pass < pass.first_pass {
+            continue;
+        }
+        let change = &record.intent.change;
+        if let Some((new, _digest)) = change.written() {
+            add(&counters.bytes_sent, new.size());
+            add(&counters.data_landed, data_of(new));
+        }
+        match change {
+            Change::Create { new, .. } | Change::Replace { new, .. } if !new.kind.is_directory() => {
+                add(&counters.files_sent, 1);
+                add(&counters.files_landed_before, 1);
+            }
+            Change::Metadata { old, .. } if !old.kind.is_directory() => add(&counters.metadata_changed, 1),
+            Change::Remove { .. } => add(&counters.deleted, 1),
+            Change::Create { .. } | Change::Replace { .. } | Change::Metadata { .. } => {}
         }
     }
     Ok(())

@@ -1,7 +1,8 @@
 //! Whole passes between two endpoints.
 
+use std::os::unix::ffi::OsStrExt;
 use std::os::unix::fs::{PermissionsExt, symlink};
-use std::path::Path;
+use std::path::{Path, PathBuf};
 
 use common::finding::{Finding, Rule};
 use common::spec::MaxDelete;
@@ -280,6 +281,44 @@ async fn a_copy_that_is_stopped_goes_on_where_it_stood() {
     assert!(pair.verify().await.0.unwrap().is_verified);
     assert_eq!(pair.undo().await.0, Ok(0));
     assert!(!pair.destination_root.exists());
+    pair.close().await;
+}
+
+/// Cuts the counters of a stage back to what they were when the last attempt began, as a kill within its first second
+/// leaves them.
+fn forget_last_second(destination: &Path) {
+    let is_stage =
+        |path: &PathBuf| path.file_name().is_some_and(|name| name.as_bytes().starts_with(b".drover-"));
+    let stage =
+        std::fs::read_dir(destination).unwrap().map(|entry| entry.unwrap().path()).find(is_stage).unwrap();
+    let path = stage.join("counters.file.copy-1");
+    let log = std::fs::read(&path).unwrap();
+    let payload = u32::from_le_bytes(log[..4].try_into().unwrap());
+    std::fs::OpenOptions::new().write(true).open(&path).unwrap().set_len(u64::from(payload) + 16).unwrap();
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn what_killed_attempts_have_brought_is_counted_once_and_whole() {
+    let mut pair = Pair::new();
+    for number in 0..60 {
+        write(&pair.source_root, &format!("d{}/f{number}", number % 7), &bytes(3_000, number), 0o600);
+    }
+    let mut kills = 0;
+    for number in [20, 45, 70, 95] {
+        let (mut context, _findings) = pair.context();
+        let kill = KillPoint::at(number);
+        context.kill = kill.clone();
+        let ended = crate::copy::run_copy(context, &pair.endpoint, pair.params.clone()).await;
+        kills += u32::from(ended.is_err() && kill.was_hit());
+        forget_last_second(&pair.destination_root);
+        pair.attempt += 1;
+    }
+    assert!(kills >= 2, "it was killed {kills} times");
+    let output = pair.copy().await.0.unwrap();
+    assert_same(&snapshot(&pair.destination_root), &snapshot(&pair.source_root), "resumed");
+    let counted = (output.files_total, output.files_sent, output.files_unchanged, output.bytes_sent);
+    assert_eq!(counted, (60, 60, 0, 60 * 3_000));
+    pair.attempt += 1;
     pair.close().await;
 }
 
