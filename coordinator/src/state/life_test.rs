@@ -460,6 +460,35 @@ fn the_time_for_the_whole_ends_it() {
 }
 
 #[test]
+fn what_is_shown_of_a_step_is_what_it_said_in_the_end() {
+    let mut log = Log::new();
+    log.create("m1", 1, |create| {
+        let mut spec = sample::spec();
+        spec.options.rollback_window_ms = Some(3_600_000);
+        create.spec = spec.into();
+    })
+    .unwrap();
+    log.grant("m1");
+    log.now += 2_000;
+    log.report("m1", Event::Succeeded(serde_json::to_string(&copied()).unwrap()));
+    log.run("m1", &verified());
+    let view = |log: &Log| log.migration("m1").view(WallMs(log.now), &|_| None, true);
+    let copy = view(&log).steps[0].progress;
+    assert_eq!((copy.files_done, copy.files_total, copy.bytes_done), (3, 3, 30));
+    assert_eq!(view(&log).duration_ms, 2_000);
+    // Nobody works on it for half an hour; then the undo takes five seconds.
+    log.now += 1_800_000;
+    log.act("m1", Act::Rollback).unwrap();
+    log.grant("m1");
+    log.now += 5_000;
+    assert_eq!(view(&log).duration_ms, 7_000, "it grows while the undo runs");
+    log.report("m1", Event::Succeeded("{}".to_owned()));
+    log.settled("m1");
+    log.now += 60_000;
+    assert_eq!(view(&log).duration_ms, 7_000);
+}
+
+#[test]
 fn time_does_not_undo_what_is_done_and_ending() {
     let mut log = Log::new();
     log.create("m1", 1, |create| {

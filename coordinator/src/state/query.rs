@@ -183,9 +183,7 @@ impl Migration {
         let steps_completed = self.steps.iter().filter(|step| step.status == StepStatus::Succeeded).count();
         let has_totals = summary.moved.version != 0;
         let pick = |output: u64, live: u64| if has_totals { output } else { live };
-        // A later verification does not make the migration longer.
-        let end = self.completed.or(self.ended).unwrap_or(now);
-        let duration_ms = self.started.map_or(0, |started| end.since(started));
+        let duration_ms = self.duration_ms(now);
         let permille = self.permille(live).max(self.permille_max);
         MigrationView {
             id: self.id.clone(),
@@ -312,6 +310,19 @@ impl Migration {
         }
     }
 
+    /// Returns how long it took or has taken, in milliseconds.
+    fn duration_ms(&self, now: WallMs) -> u64 {
+        // A later verification does not make the migration longer.
+        let end = self.completed.or(self.ended).unwrap_or(now);
+        let forward = self.started.map_or(0, |started| end.since(started));
+        if self.unwinding.is_none() || self.completed.is_none() {
+            return forward;
+        }
+        // Between its completion and its rollback nobody worked on it; what the undo took is in the work of the steps.
+        let runs = |step: &super::step::Step| step.lease.as_ref().map_or(0, |lease| now.since(lease.granted));
+        self.steps.iter().map(|step| step.worked_ms + runs(step)).sum::<u64>().max(forward)
+    }
+
     fn current_step(&self) -> Option<StepId> {
         let runs = self.steps.iter().position(|step| step.lease.is_some());
         let waits = || self.steps.iter().position(|step| step.status == StepStatus::Ready);
@@ -338,7 +349,7 @@ impl Migration {
             status: step.status,
             host: planned.host.clone(),
             attempts: step.attempts,
-            progress: live(&planned.id).filter(|_| step.lease.is_some()).unwrap_or(step.progress),
+            progress: live(&planned.id).filter(|_| step.lease.is_some()).unwrap_or_else(|| result_of(step)),
             duration_ms: step.worked_ms + step.lease.as_ref().map_or(0, |lease| now.since(lease.granted)),
             failure: step.failure.clone(),
         };
@@ -388,6 +399,24 @@ fn add(earlier: FileOutput, pass: FileOutput) -> FileOutput {
         duration_ms: earlier.duration_ms + pass.duration_ms,
         proof: Proof::default(),
         ..pass
+    }
+}
+
+/// Returns how far a step came that does not run: what it said in the end, where that is known, because checkpoints are
+/// seconds older.
+fn result_of(step: &super::step::Step) -> Progress {
+    let output = step.output.as_deref().and_then(|output| serde_json::from_str::<FileOutput>(output).ok());
+    match output {
+        Some(output) if step.status == StepStatus::Succeeded && output.version != 0 => Progress {
+            files_done: output.files_total,
+            files_total: output.files_total,
+            bytes_done: output.bytes_total,
+            bytes_total: output.bytes_total,
+            is_scan_complete: true,
+            bytes_on_wire: output.bytes_on_wire,
+            bytes_per_s: 0,
+        },
+        Some(_) | None => step.progress,
     }
 }
 
