@@ -5,6 +5,7 @@ pub mod admission;
 pub mod agent;
 pub mod audit;
 pub mod connection;
+pub mod contact;
 pub mod control;
 pub mod document;
 pub mod door;
@@ -43,6 +44,7 @@ use crate::state::State;
 use account::AccountDoor;
 use agent::AgentDoor;
 use audit::AuditDoor;
+use contact::ContactLayer;
 use control::ControlDoor;
 use door::{Door, DoorLimits};
 use witness::WitnessLayer;
@@ -78,8 +80,11 @@ pub fn serve_api(hub: &Arc<Hub>, listener: TcpListener, tls: rustls::ServerConfi
     let accounts = AccessServiceServer::new(AccountDoor::new(Arc::clone(hub)))
         .max_decoding_message_size(ACCOUNT_BYTES_MAX)
         .max_encoding_message_size(MESSAGE_BYTES_MAX);
-    let router =
-        server().add_service(agents).add_service(operators).add_service(accounts).add_service(auditors);
+    let router = server(hub.support_contact.as_deref())
+        .add_service(agents)
+        .add_service(operators)
+        .add_service(accounts)
+        .add_service(auditors);
     serve(hub, "api", listener, tls, API_LIMITS, router, shutdown);
 }
 
@@ -94,20 +99,21 @@ pub fn serve_raft(
     let nodes = RaftServiceServer::new(nodes)
         .max_decoding_message_size(MESSAGE_BYTES_MAX)
         .max_encoding_message_size(MESSAGE_BYTES_MAX);
-    let router = server().add_service(nodes);
+    let router = server(None).add_service(nodes);
     serve(hub, "raft", listener, tls, RAFT_LIMITS, router, shutdown);
 }
 
-/// Services with a witness of what they refuse around them.
-type WitnessStack = Stack<WitnessLayer, Identity>;
+/// Services with a witness of what they refuse around them, and around that whom to ask.
+type Around = Stack<ContactLayer, Stack<WitnessLayer, Identity>>;
 
-fn server() -> Server<WitnessStack> {
+fn server(contact: Option<&str>) -> Server<Around> {
     Server::builder()
         .http2_keepalive_interval(Some(KEEPALIVE_INTERVAL))
         .http2_keepalive_timeout(Some(KEEPALIVE_TIMEOUT))
         .max_concurrent_streams(STREAMS_MAX)
         .http2_max_header_list_size(HEADER_BYTES_MAX)
         .layer(WitnessLayer)
+        .layer(ContactLayer::new(contact))
 }
 
 fn serve(
@@ -116,7 +122,7 @@ fn serve(
     listener: TcpListener,
     tls: rustls::ServerConfig,
     limits: DoorLimits,
-    router: Router<WitnessStack>,
+    router: Router<Around>,
     shutdown: &Shutdown,
 ) {
     let acceptor = TlsAcceptor::from(Arc::new(tls));
