@@ -8,6 +8,7 @@ use common::id::NodeName;
 use serde::Deserialize;
 
 use crate::audit::settings::AuditSettings;
+use crate::reconcile::retention::RetentionSettings;
 
 /// Where the settings are looked for when no file is named.
 pub const DEFAULT_PATH: &str = "/etc/drover/coordinator.toml";
@@ -32,6 +33,8 @@ pub struct Settings {
     pub cluster_key_file: Option<PathBuf>,
     /// How the audit is kept and anchored.
     pub audit: AuditSettings,
+    /// How long migrations that ended are kept.
+    pub retention: RetentionSettings,
     /// Shown to operators with errors.
     pub support_contact: Option<String>,
     /// Which log lines are shown, in the form of `RUST_LOG`; the flag `--log` wins.
@@ -50,6 +53,7 @@ impl Default for Settings {
             advertise_raft: None,
             cluster_key_file: None,
             audit: AuditSettings::default(),
+            retention: RetentionSettings::default(),
             support_contact: None,
             log: None,
         }

@@ -32,6 +32,7 @@ use crate::raft::node::RaftNode;
 use crate::raft::proposer::Proposer;
 use crate::raft::state_machine::Replica;
 use crate::raft::wire::Wire;
+use crate::reconcile::retention::RetentionSettings;
 use crate::state::migration::Migration;
 use crate::state::{Command, Outcome, State};
 use crate::vault::envelope;
@@ -93,6 +94,8 @@ pub struct Hub {
     pub peers: Peers,
     /// What this node keeps for the audit.
     pub audit: NodeAudit,
+    /// How long migrations that ended are kept.
+    pub retention: RetentionSettings,
     /// Shown to operators with errors.
     pub support_contact: Option<String>,
     /// Who is connected.

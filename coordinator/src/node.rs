@@ -31,7 +31,7 @@ use crate::raft::Member;
 use crate::raft::membership::{Admission, join};
 use crate::raft::node::{RaftNode, RaftSettings};
 use crate::raft::wire::{GrpcWire, Wire};
-use crate::reconcile::{driver, renewal};
+use crate::reconcile::{driver, renewal, retention};
 use crate::state::State;
 use crate::vault::keyring::KeySources;
 
@@ -60,6 +60,7 @@ impl Node {
         let files = NodeFiles::create(&settings.state_dir)?;
         let membership = files.membership()?.ok_or_else(|| no_member(settings))?;
         let cluster_key = sources.load()?;
+        settings.retention.check()?;
         let node_audit = NodeAudit::open(&settings.state_dir, &settings.audit)?;
         let (api, raft_listener) = (bind(settings.listen_api).await?, bind(settings.listen_raft).await?);
         let api_address = local_address(&api)?;
@@ -89,6 +90,7 @@ impl Node {
             cluster_key,
             peers: Peers(Arc::clone(&wire)),
             audit: node_audit,
+            retention: settings.retention.clone(),
             support_contact: settings.support_contact.clone(),
             sessions: Sessions::default(),
             lease_clock: LeaseClock::default(),
@@ -115,6 +117,7 @@ impl Node {
         node.open_doors(&identity, &authority, api, raft_listener)?;
         node.shutdown.spawn(driver::run(Arc::clone(&hub)));
         audit::spawn(&hub);
+        node.shutdown.spawn(retention::run(Arc::clone(&hub)));
         node.shutdown.spawn(renewal::run(Arc::clone(&hub), identity));
         node.shutdown.spawn(stay_member(hub, wire, (membership, files), member));
         Ok(node)

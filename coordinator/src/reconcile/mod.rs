@@ -8,5 +8,6 @@ pub mod dispatch;
 pub mod driver;
 pub mod expiry;
 pub mod renewal;
+pub mod retention;
 pub mod settle;
 pub mod timeout;

@@ -13,7 +13,7 @@ use common::plan::{Plan, PlannedStep};
 use common::principal::Principal;
 use common::progress::Progress;
 use common::spec::MigrationSpec;
-use common::view::MigrationStatus;
+use common::view::{MigrationStatus, MigrationView};
 use rpds::RedBlackTreeMapSync;
 use serde::{Deserialize, Serialize};
 
@@ -79,6 +79,9 @@ pub struct Migration {
     pub way_back: WayBack,
     /// The highest progress ever shown, in thousandths.
     pub permille_max: u32,
+    /// What was kept of one that ended long ago; stands beside the record in a snapshot.
+    #[serde(skip)]
+    pub condensed: Option<Arc<MigrationView>>,
 }
 
 /// Why steps are undone; decides what the end is called.
@@ -140,6 +143,15 @@ pub enum Command {
         tenant: TenantId,
         /// How far steps are.
         checkpoints: Vec<Checkpoint>,
+    },
+    /// Condenses and forgets what ended long ago, at most [`super::retention::RETAINED_MAX`]; the leader's own.
+    Retain {
+        /// Whose.
+        tenant: TenantId,
+        /// Those of which only the totals are kept.
+        condense: Vec<MigrationId>,
+        /// Those of which nothing is kept.
+        forget: Vec<MigrationId>,
     },
 }
 
@@ -262,6 +274,16 @@ impl Migrations {
         self.table.insert(&tenant, id, migration);
     }
 
+    /// Removes a migration and what leads to it.
+    pub(super) fn remove(&mut self, tenant: &TenantId, id: &MigrationId) {
+        let Some(migration) = self.table.get(tenant, id).cloned() else { return };
+        self.requests.remove(tenant, &migration.request_id);
+        for index in [&mut self.active, &mut self.holding] {
+            index.remove(tenant, id);
+        }
+        self.table.remove(tenant, id);
+    }
+
     /// Applies what an operator or a deadline asks.
     pub(super) fn act(
         &mut self,
@@ -271,6 +293,7 @@ impl Migrations {
         act: Act,
     ) -> Result<Applied, Refusal> {
         let mut migration = self.copy(tenant, id)?;
+        migration.check_whole()?;
         if let Act::Verify { .. } = act {
             self.refuse_taken(tenant, id, &migration.roots)?;
         }
@@ -398,6 +421,7 @@ impl Migration {
             ended: None,
             way_back,
             permille_max: 0,
+            condensed: None,
         }
     }
 

@@ -30,6 +30,7 @@ mod property_test;
 pub mod query;
 mod queue;
 pub mod refusal;
+pub mod retention;
 pub mod roots;
 #[cfg(test)]
 pub(crate) mod sample;
@@ -316,6 +317,9 @@ impl State {
                 let outcome = Outcome::Acknowledged { number, is_effective: effects.is_some() };
                 Ok(Applied::new(outcome).effects(effects.unwrap_or_default()))
             }
+            migration::Command::Retain { tenant, condense, forget } => {
+                self.migrations.retain(stamp, &tenant, condense, &forget)
+            }
             migration::Command::Progress { tenant, checkpoints } => {
                 if checkpoints.len() > migration::CHECKPOINTS_MAX {
                     let message = format!("at most {} checkpoints at once", migration::CHECKPOINTS_MAX);
@@ -384,7 +388,8 @@ impl Command {
             | Self::Migration(
                 migration::Command::Act { tenant, .. }
                 | migration::Command::Event { tenant, .. }
-                | migration::Command::Progress { tenant, .. },
+                | migration::Command::Progress { tenant, .. }
+                | migration::Command::Retain { tenant, .. },
             ) => Some(tenant),
             Self::Migration(migration::Command::Create(create)) => Some(&create.tenant),
             Self::Access(it) => it.tenant(),
@@ -414,6 +419,7 @@ impl Command {
             Self::Migration(migration::Command::Create(create)) => create.migration.to_string(),
             Self::Migration(migration::Command::Progress { .. }) => "progress".to_owned(),
             Self::Access(it) => it.object(),
+            Self::Migration(migration::Command::Retain { .. }) => "retention".to_owned(),
             Self::Audit(note) => note.object.clone(),
             Self::AuditLog(_) => "audit".to_owned(),
             Self::Piece(_) => "command".to_owned(),
@@ -452,7 +458,11 @@ impl Command {
                 | migration::Act::TimeOut => None,
             },
             Self::Access(it) => Some(it.action()),
-            Self::Migration(migration::Command::Event { .. } | migration::Command::Progress { .. })
+            Self::Migration(
+                migration::Command::Event { .. }
+                | migration::Command::Progress { .. }
+                | migration::Command::Retain { .. },
+            )
             | Self::Lease(_)
             | Self::Audit(_)
             | Self::AuditLog(_)

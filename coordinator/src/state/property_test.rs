@@ -30,6 +30,7 @@ enum Deed {
     Host { host: u8, change: u8 },
     Wait { ms: u16 },
     Audit { kind: u8 },
+    Retain { migration: u8, forget: bool },
 }
 
 fn deed() -> impl Strategy<Value = Deed> {
@@ -49,6 +50,7 @@ fn deed() -> impl Strategy<Value = Deed> {
         1 => (0..2_u8, 0..5_u8).prop_map(|(host, change)| Deed::Host { host, change }),
         2 => any::<u16>().prop_map(|ms| Deed::Wait { ms }),
         2 => (0..4_u8).prop_map(|kind| Deed::Audit { kind }),
+        2 => (0..4_u8, any::<bool>()).prop_map(|(migration, forget)| Deed::Retain { migration, forget }),
     ]
 }
 
@@ -61,6 +63,11 @@ fn command(log: &mut Log, deed: &Deed) -> Option<Command> {
             return None;
         }
         Deed::Audit { kind } => audited(log, kind)?,
+        Deed::Retain { migration, forget } => {
+            let ids = vec![id(migration)];
+            let (condense, forget) = if forget { (Vec::new(), ids) } else { (ids, Vec::new()) };
+            Command::Migration(migration::Command::Retain { tenant, condense, forget })
+        }
         Deed::Create { .. } => create(log, deed)?,
         Deed::Act { migration, act } => asked(log, migration, act),
         Deed::Grant { migration, step, undo, right } => {
@@ -148,7 +155,8 @@ fn id(number: u8) -> MigrationId {
 }
 
 fn known(log: &Log, number: u8) -> Option<Arc<Migration>> {
-    log.state.migrations().get(&sample::tenant(), &id(number)).cloned()
+    let found = log.state.migrations().get(&sample::tenant(), &id(number)).cloned();
+    found.filter(|migration| !migration.is_condensed())
 }
 
 /// A new migration, which may find its root taken.
@@ -294,27 +302,54 @@ proptest! {
 }
 
 /// Prints what a copy of a large state costs; the figure belongs into DESIGN.md, not into an assertion.
+///
+/// `DROVER_MIGRATIONS=100000` measures at the size that the product promises.
 #[test]
 fn a_copy_of_a_large_state_is_cheap() {
-    const MIGRATIONS: u64 = 2_000;
+    let asked = std::env::var("DROVER_MIGRATIONS").ok().and_then(|count| count.parse().ok());
+    let migrations: u64 = asked.unwrap_or(2_000);
     let mut log = Log::new();
-    for number in 0..MIGRATIONS {
+    for number in 0..migrations {
         log.create(&format!("m{number}"), number, |_| {}).unwrap();
         log.act(&format!("m{number}"), Act::Cancel).unwrap();
+        // As the leader does: nine of ten are condensed, and the audit keeps its last lines.
+        if number.is_multiple_of(10) {
+            retain(&mut log, number);
+        }
     }
     let begun = common::clock::boot();
     let copy = log.state.clone();
     let copied = common::clock::boot().since(begun);
     let begun = common::clock::boot();
-    log.create("one-more", MIGRATIONS, |_| {}).unwrap();
+    log.create("one-more", migrations, |_| {}).unwrap();
     let changed = common::clock::boot().since(begun);
     let begun = common::clock::boot();
     let bytes = written(&copy);
     let encoded = common::clock::boot().since(begun);
     println!(
-        "{MIGRATIONS} migrations: copy {copied:?}, next change {changed:?}, {} bytes in {encoded:?}",
+        "{migrations} migrations, {} lines of audit: copy {copied:?}, next change {changed:?}, {} bytes in {encoded:?}",
+        copy.audit().lines_len(),
         bytes.len()
     );
     assert_eq!(snapshot::read(&mut bytes.as_slice()).unwrap(), copy);
     assert_ne!(copy, log.state);
+}
+
+/// Condenses the nine before this one, and turns the pages of the audit over.
+fn retain(log: &mut Log, number: u64) {
+    let condense = (number.saturating_sub(9)..number).map(|number| format!("m{number}").parse().unwrap());
+    let (condense, forget) = (condense.collect(), Vec::new());
+    let command = migration::Command::Retain { tenant: sample::tenant(), condense, forget };
+    log.apply(sample::node(), Command::Migration(command)).unwrap();
+    let audit = log.state.audit();
+    if audit.lines_len() < 11_000 {
+        return;
+    }
+    let last = audit.first_open() + 999;
+    log.apply(sample::node(), Command::AuditLog(audit::Command::Close { last })).unwrap();
+    let audit = log.state.audit();
+    let page = audit.pages().find(|page| audit.holds(page)).cloned().unwrap();
+    let nodes = vec!["coordinator-1".parse().unwrap()];
+    let leave = audit::Command::Leave { first: page.first, head: page.head, nodes };
+    log.apply(sample::node(), Command::AuditLog(leave)).unwrap();
 }

@@ -178,6 +178,9 @@ struct Summary {
 impl Migration {
     /// Returns the view of this migration; `is_whole` adds steps and findings.
     pub fn view(&self, now: WallMs, live: Live<'_>, is_whole: bool) -> MigrationView {
+        if let Some(condensed) = &self.condensed {
+            return condensed.as_ref().clone();
+        }
         let summary = self.summary();
         let progress = self.progress(live);
         let steps_completed = self.steps.iter().filter(|step| step.status == StepStatus::Succeeded).count();

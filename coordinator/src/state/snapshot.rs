@@ -5,14 +5,16 @@
 //! is written and read frame by frame: memory does not hold it twice. Indexes are not in it; reading makes them again.
 
 use std::io::{self, Read, Write};
+use std::sync::Arc;
 
 use common::audit::line::Line;
 use common::digest::Digest;
 use common::failure::FailureKind;
 use common::grant::Labels;
 use common::id::{HostName, KeyId, OperatorName, TenantId};
-use serde::Serialize;
+use common::view::MigrationView;
 use serde::de::DeserializeOwned;
+use serde::{Deserialize, Serialize};
 
 use super::access::Tenant;
 use super::access::key::Key;
@@ -76,6 +78,7 @@ enum Tag {
     Audit = 20,
     AuditLine = 21,
     AuditPage = 22,
+    CondensedMigration = 23,
 }
 
 impl Tag {
@@ -95,10 +98,15 @@ impl Tag {
             Self::Audit,
             Self::AuditLine,
             Self::AuditPage,
+            Self::CondensedMigration,
         ];
         all.into_iter().find(|tag| *tag as u8 == byte)
     }
 }
+
+/// What was kept of a migration, as text: a shared document, which grows by fields.
+#[derive(Serialize, Deserialize)]
+struct ViewText(#[serde(with = "super::document")] Arc<MigrationView>);
 
 /// Returns a command as the log holds it.
 pub fn encode_command(command: &Command) -> Result<Vec<u8>, postcard::Error> {
@@ -155,7 +163,10 @@ pub fn write(state: &State, to: &mut dyn Write) -> Result<(), SnapshotError> {
         frames.frame(Tag::Host, &(tenant, name, host))?;
     }
     for (_, _, migration) in state.migrations.table().all() {
-        frames.frame(Tag::Migration, migration)?;
+        match &migration.condensed {
+            None => frames.frame(Tag::Migration, migration)?,
+            Some(view) => frames.frame(Tag::CondensedMigration, &(migration, ViewText(Arc::clone(view))))?,
+        }
     }
     for (tenant, host, number) in state.outboxes.table().all() {
         frames.frame(Tag::Outbox, &(tenant, host, **number))?;
@@ -213,6 +224,10 @@ pub fn read(from: &mut dyn Read) -> Result<State, SnapshotError> {
                 state.hosts.table_mut().insert(&tenant, name, host);
             }
             Tag::Migration => state.migrations.put(postcard::from_bytes::<Migration>(&bytes)?),
+            Tag::CondensedMigration => {
+                let (migration, view): (Migration, ViewText) = postcard::from_bytes(&bytes)?;
+                state.migrations.put(Migration { condensed: Some(view.0), ..migration });
+            }
             Tag::Outbox => {
                 let (tenant, host, number): (TenantId, HostName, u64) = postcard::from_bytes(&bytes)?;
                 state.outboxes.take(&tenant, &host, number);
