@@ -1,9 +1,10 @@
 //! The way to the coordinators: a connection of our own TLS under tonic, and calls that find the leader.
 //!
 //! tonic bakes a certificate into its own TLS set-up; this connector shows whatever `common::tls::Identity` holds at
-//! the moment of the handshake. A call goes to the last known leader, follows the metadata `drover-leader`, tries the
-//! other coordinators when one is silent, and gives up at its deadline with the last failure. A call may therefore
-//! reach a coordinator twice: whoever makes one that must not happen twice puts an id into it.
+//! the moment of the handshake. A call goes to the last known leader and follows the metadata `drover-leader`. While a
+//! coordinator is silent the others are asked beside it, so that one that hangs costs a moment; the first that does
+//! what was asked wins, and the rest are let go. A call gives up at its deadline with the last failure. It may
+//! therefore reach a coordinator twice: whoever makes one that must not happen twice puts an id into it.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::fmt;
@@ -15,6 +16,8 @@ use std::time::Duration;
 use common::failure::{Failure, FailureKind};
 use common::limit::MESSAGE_BYTES_MAX;
 use common::tls::COORDINATOR_NAME;
+use futures_util::StreamExt;
+use futures_util::stream::FuturesUnordered;
 use http::Uri;
 use hyper_util::rt::TokioIo;
 use rustls::pki_types::ServerName;
@@ -32,8 +35,9 @@ use crate::v1::audit_service_client::AuditServiceClient;
 use crate::v1::control_service_client::ControlServiceClient;
 use crate::v1::raft_service_client::RaftServiceClient;
 
-/// How long TCP and TLS together may take; a coordinator that needs longer counts as silent.
-const CONNECT_TIMEOUT: Duration = Duration::from_secs(5);
+/// How long TCP and TLS together may take, a lost first packet included; a coordinator that needs longer counts as
+/// silent.
+const CONNECT_TIMEOUT: Duration = Duration::from_millis(1_500);
 /// How often a silent connection is asked for a sign of life, so that a dead peer is noticed before a lease ends.
 const KEEPALIVE_INTERVAL: Duration = Duration::from_secs(5);
 /// How long the sign of life may take.
@@ -42,6 +46,9 @@ const KEEPALIVE_TIMEOUT: Duration = Duration::from_secs(5);
 const ALERT: &str = "received fatal alert: ";
 /// The pause once every known coordinator was tried: an election takes about half a second.
 const PAUSE: Duration = Duration::from_millis(100);
+/// How long a coordinator may be silent before the next one is asked beside it. One that does not lead says so at
+/// once; a leader that is only slow is asked once, and the others point to it.
+const PATIENCE: Duration = Duration::from_millis(400);
 
 /// What an operator can do about silence.
 const UNREACHED: &str = "look whether the coordinators run and can be reached from here";
@@ -136,6 +143,36 @@ struct Known {
     channels: BTreeMap<String, Channel>,
 }
 
+/// Who was asked in one call.
+#[derive(Default)]
+struct Round {
+    /// Asked since every coordinator had been.
+    tried: BTreeSet<String>,
+    /// Asked and not answered yet.
+    waiting: BTreeSet<String>,
+    /// How often every coordinator had been asked.
+    begun_again: u32,
+}
+
+impl Round {
+    fn ask(&mut self, address: &str) {
+        self.tried.insert(address.to_owned());
+        self.waiting.insert(address.to_owned());
+    }
+
+    /// Whether somebody is silent whom nobody has waited for yet with nobody else to ask.
+    fn is_waiting_first(&self) -> bool {
+        !self.waiting.is_empty() && self.begun_again == 0
+    }
+
+    /// Lets everybody be asked again who is not silent, and returns after what pause.
+    fn begin_again(&mut self) -> Duration {
+        self.begun_again += 1;
+        self.tried.clone_from(&self.waiting);
+        if self.waiting.is_empty() { PAUSE } else { PATIENCE }
+    }
+}
+
 /// What a refused call says about where to go.
 enum Direction {
     /// The leader is there.
@@ -196,42 +233,64 @@ impl Coordinators {
         Fut: Future<Output = Result<Response<T>, Status>>,
     {
         let until = Instant::now() + deadline;
-        let mut tried = BTreeSet::new();
         let mut last = Failure::new(FailureKind::Timeout, "no coordinator answered in time");
+        let (mut round, mut answers) = (Round::default(), FuturesUnordered::new());
+        let mut next = Instant::now();
         loop {
-            let address = self.next_address()?;
-            if !tried.insert(address.clone()) {
-                if !is_patient {
+            let (address, answer) = tokio::select! {
+                biased;
+                Some(answered) = answers.next() => answered,
+                () = tokio::time::sleep_until(until) => {
+                    round.waiting.iter().for_each(|address| self.forget(address));
                     return Err(last.hint(UNREACHED));
                 }
-                tried = BTreeSet::from([address.clone()]);
-                tokio::time::sleep_until(until.min(Instant::now() + PAUSE)).await;
-            }
-            if Instant::now() >= until {
-                return Err(last.hint(UNREACHED));
-            }
-            let channel = self.channel(&address)?;
-            match tokio::time::timeout_at(until, call(channel)).await {
-                Ok(Ok(response)) => {
-                    self.known().leader = Some(address);
+                () = tokio::time::sleep_until(next) => {
+                    next = match self.next_address(&round)? {
+                        Some(address) => {
+                            let answer = call(self.channel(&address)?);
+                            round.ask(&address);
+                            answers.push(async move { (address, answer.await) });
+                            Instant::now() + PATIENCE
+                        }
+                        None if is_patient || round.is_waiting_first() => Instant::now() + round.begin_again(),
+                        None => return Err(last.hint(UNREACHED)),
+                    };
+                    continue;
+                }
+            };
+            round.waiting.remove(&address);
+            let status = match answer {
+                Ok(response) => {
+                    self.found(&address, &round);
                     return Ok(response.into_inner());
                 }
-                Ok(Err(status)) => {
-                    let direction = direction(&status);
-                    last = failure_of(&status, &address);
-                    match direction {
-                        Direction::Leader(leader) => self.known().leader = Some(leader),
-                        Direction::Elsewhere => self.forget(&address),
-                        Direction::Nowhere => {
-                            if status.code() == Code::Unauthenticated {
-                                // A new connection may show a newer certificate.
-                                self.known().channels.remove(&address);
-                            }
-                            return Err(last);
-                        }
+                Err(status) => status,
+            };
+            let failure = failure_of(&status, &address);
+            match direction(&status) {
+                Direction::Leader(leader) => {
+                    if !round.tried.contains(&leader) || round.waiting.is_empty() {
+                        next = Instant::now();
                     }
+                    self.known().leader = Some(leader);
+                    last = failure;
                 }
-                Err(_elapsed) => self.forget(&address),
+                Direction::Elsewhere => {
+                    self.forget(&address);
+                    next = if round.waiting.is_empty() { Instant::now() } else { next };
+                    last = failure;
+                }
+                Direction::Nowhere => {
+                    if status.code() == Code::Unauthenticated {
+                        // A new connection may show a newer certificate.
+                        self.known().channels.remove(&address);
+                    }
+                    // One that was asked beside a silent leader may be behind it.
+                    if round.waiting.is_empty() || self.next_address(&round)?.is_none() {
+                        return Err(failure);
+                    }
+                    last = failure;
+                }
             }
         }
     }
@@ -251,14 +310,25 @@ impl Coordinators {
         self.known.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    fn next_address(&self) -> Result<String, Failure> {
+    /// Returns whom to ask now; none when everybody was asked in this round.
+    fn next_address(&self, round: &Round) -> Result<Option<String>, Failure> {
         let known = self.known();
-        let rotated = || known.addresses.get(known.next.checked_rem(known.addresses.len())?).cloned();
-        let none = || {
-            Failure::new(FailureKind::Invalid, "no address of a coordinator is known")
-                .hint("name one as HOST:PORT")
-        };
-        known.leader.clone().or_else(rotated).ok_or_else(none)
+        if known.leader.is_none() && known.addresses.is_empty() {
+            let failure = Failure::new(FailureKind::Invalid, "no address of a coordinator is known");
+            return Err(failure.hint("name one as HOST:PORT"));
+        }
+        let first = known.next.checked_rem(known.addresses.len()).unwrap_or(0);
+        let rotated = known.addresses.iter().cycle().skip(first).take(known.addresses.len());
+        let mut candidates = known.leader.iter().chain(rotated);
+        Ok(candidates.find(|address| !round.tried.contains(*address)).cloned())
+    }
+
+    /// Remembers who answered. Connections of those that were silent meanwhile are dropped: one that swallows calls
+    /// would swallow the next.
+    fn found(&self, address: &str, round: &Round) {
+        let mut known = self.known();
+        known.leader = Some(address.to_owned());
+        known.channels.retain(|other, _| !round.waiting.contains(other));
     }
 
     fn channel(&self, address: &str) -> Result<Channel, Failure> {
@@ -375,6 +445,70 @@ mod tests {
         });
         assert_eq!(answer.await.unwrap(), 2);
         assert_eq!(coordinators.leader().as_deref(), Some("c:3"));
+    }
+
+    #[tokio::test]
+    async fn one_that_hangs_is_passed_by_and_its_connection_dropped() {
+        let coordinators = coordinators(&["a:1", "b:2", "c:3"]);
+        let calls = Mutex::new(0);
+        let answer = coordinators.call(Duration::from_secs(60), |_channel| {
+            let mut calls = calls.lock().unwrap();
+            *calls += 1;
+            let number = *calls;
+            async move {
+                match number {
+                    1 => std::future::pending().await,
+                    // It does not know yet that the leader hangs.
+                    2 => Err(not_leader("a:1")),
+                    number => Ok(Response::new(number)),
+                }
+            }
+        });
+        assert_eq!(answer.await.unwrap(), 3);
+        assert_eq!(coordinators.leader().as_deref(), Some("c:3"));
+        assert!(!coordinators.known().channels.contains_key("a:1"));
+    }
+
+    #[tokio::test]
+    async fn a_slow_leader_is_asked_once() {
+        let coordinators = coordinators(&["a:1", "b:2"]);
+        let (calls, slow) = (Mutex::new(0), tokio::sync::Notify::new());
+        let answer = coordinators.call(Duration::from_secs(60), |_channel| {
+            let mut calls = calls.lock().unwrap();
+            *calls += 1;
+            let (number, slow) = (*calls, &slow);
+            async move {
+                if number == 1 {
+                    slow.notified().await;
+                    return Ok(Response::new(()));
+                }
+                if number == 4 {
+                    slow.notify_one();
+                }
+                Err(not_leader("a:1"))
+            }
+        });
+        answer.await.unwrap();
+        assert_eq!((*calls.lock().unwrap(), coordinators.leader().as_deref()), (4, Some("a:1")));
+    }
+
+    #[tokio::test]
+    async fn the_word_of_one_beside_a_silent_leader_waits_for_the_others() {
+        let coordinators = coordinators(&["a:1", "b:2", "c:3"]);
+        let calls = Mutex::new(0);
+        let answer = coordinators.call(Duration::from_secs(60), |_channel| {
+            let mut calls = calls.lock().unwrap();
+            *calls += 1;
+            let number = *calls;
+            async move {
+                match number {
+                    1 => std::future::pending().await,
+                    2 => Err(Status::unauthenticated("a key that is not known here yet")),
+                    number => Ok(Response::new(number)),
+                }
+            }
+        });
+        assert_eq!(answer.await.unwrap(), 3);
     }
 
     #[tokio::test]
