@@ -17,7 +17,7 @@ use proto::channel::Coordinators;
 use sd_notify::NotifyState;
 use tokio::signal::unix::{Signal, SignalKind, signal};
 use tokio::sync::{mpsc, watch};
-use transfer::{Endpoint, EndpointSettings};
+use transfer::{Endpoint, EndpointSettings, ResetKey};
 
 use crate::config::Settings;
 use crate::journal::Journal;
@@ -84,7 +84,7 @@ impl Daemon {
             executor: Shutdown::new(),
             session: Shutdown::new(),
             rest: Shutdown::new(),
-            endpoint: open_endpoint(settings, &membership, &identity, ahead, &Shutdown::new())?,
+            endpoint: open_endpoint(state_dir, settings, &membership, &identity, &journal, ahead)?,
             journal: journal.clone(),
         };
         let given = Given {
@@ -145,7 +145,7 @@ impl Daemon {
             endpoint: self.endpoint.clone(),
             state_dir: state_dir.path().to_owned(),
         };
-        let (executor, held) = Executor::new(STEPS, workplace, orders_taken, self.executor.clone());
+        let (executor, leases) = Executor::new(STEPS, workplace, orders_taken, self.executor.clone());
         self.executor.spawn(executor.run());
         let session = Session {
             coordinators,
@@ -154,7 +154,9 @@ impl Daemon {
             facts: channels.facts.subscribe(),
             orders,
             reports: reports_heard,
-            held,
+            held: leases.held,
+            released: leases.released,
+            stopping: self.executor.token().clone(),
             certificate_end: channels.certificate_end.subscribe(),
             addresses: channels.addresses.clone(),
             clock_ahead_ms: channels.clock_ahead_ms.clone(),
@@ -202,11 +204,12 @@ async fn open_journal(state_dir: &StateDir) -> Result<Journal, Failure> {
 }
 
 fn open_endpoint(
+    state_dir: &StateDir,
     settings: &Settings,
     membership: &Membership,
     identity: &Arc<Identity>,
+    journal: &Journal,
     clock_ahead_ms: watch::Receiver<i64>,
-    shutdown: &Shutdown,
 ) -> Result<Endpoint, Failure> {
     let endpoint = EndpointSettings {
         listen: settings.listen_data,
@@ -214,9 +217,11 @@ fn open_endpoint(
         authority: membership.authority()?,
         state_dir: settings.state_dir.clone(),
         clock_ahead_ms,
+        incarnation: journal.incarnation(),
+        reset_key: ResetKey::new(state_dir.data_port_key()?),
         segmentation_offload: true,
     };
-    Endpoint::open(endpoint, shutdown)
+    Endpoint::open(endpoint, &Shutdown::new())
 }
 
 async fn first_survey(given: &Given) -> HostFacts {

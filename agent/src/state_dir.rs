@@ -16,6 +16,9 @@ use rustix::fs::{FlockOperation, flock};
 /// The lock's file name.
 const LOCK: &str = "lock";
 
+/// The file of the data port's key.
+const DATA_PORT_KEY: &str = "data-port.key";
+
 /// How long a lock is waited for: an agent that was killed keeps it until the last write of its threads returns.
 const PATIENCE: Duration = Duration::from_secs(10);
 /// How often it is tried meanwhile.
@@ -99,6 +102,23 @@ impl StateDir {
         }
     }
 
+    /// Returns the key of the data port, made with the first call and then kept: with it peers notice a restart.
+    ///
+    /// # Errors
+    /// When it can be neither read nor made.
+    pub fn data_port_key(&self) -> Result<[u8; 32], StateDirError> {
+        let path = self.path.join(DATA_PORT_KEY);
+        if let Some(key) = std::fs::read(&path).ok().and_then(|kept| kept.try_into().ok()) {
+            return Ok(key);
+        }
+        // One that is absent or damaged is made anew: it costs peers a few seconds, once.
+        let mut key = [0; 32];
+        let io = |source| StateDirError::Io { path: path.clone(), source };
+        getrandom::fill(&mut key).map_err(|error| io(io::Error::other(error.to_string())))?;
+        common::atomic_file::write(&path, &key, 0o600).map_err(io)?;
+        Ok(key)
+    }
+
     /// Returns the directory's path.
     pub fn path(&self) -> &Path {
         &self.path
@@ -118,5 +138,17 @@ mod tests {
         assert!(matches!(StateDir::lock_within(&path, Duration::ZERO), Err(StateDirError::Taken(_))));
         drop(held);
         StateDir::lock(&path).unwrap();
+    }
+
+    #[test]
+    fn the_data_port_s_key_is_kept_and_a_damaged_one_replaced() {
+        let directory = tempfile::tempdir().unwrap();
+        let state_dir = StateDir::lock(directory.path()).unwrap();
+        let key = state_dir.data_port_key().unwrap();
+        assert_eq!(state_dir.data_port_key().unwrap(), key);
+        std::fs::write(directory.path().join(DATA_PORT_KEY), b"cut").unwrap();
+        let made = state_dir.data_port_key().unwrap();
+        assert_ne!(made, key);
+        assert_eq!(state_dir.data_port_key().unwrap(), made);
     }
 }

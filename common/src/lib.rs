@@ -22,6 +22,7 @@ pub mod phase;
 pub mod plan;
 pub mod principal;
 pub mod progress;
+pub mod reach;
 pub mod rel_path;
 pub mod report;
 pub mod role;

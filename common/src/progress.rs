@@ -2,6 +2,8 @@
 
 use serde::{Deserialize, Serialize};
 
+use crate::reach::Reach;
+
 /// How far one attempt of a step is, over the whole of its work.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(default)]
@@ -20,6 +22,8 @@ pub struct Progress {
     pub bytes_on_wire: u64,
     /// Bytes of content that landed per second, over the last seconds.
     pub bytes_per_s: u64,
+    /// Which of both agents dialled the other, once they have met.
+    pub reach: Option<Reach>,
 }
 
 impl Progress {

@@ -81,6 +81,17 @@ pub enum InvalidTicket {
     /// It names another source than the one that was asked.
     #[error("it is for source {0}")]
     Source(HostName),
+    /// It names another destination than the one that was dialled.
+    #[error("it is for destination {0}")]
+    Elsewhere(HostName),
+    /// Another than its source showed it to the destination.
+    #[error("it was made for source {expected}, and {actual} showed it")]
+    Stranger {
+        /// Whom it names.
+        expected: HostName,
+        /// Who showed it.
+        actual: Principal,
+    },
     /// Another than its destination showed it.
     #[error("it was made for destination {expected}, and {actual} showed it")]
     Destination {
@@ -169,12 +180,7 @@ impl Ticket {
     /// # Errors
     /// When it has expired, or is for another cluster, source or destination.
     pub fn admits(&self, peer: &Peer, source: &HostName, now: WallMs) -> Result<(), InvalidTicket> {
-        if self.cluster != peer.cluster {
-            return Err(InvalidTicket::Cluster(self.cluster.clone()));
-        }
-        if now > self.expires {
-            return Err(InvalidTicket::Expired(now.since(self.expires)));
-        }
+        self.holds(&peer.cluster, now)?;
         if self.source != *source {
             return Err(InvalidTicket::Source(self.source.clone()));
         }
@@ -182,6 +188,42 @@ impl Ticket {
         if peer.principal != expected {
             let (expected, actual) = (self.destination.clone(), peer.principal.clone());
             return Err(InvalidTicket::Destination { expected, actual });
+        }
+        Ok(())
+    }
+
+    /// Checks that `peer`, which dialled `destination`, is the source from which that one may read, now.
+    ///
+    /// # Errors
+    /// As [`Self::admits`].
+    pub fn admits_source(
+        &self,
+        peer: &Peer,
+        destination: &HostName,
+        now: WallMs,
+    ) -> Result<(), InvalidTicket> {
+        self.holds(&peer.cluster, now)?;
+        if self.destination != *destination {
+            return Err(InvalidTicket::Elsewhere(self.destination.clone()));
+        }
+        let expected = Principal::Agent { tenant: self.tenant.clone(), host: self.source.clone() };
+        if peer.principal != expected {
+            let (expected, actual) = (self.source.clone(), peer.principal.clone());
+            return Err(InvalidTicket::Stranger { expected, actual });
+        }
+        Ok(())
+    }
+
+    /// Checks that the ticket is for a cluster and has not expired.
+    ///
+    /// # Errors
+    /// When it is neither.
+    pub fn holds(&self, cluster: &str, now: WallMs) -> Result<(), InvalidTicket> {
+        if self.cluster != cluster {
+            return Err(InvalidTicket::Cluster(self.cluster.clone()));
+        }
+        if now > self.expires {
+            return Err(InvalidTicket::Expired(now.since(self.expires)));
         }
         Ok(())
     }
@@ -264,5 +306,20 @@ mod tests {
         assert!(ticket.admits(&peer("web2"), &"web9".parse().unwrap(), WallMs(1)).is_err());
         let foreign = Peer { cluster: "c2".to_owned(), ..peer("web2") };
         assert!(ticket.admits(&foreign, &source, WallMs(1)).is_err());
+    }
+
+    #[test]
+    fn lets_only_its_source_come_to_its_destination_in_its_time() {
+        let (ticket, destination) = (ticket(), "web2".parse().unwrap());
+        assert_eq!(ticket.admits_source(&peer("web1"), &destination, WallMs(1_000)), Ok(()));
+        assert_eq!(
+            ticket.admits_source(&peer("web1"), &destination, WallMs(1_001)),
+            Err(InvalidTicket::Expired(1))
+        );
+        assert!(ticket.admits_source(&peer("web3"), &destination, WallMs(1)).is_err());
+        assert!(ticket.admits_source(&peer("web2"), &destination, WallMs(1)).is_err());
+        assert!(ticket.admits_source(&peer("web1"), &"web9".parse().unwrap(), WallMs(1)).is_err());
+        let foreign = Peer { cluster: "c2".to_owned(), ..peer("web1") };
+        assert!(ticket.admits_source(&foreign, &destination, WallMs(1)).is_err());
     }
 }

@@ -14,6 +14,7 @@ use crate::id::{HostName, MigrationId, NodeName, StepId, TenantId};
 use crate::phase::Phase;
 use crate::plan::Plan;
 use crate::progress::Progress;
+use crate::reach::Reach;
 use crate::spec::MigrationSpec;
 use crate::step::StepKind;
 use crate::step::file::Proof;
@@ -208,6 +209,9 @@ pub struct MigrationView {
     pub bytes_resent: u64,
     /// Content taken from what the destination held.
     pub bytes_deduplicated: u64,
+    /// Which of both agents dialled the other, once they have met.
+    #[serde(default)]
+    pub reach: Option<Reach>,
     /// Bytes of content landed per second.
     pub bytes_per_s: u64,
     /// Entries deleted at the destination.

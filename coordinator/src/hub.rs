@@ -22,6 +22,7 @@ use crate::access::actor::Actor;
 use crate::audit::NodeAudit;
 use crate::audit::refusals::Refused;
 use crate::grpc::connection::Connections;
+use crate::live::introductions::Introductions;
 use crate::live::lease_clock::LeaseClock;
 use crate::live::progress::LiveProgresses;
 use crate::live::sessions::Sessions;
@@ -104,6 +105,8 @@ pub struct Hub {
     pub lease_clock: LeaseClock,
     /// How far steps are right now.
     pub progress: LiveProgresses,
+    /// What the two agents of a step were told of each other.
+    pub introductions: Introductions,
     /// Whose stages are being removed.
     pub settling: Settling,
     /// Open connections, to cut.

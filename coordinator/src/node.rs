@@ -22,6 +22,7 @@ use crate::config::Settings;
 use crate::grpc;
 use crate::grpc::raft::RaftDoor;
 use crate::hub::{Hub, Peers};
+use crate::live::introductions::Introductions;
 use crate::live::lease_clock::LeaseClock;
 use crate::live::progress::LiveProgresses;
 use crate::live::sessions::Sessions;
@@ -95,6 +96,7 @@ impl Node {
             sessions: Sessions::default(),
             lease_clock: LeaseClock::default(),
             progress: LiveProgresses::default(),
+            introductions: Introductions::default(),
             settling: Settling::default(),
             connections: Arc::default(),
             wake: Arc::new(Notify::new()),

@@ -4,6 +4,7 @@ use std::time::Duration;
 
 use common::finding::{Finding, Severity};
 use common::human;
+use common::reach::Reach;
 use common::view::{MigrationStatus, MigrationView, StepStatus, StepView};
 
 use crate::output::line::line;
@@ -54,6 +55,9 @@ pub(crate) fn text(view: &MigrationView, width: Option<usize>, is_verbose: bool)
     }
     text.field("steps", Meaning::Plain, format!("{} of {} done", view.steps_completed, view.steps_total));
     text.append(moved(view));
+    if view.reach == Some(Reach::SourceDials) {
+        text.field("reach", Meaning::Plain, "the source dials, because the destination does not reach it");
+    }
     if view.rollback_available {
         let until = view.rollback_until.map(|until| format!(" until {}", human::moment(until)));
         let how = format!("open{}: `ctl rollback {}`", until.unwrap_or_default(), view.id);

@@ -12,7 +12,7 @@ use common::fence::FencingToken;
 use common::id::{MigrationId, StepId};
 use tokio::sync::watch;
 use tokio_util::sync::CancellationToken;
-use transfer::{LeaseGuard, LeaseKeeper, hold_lease};
+use transfer::{LeaseGuard, LeaseKeeper, PeerNews, hold_lease};
 
 /// How often a lease's time is looked at, so that a machine that slept notices within this.
 const LOOK_INTERVAL: Duration = Duration::from_millis(500);
@@ -34,6 +34,7 @@ struct Held {
     renewed: watch::Sender<Option<BootTime>>,
     ticket: watch::Sender<Vec<u8>>,
     bandwidth: watch::Sender<Option<u64>>,
+    news: watch::Sender<PeerNews>,
     ended: watch::Sender<Option<LeaseEnd>>,
 }
 
@@ -68,6 +69,7 @@ impl HeldLease {
                 renewed: watch::Sender::new(None),
                 ticket: watch::Sender::new(ticket),
                 bandwidth: watch::Sender::new(None),
+                news: watch::Sender::new(PeerNews::default()),
                 ended: watch::Sender::new(None),
             }),
         }
@@ -101,6 +103,16 @@ impl HeldLease {
     /// Returns the limits of bandwidth, the newest last.
     pub fn bandwidth(&self) -> watch::Receiver<Option<u64>> {
         self.held.bandwidth.subscribe()
+    }
+
+    /// Returns what the leader says of the agent on the other side.
+    pub fn news(&self) -> watch::Receiver<PeerNews> {
+        self.held.news.subscribe()
+    }
+
+    /// Notes what the leader says of the agent on the other side.
+    pub fn hear_of_peer(&self, news: PeerNews) {
+        self.held.news.send_replace(news);
     }
 
     /// Returns when the last answered renewal was sent.

@@ -8,6 +8,7 @@ pub mod enroll;
 #[cfg(test)]
 pub(crate) mod fixture;
 pub mod heartbeat;
+mod intake;
 pub mod lease;
 pub mod membership;
 pub mod outbox;

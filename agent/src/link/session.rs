@@ -11,12 +11,14 @@
 //! at once, idle ones spread over a time that the leader names, so that a new leader is not flooded.
 //! The session takes nothing away from a running step: leases run out by themselves.
 
+use std::collections::BTreeSet;
 use std::sync::Arc;
 use std::time::Duration;
 
 use common::backoff::Backoff;
 use common::clock::{self, WallMs};
 use common::failure::{Failure, FailureKind};
+use common::fence::FencingToken;
 use common::host::HostFacts;
 use common::shutdown::Shutdown;
 use proto::channel::{Coordinators, agent_client};
@@ -26,13 +28,13 @@ use proto::v1::coordinator_message::Message;
 use tokio::sync::{mpsc, watch};
 use tokio::time::{MissedTickBehavior, timeout};
 use tokio_stream::wrappers::ReceiverStream;
+use tokio_util::sync::CancellationToken;
 use tonic::{Status, Streaming};
 
 use super::heartbeat::{HEARTBEAT_INTERVAL, Heartbeats, ahead_ms};
 use super::lease::HeldLease;
-use super::outbox::{Outbox, end_of};
-use super::wire;
-use crate::journal::OutboxRecord;
+use super::outbox::Outbox;
+use super::{intake, wire};
 use crate::step::order::{Order, Report};
 
 /// Messages that wait for the network; a leader that does not read them within [`SEND_DEADLINE`] is gone.
@@ -77,6 +79,10 @@ pub struct Session {
     pub addresses: watch::Sender<Vec<String>>,
     /// How many milliseconds the leader's clock is ahead.
     pub clock_ahead_ms: watch::Sender<i64>,
+    /// The leases that the executor has stopped for good, to be given back.
+    pub released: watch::Receiver<Vec<HeldLease>>,
+    /// Fires when the executor begins to stop: no grant is of use any more.
+    pub stopping: CancellationToken,
     /// Ends the session.
     pub shutdown: Shutdown,
 }
@@ -93,6 +99,7 @@ enum Ended {
 /// What wakes the session.
 enum Event {
     Shutdown,
+    Stopping,
     Message(Result<Option<v1::CoordinatorMessage>, Status>),
     Report(Report),
     Outbox,
@@ -204,8 +211,14 @@ async fn open(session: &mut Session) -> Result<(Conversation, v1::Welcome), Fail
         .map_err(|_elapsed| Failure::new(FailureKind::Timeout, "the leader did not answer the hello"))?;
     match first.map_err(|status| to_failure(&status))?.and_then(|first| first.message) {
         Some(Message::Welcome(welcome)) => {
-            let conversation =
-                Conversation { outgoing, incoming, heartbeats: Heartbeats::default(), sent_to: 0, number: 0 };
+            let conversation = Conversation {
+                outgoing,
+                incoming,
+                heartbeats: Heartbeats::default(),
+                sent_to: 0,
+                number: 0,
+                returning: BTreeSet::new(),
+            };
             Ok((conversation, welcome))
         }
         Some(_) => Err(Failure::new(FailureKind::Invalid, "the leader's first message is not a welcome")),
@@ -222,6 +235,8 @@ struct Conversation {
     sent_to: u64,
     /// Counts the sessions of this process, so that an answer never goes to another one than its question came from.
     number: u64,
+    /// Leases that were given back and are not known to be over yet.
+    returning: BTreeSet<FencingToken>,
 }
 
 impl Conversation {
@@ -243,10 +258,12 @@ impl Conversation {
         let mut beat = tokio::time::interval(HEARTBEAT_INTERVAL);
         beat.set_missed_tick_behavior(MissedTickBehavior::Delay);
         self.send_events(session).await?;
+        let mut is_leaving = false;
         loop {
             let event = tokio::select! {
                 biased;
                 () = session.shutdown.cancelled() => Event::Shutdown,
+                () = session.stopping.cancelled(), if !is_leaving => Event::Stopping,
                 message = self.incoming.message() => Event::Message(message),
                 Ok(()) = session.held.changed() => Event::Held,
                 _ = beat.tick() => Event::Beat,
@@ -256,6 +273,10 @@ impl Conversation {
             };
             match event {
                 Event::Shutdown => return Ok(()),
+                Event::Stopping => {
+                    is_leaving = true;
+                    self.send(wire::leaving(&[])).await?;
+                }
                 Event::Message(message) => self.take(session, message).await?,
                 Event::Held => self.beat(session, false).await?,
                 Event::Beat => self.beat(session, true).await?,
@@ -298,14 +319,21 @@ impl Conversation {
             return Err(Failure::new(FailureKind::Unreachable, "the leader closed the session"));
         };
         match message.message {
-            Some(Message::Grant(grant)) => granted(session, grant).await,
+            Some(Message::Grant(grant)) => intake::granted(session, grant).await,
             Some(Message::Renewed(renewed)) => {
                 self.renewed(session, renewed);
                 Ok(())
             }
-            Some(Message::Revoke(revoke)) => revoked(session, revoke).await,
+            Some(Message::Revoke(revoke)) => {
+                if let Some(token) = intake::revoked(session, revoke).await? {
+                    self.returning.remove(&token);
+                }
+                Ok(())
+            }
             Some(Message::Acknowledge(acknowledge)) => Ok(session.outbox.acknowledge(acknowledge.number)?),
-            Some(Message::Question(question)) => self.asked(session, question).await,
+            Some(Message::Question(question)) => intake::asked(session, self.number, question).await,
+            Some(Message::Serve(serve)) => intake::serve(session, serve).await,
+            Some(Message::PeerSeen(seen)) => intake::peer_seen(session, seen).await,
             // A second welcome changes nothing, and a newer leader may say what this agent does not know.
             Some(Message::Welcome(_)) | None => Ok(()),
         }
@@ -319,18 +347,6 @@ impl Conversation {
             let Ok(token) = wire::from_token(token) else { continue };
             if let Some(lease) = held.iter().find(|lease| lease.token() == token) {
                 lease.renewed(sent, ticket, (bandwidth_limit > 0).then_some(bandwidth_limit));
-            }
-        }
-    }
-
-    async fn asked(&self, session: &Session, question: v1::Question) -> Result<(), Failure> {
-        match wire::question(question) {
-            Ok((number, question)) => {
-                order(session, Order::Question { session: self.number, number, question }).await
-            }
-            Err(error) => {
-                tracing::warn!(error = %common::failure::chain(&error), "a question was not understood");
-                Ok(())
             }
         }
     }
@@ -384,11 +400,14 @@ impl Conversation {
         }
     }
 
-    /// Sends what the last steps had to say, and waits a little for the acknowledgement.
+    /// Sends what the last steps had to say, gives back what they worked under, and waits a little for the answers.
     async fn drain(&mut self, session: &mut Session) {
         let drained = timeout(DRAIN_DEADLINE, async {
             self.send_events(session).await?;
-            while !session.outbox.is_empty() {
+            let released = session.released.borrow().clone();
+            self.returning = released.iter().map(HeldLease::token).collect();
+            self.send(wire::leaving(&released)).await?;
+            while !session.outbox.is_empty() || !self.returning.is_empty() {
                 let message = self.incoming.message().await;
                 self.take(session, message).await?;
             }
@@ -396,52 +415,9 @@ impl Conversation {
         });
         match drained.await {
             Ok(Ok(())) => {}
-            Ok(Err(_)) | Err(_) => tracing::info!("some events wait in the outbox for the next start"),
+            Ok(Err(_)) | Err(_) => tracing::info!("some last words wait for the next start"),
         }
     }
-}
-
-async fn granted(session: &Session, grant: v1::Grant) -> Result<(), Failure> {
-    let granted = match wire::granted(grant, clock::boot()) {
-        Ok(granted) => granted,
-        Err(error) => {
-            tracing::warn!(error = %common::failure::chain(&error), "a grant was not understood");
-            return Ok(());
-        }
-    };
-    let wire::Granted { migration, step, token, is_finish, grant } = granted;
-    if is_finish {
-        return order(session, Order::Finish { token }).await;
-    }
-    // A grant that comes again after its step has ended is answered by the event that is on its way.
-    if session.outbox.holds_end_of(token)? {
-        return Ok(());
-    }
-    match grant {
-        Ok(grant) => order(session, Order::Grant(Box::new(grant))).await,
-        Err(failure) => {
-            let event = end_of(&Err(failure));
-            session.outbox.append(OutboxRecord { migration, step, token, event }).await?;
-            Ok(())
-        }
-    }
-}
-
-async fn revoked(session: &Session, revoke: v1::Revoke) -> Result<(), Failure> {
-    let v1::Revoke { migration: _, step: _, token, reason } = revoke;
-    match wire::from_token(token) {
-        Ok(token) => order(session, Order::Revoke { token, reason }).await,
-        Err(error) => {
-            tracing::warn!(%error, "a revocation was not understood");
-            Ok(())
-        }
-    }
-}
-
-/// Hands an order to the executor, which takes them as fast as they come.
-async fn order(session: &Session, order: Order) -> Result<(), Failure> {
-    let ended = |_closed| Failure::new(FailureKind::Cancelled, "the agent takes no orders any more");
-    session.orders.send(order).await.map_err(ended)
 }
 
 /// Whether people should hear of the latest of so many failures.
@@ -465,12 +441,11 @@ fn fraction() -> f64 {
 #[cfg(test)]
 mod tests {
     use common::failure::FailureKind;
-    use common::fence::FencingToken;
     use proto::v1::agent_message::Message as Said;
     use tokio::task::JoinHandle;
 
     use super::*;
-    use crate::journal::{Journal, OutboxEvent};
+    use crate::journal::{Journal, OutboxEvent, OutboxRecord};
     use crate::link::fixture::{Authority, FakeCoordinator, Joined, SessionSeen, joined};
     use crate::step::order::{Answer, AskedFor};
 
@@ -487,6 +462,8 @@ mod tests {
         clock_ahead_ms: watch::Receiver<i64>,
         addresses: watch::Receiver<Vec<String>>,
         certificate_end: watch::Sender<WallMs>,
+        released: watch::Sender<Vec<HeldLease>>,
+        stopping: CancellationToken,
         shutdown: Shutdown,
         running: JoinHandle<()>,
     }
@@ -506,6 +483,8 @@ mod tests {
         let (clock_to, clock_ahead_ms) = watch::channel(0);
         let (addresses_to, addresses) = watch::channel(Vec::new());
         let (shutdown, certificate_end) = (Shutdown::new(), watch::Sender::new(end));
+        let (released, released_seen) = watch::channel(Vec::new());
+        let stopping = CancellationToken::new();
         let session = Session {
             coordinators: Arc::clone(&host.coordinators),
             incarnation: 5,
@@ -517,6 +496,8 @@ mod tests {
             certificate_end: certificate_end.subscribe(),
             addresses: addresses_to,
             clock_ahead_ms: clock_to,
+            released: released_seen,
+            stopping: stopping.clone(),
             shutdown: shutdown.clone(),
         };
         let running = shutdown.spawn(session.run());
@@ -530,6 +511,8 @@ mod tests {
             clock_ahead_ms,
             addresses,
             certificate_end,
+            released,
+            stopping,
             shutdown,
             running,
         }
@@ -702,5 +685,25 @@ mod tests {
         bench.running.await.unwrap();
         assert!(bench.outbox.is_empty());
         drop(bench.host);
+    }
+
+    #[tokio::test]
+    async fn an_orderly_end_takes_no_grants_and_gives_leases_back() {
+        let bench = bench().await;
+        let mut seen = bench.welcome().await;
+        let leaving = |said: Said| match said {
+            Said::Leaving(v1::Leaving { released }) => Some(released),
+            _ => None,
+        };
+        bench.stopping.cancel();
+        assert_eq!(seen.hear_until(leaving).await, []);
+        bench.released.send_replace(vec![bench.lease()]);
+        bench.shutdown.cancel();
+        let released = seen.hear_until(leaving).await;
+        let [v1::HeldLease { migration, step, token }] = released.as_slice() else { panic!("{released:?}") };
+        let (migration, step, token, reason) = (migration.clone(), step.clone(), *token, String::new());
+        assert!(!bench.running.is_finished(), "the answer is waited for");
+        seen.say(Message::Revoke(v1::Revoke { migration, step, token, reason })).await;
+        bench.running.await.unwrap();
     }
 }

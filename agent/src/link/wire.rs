@@ -13,6 +13,7 @@ use proto::v1::agent_message::Message;
 use proto::v1::answer::Answer as AnswerForm;
 use proto::v1::step_event::Event;
 use serde::Serialize;
+use transfer::{PeerNews, ServeOrder};
 
 use super::lease::HeldLease;
 use crate::journal::{OutboxEvent, OutboxRecord};
@@ -72,6 +73,22 @@ pub(super) fn granted(grant: v1::Grant, now: BootTime) -> Result<Granted, WireEr
         peer,
     });
     Ok(Granted { migration, step, token, is_finish: finish, grant })
+}
+
+pub(super) fn serve(serve: v1::Serve) -> ServeOrder {
+    let v1::Serve { ticket, peer_addresses } = serve;
+    ServeOrder { ticket, addresses: readable(&peer_addresses) }
+}
+
+pub(super) fn peer_seen(seen: v1::PeerSeen) -> Result<(FencingToken, PeerNews), WireError> {
+    let v1::PeerSeen { token, connected, incarnation, peer_addresses } = seen;
+    let news = PeerNews { is_connected: connected, incarnation, addresses: readable(&peer_addresses) };
+    Ok((from_token(token)?, news))
+}
+
+/// Returns the addresses that can be read: one that cannot is no reason not to dial the others.
+fn readable(addresses: &[String]) -> Vec<SocketAddr> {
+    addresses.iter().filter_map(|address| address.parse().ok()).collect()
 }
 
 fn from_peer(name: &str, addresses: &[String], tenant: &str) -> Result<Option<Peer>, Failure> {
@@ -138,6 +155,10 @@ pub(super) fn held(lease: &HeldLease) -> v1::HeldLease {
         step: lease.step().to_string(),
         token: to_token(lease.token()),
     }
+}
+
+pub(super) fn leaving(released: &[HeldLease]) -> v1::AgentMessage {
+    message(Message::Leaving(v1::Leaving { released: released.iter().map(held).collect() }))
 }
 
 pub(super) fn heartbeat(number: u64, renew: Vec<v1::HeldLease>) -> v1::AgentMessage {
@@ -208,6 +229,18 @@ mod tests {
             peer_addresses: vec!["192.0.2.7:7443".to_owned()],
             ..v1::Grant::default()
         }
+    }
+
+    #[test]
+    fn news_of_a_peer_are_understood_without_the_addresses_that_are_none() {
+        let peer_addresses = vec!["web1:7443".to_owned(), "192.0.2.7:7443".to_owned()];
+        let token = Some(v1::Token { epoch: 1, index: 9 });
+        let seen = v1::PeerSeen { token, connected: true, incarnation: 4, peer_addresses };
+        let (token, news) = peer_seen(seen).unwrap();
+        assert_eq!(token, FencingToken { epoch: 1, index: 9 });
+        assert_eq!((news.is_connected, news.incarnation), (true, 4));
+        assert_eq!(news.addresses, ["192.0.2.7:7443".parse().unwrap()]);
+        assert!(peer_seen(v1::PeerSeen::default()).is_err());
     }
 
     #[test]

@@ -132,7 +132,10 @@ fn context(
         tenant: peer.tenant.clone(),
         host: peer.host.clone(),
         addresses: peer.addresses.clone(),
+        token: lease.token(),
         ticket: lease.ticket(),
+        news: lease.news(),
+        was_reached: false,
     });
     StepContext {
         migration: lease.migration().clone(),

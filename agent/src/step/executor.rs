@@ -32,10 +32,20 @@ pub struct Executor {
     workplace: Workplace,
     orders: mpsc::Receiver<Order>,
     held: watch::Sender<Vec<HeldLease>>,
+    released: watch::Sender<Vec<HeldLease>>,
     attempts: BTreeMap<FencingToken, Attempt>,
     ended: (mpsc::Sender<FencingToken>, mpsc::Receiver<FencingToken>),
     questions: std::sync::Arc<tokio::sync::Semaphore>,
     shutdown: Shutdown,
+}
+
+/// The leases of an executor, as the session sees them.
+#[derive(Clone, Debug)]
+pub struct Leases {
+    /// Those that it works under.
+    pub held: watch::Receiver<Vec<HeldLease>>,
+    /// Those whose work a shutdown has stopped, with nothing of it left.
+    pub released: watch::Receiver<Vec<HeldLease>>,
 }
 
 /// An attempt that has not ended.
@@ -54,19 +64,23 @@ impl std::fmt::Debug for dyn Step {
 }
 
 impl Executor {
-    /// Makes an executor of these kinds; returns also the leases that it holds, for the session.
+    /// Makes an executor of these kinds; returns also the leases that it works under and those that a shutdown has
+    /// stopped, for the session.
     pub fn new(
         steps: &'static [&'static dyn Step],
         workplace: Workplace,
         orders: mpsc::Receiver<Order>,
         shutdown: Shutdown,
-    ) -> (Self, watch::Receiver<Vec<HeldLease>>) {
-        let (held, leases) = watch::channel(Vec::new());
+    ) -> (Self, Leases) {
+        let (held, held_now) = watch::channel(Vec::new());
+        let (released, released_now) = watch::channel(Vec::new());
+        let leases = Leases { held: held_now, released: released_now };
         let executor = Self {
             steps,
             workplace,
             orders,
             held,
+            released,
             attempts: BTreeMap::new(),
             ended: mpsc::channel(ATTEMPTS_MAX),
             questions: std::sync::Arc::new(tokio::sync::Semaphore::new(QUESTIONS_MAX)),
@@ -91,11 +105,14 @@ impl Executor {
         for attempt in self.attempts.values() {
             attempt.lease.end(LeaseEnd::Shutdown, "the agent is shutting down");
         }
-        for attempt in self.attempts.values_mut() {
+        // Each is given back only once all its tasks have ended: another agent may take it from then on.
+        while let Some((_, mut attempt)) = self.attempts.pop_first() {
             wait_over(&mut attempt.over).await;
+            if attempt.lease.ended() == Some(LeaseEnd::Shutdown) {
+                self.released.send_modify(|released| released.push(attempt.lease));
+            }
+            self.publish();
         }
-        self.attempts.clear();
-        self.publish();
     }
 
     async fn take(&mut self, order: Order) {
@@ -103,6 +120,12 @@ impl Executor {
             Order::Grant(grant) => self.begin(*grant).await,
             Order::Finish { token } => self.end(token, LeaseEnd::Cancelled, "it was cancelled"),
             Order::Revoke { token, reason } => self.end(token, LeaseEnd::Lost, &reason),
+            Order::Serve(order) => self.workplace.endpoint.serve(order),
+            Order::PeerSeen { token, news } => {
+                if let Some(attempt) = self.attempts.get(&token) {
+                    attempt.lease.hear_of_peer(news);
+                }
+            }
             Order::Question { session, number, question } => self.ask(session, number, question),
         }
     }
@@ -274,6 +297,7 @@ mod tests {
     struct Bench {
         orders: mpsc::Sender<Order>,
         held: watch::Receiver<Vec<HeldLease>>,
+        released: watch::Receiver<Vec<HeldLease>>,
         outbox: Outbox,
         journal: Journal,
         step: &'static Obedient,
@@ -294,6 +318,8 @@ mod tests {
             authority: authority.certificate(),
             state_dir: host.directory.path().to_owned(),
             clock_ahead_ms: watch::channel(0).1,
+            incarnation: 1,
+            reset_key: transfer::ResetKey::new([7; 32]),
             segmentation_offload: true,
         };
         let workplace = Workplace {
@@ -306,10 +332,11 @@ mod tests {
         let step: &'static Obedient = Box::leak(Box::default());
         let steps: &'static [&'static dyn Step] = Box::leak(Box::new([step as &dyn Step]));
         let (orders, orders_taken) = mpsc::channel(8);
-        let (executor, held) = Executor::new(steps, workplace, orders_taken, shutdown.clone());
+        let (executor, Leases { held, released }) =
+            Executor::new(steps, workplace, orders_taken, shutdown.clone());
         shutdown.spawn(executor.run());
         let before = outbox.acknowledged();
-        Bench { orders, held, outbox, journal, step, shutdown, before, _host: host }
+        Bench { orders, held, released, outbox, journal, step, shutdown, before, _host: host }
     }
 
     impl Bench {
@@ -456,5 +483,18 @@ mod tests {
         assert!(bench.held.borrow_and_update().is_empty());
         assert_eq!(bench.log(), ["began 7", "ended 7"]);
         assert!(bench.outbox.is_empty());
+        let released: Vec<u64> = bench.released.borrow().iter().map(|lease| lease.token().index).collect();
+        assert_eq!(released, [7]);
+    }
+
+    #[tokio::test]
+    async fn what_the_coordinator_took_or_the_step_ended_is_not_given_back() {
+        let bench = bench().await;
+        let lost = bench.grant(7, "wait /a").await;
+        bench.grant(8, "go /b").await;
+        bench.event(1).await;
+        lost.end(LeaseEnd::Lost, "revoked");
+        bench.shutdown.finish().await;
+        assert!(bench.released.borrow().is_empty());
     }
 }

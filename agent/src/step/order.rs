@@ -7,6 +7,7 @@ use common::failure::Failure;
 use common::fence::FencingToken;
 use common::id::{HostName, TenantId};
 use common::progress::Progress;
+use transfer::{PeerNews, ServeOrder};
 
 use crate::link::lease::HeldLease;
 
@@ -26,6 +27,15 @@ pub enum Order {
         token: FencingToken,
         /// Why, for people.
         reason: String,
+    },
+    /// Let a destination in, and dial it if it does not come.
+    Serve(ServeOrder),
+    /// Take note of what the leader says of the agent on the other side of a step.
+    PeerSeen {
+        /// The lease of the step.
+        token: FencingToken,
+        /// What it says.
+        news: PeerNews,
     },
     /// Answer a question.
     Question {

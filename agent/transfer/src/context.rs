@@ -72,8 +72,25 @@ pub struct Peer {
     pub host: HostName,
     /// Where its data port is reached, best first.
     pub addresses: Vec<SocketAddr>,
+    /// The token of the lease, under which a peer that dials is let in.
+    pub token: FencingToken,
     /// The signed ticket; a fresh one arrives with every renewal of the lease.
     pub ticket: watch::Receiver<Vec<u8>>,
+    /// What the leader says of its agent.
+    pub news: watch::Receiver<PeerNews>,
+    /// Whether an attempt of this migration has reached it before.
+    pub was_reached: bool,
+}
+
+/// What the leader says of a peer's agent.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct PeerNews {
+    /// Whether it has a session with the leader.
+    pub is_connected: bool,
+    /// Counts its starts; zero as long as the leader has said nothing.
+    pub incarnation: u64,
+    /// Where its data port is reached now, best first; when empty, those of the peer hold.
+    pub addresses: Vec<SocketAddr>,
 }
 
 /// Why a lease ended.

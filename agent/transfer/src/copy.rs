@@ -28,6 +28,7 @@ use crate::passes::RootMark;
 use crate::peer::{ContentReceiver, FetchSender, Source};
 use crate::pull::flow::Flow;
 use crate::pull::{self, Host, Incoming, Pass};
+use crate::reach;
 use crate::saved_counters::{SavedCounters, Totals};
 use crate::scan::{Scan, ScanSettings};
 use crate::stage::Stage;
@@ -66,14 +67,10 @@ pub async fn run_copy(
         return dry_run(ctx, endpoint, params).await;
     }
     let began = clock::boot();
-    let peer = peer_of(&ctx)?.clone();
     let memory = Memory::open(&ctx.state_dir, &ctx.migration)?;
     ctx.findings.list_in(&memory.list(FINDINGS_LIST))?;
-    let stop = ctx.lease.stop().clone();
-    let source = tokio::select! {
-        source = Source::open(endpoint, &peer, ctx.bandwidth.clone()) => source?,
-        () = stop.cancelled() => return Err(stopped(&ctx)),
-    };
+    let peer = peer_of(&ctx)?.clone();
+    let source = reach::open(&ctx, endpoint, &memory).await?;
     let incoming = incoming(&source, &params).await?;
     let attempt = Arc::new(Attempt::new(&ctx, began, source.opened()));
     let work_attempt = Arc::clone(&attempt);
@@ -84,6 +81,7 @@ pub async fn run_copy(
     done.map_err(|failure| name_source(failure, &peer))?;
     let mut output = attempt.output(wire, counted.content_bytes);
     output.findings_total = ctx.findings.totals().total;
+    output.reach = ctx.progress.borrow().reach;
     output.list_file = Some(FINDINGS_LIST.to_owned());
     Ok(output)
 }
@@ -134,7 +132,7 @@ impl Attempt {
             content_bytes: before.content_bytes + content,
             files_sent: self.counters.files_sent.load(Relaxed),
             duration_ms: before.duration_ms.saturating_add(u64::try_from(worked).unwrap_or(u64::MAX)),
-            progress: *self.ctx.progress.borrow(),
+            progress: (*self.ctx.progress.borrow()).into(),
         }
     }
 
@@ -249,9 +247,10 @@ fn pass(attempt: &Attempt, params: FileParams, memory: &Memory, incoming: Incomi
     let saved = SavedCounters::open(committer.stage(), &ctx.step, ctx.attempt, number)?;
     let first_pass = saved.before.first_pass;
     ctx.progress.send_if_modified(|progress| {
-        let is_behind = progress.files_done < saved.before.progress.files_done;
+        let before = saved.before.progress.progress(progress);
+        let is_behind = progress.files_done < before.files_done;
         if is_behind {
-            *progress = saved.before.progress;
+            *progress = before;
         }
         is_behind
     });

@@ -35,7 +35,8 @@ use crate::copy::{content_of, filter_of, peer_of, request_of, stopped};
 use crate::endpoint::Endpoint;
 use crate::memory::Memory;
 use crate::owner::Owners;
-use crate::peer::{ManifestReceiver, Source};
+use crate::peer::ManifestReceiver;
+use crate::reach;
 use crate::remote::{Content, PeerListings, Remote};
 use crate::scan::{Scan, ScanSettings};
 use crate::trouble::finding;
@@ -72,7 +73,7 @@ pub(crate) async fn dry_run(
     let began = clock::boot();
     let memory = Memory::open(&ctx.state_dir, &ctx.migration)?;
     let peer = peer_of(&ctx)?.clone();
-    let source = Source::open(endpoint, &peer, ctx.bandwidth.clone()).await?;
+    let source = reach::open(&ctx, endpoint, &memory).await?;
     let manifest = source.manifest(request_of(&params)).await?;
     let content = if params.checksum { Some(content_of(&source).await?) } else { None };
     let is_stopped = Arc::new(AtomicBool::new(false));

@@ -1,8 +1,8 @@
-//! The data port of an agent: one UDP socket that serves sources and dials them.
+//! The data port of an agent: one UDP socket that is dialled and dials.
 //!
 //! Both ends of every connection show a certificate of the cluster; which one the peer must be is checked here for
-//! connections that are dialled, and against the ticket for those that are served. What a stranger can cost is
-//! bounded: addresses must answer before a handshake costs anything once several are under way, handshakes have a
+//! connections that are dialled, and against the ticket for those that are accepted. The first lane of an accepted
+//! connection says which end is the source; see `reach`. What a stranger can cost is bounded: addresses must answer before a handshake costs anything once several are under way, handshakes have a
 //! deadline, and so many connections are served and no more.
 //!
 //! Shutdown, in order: no new connections, every service says that it is to be resumed later, then the socket closes.
@@ -24,11 +24,14 @@ use quinn::{
     TransportConfig, VarInt,
 };
 use sync::wire::error_code::ErrorCode;
-use tokio::sync::{Semaphore, watch};
+use sync::wire::hello::{Hello, Offer, PROTOCOL_VERSION};
+use tokio::sync::{OwnedSemaphorePermit, Semaphore, watch};
 
-use crate::context::Peer;
 use crate::link::Link;
+use crate::reach::{self, Awaited, Offered, Offers, ServeOrder};
+use crate::reset_key::{RandomIds, ResetKey};
 use crate::serve;
+use crate::ticket;
 use crate::window::{Role, WINDOW_BYTES_MAX, WindowBudget};
 
 /// Connections that are served at once: more migrations than one host's disks can feed.
@@ -37,8 +40,8 @@ const SERVED_MAX: usize = 64;
 const UNPROVEN_HANDSHAKES_MAX: usize = 8;
 /// From the first packet to an open control lane.
 const HANDSHAKE_DEADLINE: Duration = Duration::from_secs(10);
-/// For each address that is dialled: three losses of a packet on a slow path.
-const DIAL_DEADLINE: Duration = Duration::from_secs(5);
+/// How long a source that dialled may wait for the attempt that its ticket names to take it.
+const OFFER_DEADLINE: Duration = Duration::from_secs(10);
 /// How long the socket stays for last words.
 const DRAIN_DEADLINE: Duration = Duration::from_secs(3);
 /// Lanes that a peer may have open: control, manifest and content for every processor that a host may have.
@@ -63,6 +66,10 @@ pub struct EndpointSettings {
     pub state_dir: PathBuf,
     /// How far the coordinator's clock is ahead of this host's, in milliseconds, as the last Welcome told.
     pub clock_ahead_ms: watch::Receiver<i64>,
+    /// Counts the starts of this agent; a source that dials says it.
+    pub incarnation: u64,
+    /// What lets peers notice a restart.
+    pub reset_key: ResetKey,
     /// Whether the network card may cut large sends into packets; some virtual ones pretend to.
     pub segmentation_offload: bool,
 }
@@ -76,6 +83,9 @@ struct Inner {
     quic: quinn::Endpoint,
     client: ClientConfig,
     windows: WindowBudget,
+    awaited: Awaited,
+    offers: Offers,
+    settings: Arc<EndpointSettings>,
     shutdown: Shutdown,
 }
 
@@ -106,14 +116,22 @@ impl Endpoint {
         let tls = QuicClientConfig::try_from(tls.map_err(|error| bad_tls(&error))?);
         let mut client = ClientConfig::new(Arc::new(tls.map_err(|error| bad_tls(&error))?));
         client.transport_config(transport);
-        let mut config = EndpointConfig::default();
+        let mut config = EndpointConfig::new(Arc::new(settings.reset_key.clone()));
+        config.cid_generator(|| Box::new(RandomIds));
         config.max_udp_payload_size(PATH_MTU_MAX).map_err(|error| bad_tls(&error))?;
         let quic = quinn::Endpoint::new(config, Some(server), socket, Arc::new(TokioRuntime))
             .map_err(|error| unbound(settings.listen, &error))?;
-        let shutdown = shutdown.child();
-        let endpoint = Self(Arc::new(Inner { quic, client, windows: WindowBudget::default(), shutdown }));
+        let endpoint = Self(Arc::new(Inner {
+            quic,
+            client,
+            windows: WindowBudget::default(),
+            awaited: Awaited::default(),
+            offers: Offers::default(),
+            settings: Arc::new(settings),
+            shutdown: shutdown.child(),
+        }));
         let acceptor = endpoint.clone();
-        endpoint.0.shutdown.spawn(async move { acceptor.accept(Arc::new(settings)).await });
+        endpoint.0.shutdown.spawn(async move { acceptor.accept().await });
         Ok(endpoint)
     }
 
@@ -138,35 +156,43 @@ impl Endpoint {
         &self.0.shutdown
     }
 
-    /// Dials a peer at its addresses, best first, and makes sure that it is this peer.
-    pub(crate) async fn connect(&self, peer: &Peer) -> Result<Link, Failure> {
-        let wanted = Principal::Agent { tenant: peer.tenant.clone(), host: peer.host.clone() };
-        let name = tls::server_name_of(&wanted).unwrap_or_default();
-        let mut reasons = Vec::new();
-        for address in &peer.addresses {
-            match tokio::time::timeout(DIAL_DEADLINE, self.dial(*address, &name)).await {
-                Ok(Ok(link)) if link.peer().principal == wanted => return Ok(link),
-                Ok(Ok(link)) => reasons.push(format!("{address} is {}", link.peer().principal)),
-                Ok(Err(reason)) => reasons.push(format!("{address}: {reason}")),
-                Err(_elapsed) => reasons.push(format!("{address}: no answer")),
-            }
-        }
-        let tried =
-            if reasons.is_empty() { "it has no known address".to_owned() } else { reasons.join("; ") };
-        Err(Failure::new(FailureKind::Unreachable, format!("cannot reach the agent on {}: {tried}", peer.host))
-            .context("host", peer.host.to_string())
-            .hint("Is its agent running, and is its data port (UDP 7443 by default) open from here? `ctl host show` lists the addresses it is known by."))
+    /// Lets a destination in, and dials it if it does not come by itself.
+    pub fn serve(&self, order: ServeOrder) {
+        let (endpoint, settings) = (self.clone(), Arc::clone(&self.0.settings));
+        self.0.shutdown.spawn(reach::offer(endpoint, order, settings));
     }
 
-    async fn dial(&self, address: SocketAddr, name: &str) -> Result<Link, String> {
-        let connecting = self.0.quic.connect_with(self.0.client.clone(), address, name);
+    /// Returns who is waited for.
+    pub(crate) fn awaited(&self) -> &Awaited {
+        &self.0.awaited
+    }
+
+    /// Returns who is dialled and served.
+    pub(crate) fn offers(&self) -> &Offers {
+        &self.0.offers
+    }
+
+    /// Dials one address, and makes sure that it is this peer.
+    pub(crate) async fn dial(
+        &self,
+        address: SocketAddr,
+        wanted: &Principal,
+        role: Role,
+    ) -> Result<Link, String> {
+        let name = tls::server_name_of(wanted).unwrap_or_default();
+        let connecting = self.0.quic.connect_with(self.0.client.clone(), address, &name);
         let connection =
             connecting.map_err(|error| error.to_string())?.await.map_err(|error| error.to_string())?;
-        let share = self.0.windows.share(&connection, Role::Destination);
-        Link::new(connection, share).map_err(|error| error.to_string())
+        let share = self.0.windows.share(&connection, role);
+        let link = Link::new(connection, share).map_err(|error| error.to_string())?;
+        if link.peer().principal == *wanted {
+            Ok(link)
+        } else {
+            Err(format!("it is {}", link.peer().principal))
+        }
     }
 
-    async fn accept(self, settings: Arc<EndpointSettings>) {
+    async fn accept(self) {
         let served = Arc::new(Semaphore::new(SERVED_MAX));
         let handshakes = Arc::new(Semaphore::new(UNPROVEN_HANDSHAKES_MAX));
         loop {
@@ -185,39 +211,67 @@ impl Endpoint {
                 incoming.retry().ok();
                 continue;
             }
-            let (endpoint, settings) = (self.clone(), Arc::clone(&settings));
+            let endpoint = self.clone();
             self.0.shutdown.spawn(async move {
                 let _permit = permit;
-                endpoint.greet(incoming, handshake.ok(), settings).await;
+                endpoint.greet(incoming, handshake.ok()).await;
             });
         }
     }
 
-    /// Serves one connection to its end.
-    async fn greet(
-        &self,
-        incoming: Incoming,
-        handshake: Option<tokio::sync::OwnedSemaphorePermit>,
-        settings: Arc<EndpointSettings>,
-    ) {
+    /// Serves one connection to its end, or hands it to the attempt that waits for it.
+    async fn greet(&self, incoming: Incoming, handshake: Option<OwnedSemaphorePermit>) {
         let address = incoming.remote_address();
         let begin = async {
             let connection = incoming.accept().ok()?.await.ok()?;
             let share = self.0.windows.share(&connection, Role::Source);
             let link = Link::new(connection, share).ok()?;
-            let lane = link.accept_lane().await.ok()?;
-            Some((link, lane))
+            let mut lane = link.accept_lane().await.ok()?;
+            let hello = serve::hello(&mut lane).await;
+            Some((link, lane, hello))
         };
         let begun = tokio::select! {
             () = self.0.shutdown.cancelled() => return,
             begun = tokio::time::timeout(HANDSHAKE_DEADLINE, begin) => begun,
         };
         drop(handshake);
-        let Ok(Some((link, lane))) = begun else {
+        let Ok(Some((link, lane, hello))) = begun else {
             tracing::debug!(%address, "a connection to the data port did not get past its handshake");
             return;
         };
-        serve::run(link, lane, settings, self.0.shutdown.child()).await;
+        match hello {
+            Ok(Hello::Offer(offer)) => self.take_offer(link, offer).await,
+            hello => {
+                let (settings, offers) = (Arc::clone(&self.0.settings), self.0.offers.clone());
+                serve::run(link, lane, hello, settings, offers, self.0.shutdown.child()).await;
+            }
+        }
+    }
+
+    /// Hands a connection that a source made to the attempt that its ticket names, once that waits for it.
+    async fn take_offer(&self, link: Link, offer: Offer) {
+        let Offer { version, ticket, incarnation } = offer;
+        if version != PROTOCOL_VERSION {
+            link.close(ErrorCode::Version, "this version of the data protocol is not spoken here");
+            return;
+        }
+        let ticket = match ticket::admit_source(&ticket, link.peer(), &self.0.settings) {
+            Ok(ticket) => ticket,
+            Err(refused) => {
+                tracing::warn!(peer = %link.peer().principal, address = %link.address(), reason = %refused, "offer refused");
+                link.close(refused.to_bye().code, &refused.to_string());
+                return;
+            }
+        };
+        link.turn(Role::Destination);
+        let handed = self.0.awaited.hand_over(ticket.token, Offered { link: link.clone(), incarnation });
+        tokio::select! {
+            () = self.0.shutdown.cancelled() => {}
+            () = handed => return,
+            _gone = link.closed() => return,
+            () = tokio::time::sleep(OFFER_DEADLINE) => {}
+        }
+        link.close(ErrorCode::ResumeLater, "nobody waits for this source");
     }
 }
 

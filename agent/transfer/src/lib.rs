@@ -1,6 +1,6 @@
 //! Moves a tree from one agent to another: the I/O half of the file steps.
 //!
-//! The destination holds the lease, dials the source and pulls. What is decided about entries is in `sync`; every
+//! The destination holds the lease, meets the source and pulls. What is decided about entries is in `sync`; every
 //! path system call is in `tree`; here bytes are moved, staged and committed. `DESIGN.md` has the order of a commit
 //! and what a crash leaves after each of its arrows.
 
@@ -35,7 +35,9 @@ mod pair;
 mod passes;
 mod peer;
 mod pull;
+mod reach;
 mod remote;
+mod reset_key;
 mod root;
 mod saved_counters;
 mod scan;
@@ -55,11 +57,13 @@ mod window;
 
 pub use buffer::Buffer;
 
-pub use context::{LeaseGuard, LeaseKeeper, Peer, StepContext, hold_lease};
+pub use context::{LeaseGuard, LeaseKeeper, Peer, PeerNews, StepContext, hold_lease};
 pub use copy::run_copy;
 pub use endpoint::{Endpoint, EndpointSettings};
 pub use findings::{FindingSink, FindingTotals};
 pub use peer::{ContentReceiver, Delivery, FetchSender, ManifestReceiver, Source};
+pub use reach::ServeOrder;
+pub use reset_key::ResetKey;
 pub use root::look_at_root;
 pub use scan::{Scan, ScanSettings};
 pub use verify::run_verify;

@@ -10,7 +10,7 @@ use quinn::{Connection, VarInt};
 use sync::wire::error_code::ErrorCode;
 
 use crate::lane::{Lane, LaneError};
-use crate::window::WindowShare;
+use crate::window::{Role, WindowShare};
 
 /// A connection whose peer proved who it is; cheap to clone. It is closed when the last clone is dropped.
 #[derive(Clone, Debug)]
@@ -65,6 +65,11 @@ impl Link {
     /// Waits until the connection has ended, and says why.
     pub(crate) async fn closed(&self) -> LaneError {
         self.0.connection.closed().await.into()
+    }
+
+    /// Says which way content flows, once that is known.
+    pub(crate) fn turn(&self, role: Role) {
+        self.0.window.turn(role);
     }
 
     /// Returns the time of a round trip, as it is estimated now.

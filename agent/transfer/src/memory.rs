@@ -16,6 +16,8 @@ use crate::begun::Begun;
 const VERSION: u32 = 1;
 const STAGE: &str = "stage.json";
 const BEGUN: &str = "begun.json";
+/// An empty file that is there once the source was reached.
+const REACHED: &str = "reached";
 
 /// Where a stage is, so that one that was planted is not taken for it.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -58,6 +60,17 @@ impl Memory {
     /// Returns the folder.
     pub(crate) fn folder(&self) -> &Path {
         &self.folder
+    }
+
+    /// Whether an attempt of the migration has reached the source.
+    pub(crate) fn was_reached(&self) -> bool {
+        self.folder.join(REACHED).exists()
+    }
+
+    /// Remembers that the source was reached. Losing that costs a hint.
+    pub(crate) fn note_reached(&self) -> Result<(), Failure> {
+        let path = self.folder.join(REACHED);
+        std::fs::write(&path, b"").map_err(|error| trouble("write", &path, &error))
     }
 
     /// Returns where the stage is, if this agent knows.

@@ -24,10 +24,11 @@ use rcgen::{BasicConstraints, CertificateParams, ExtendedKeyUsagePurpose, IsCa, 
 use tokio::sync::{mpsc, watch};
 use tokio_util::sync::CancellationToken;
 
-use crate::context::{LeaseKeeper, Peer, StepContext, hold_lease};
+use crate::context::{LeaseKeeper, Peer, PeerNews, StepContext, hold_lease};
 use crate::endpoint::{Endpoint, EndpointSettings};
 use crate::findings::FindingSink;
 use crate::kill_point::KillPoint;
+use crate::reset_key::ResetKey;
 
 const CLUSTER: &str = "c1";
 
@@ -176,6 +177,8 @@ impl Pair {
                 authority: authority.certificate.clone(),
                 state_dir: at(state),
                 clock_ahead_ms: clock_ahead_ms.clone(),
+                incarnation: 1,
+                reset_key: ResetKey::new([7; 32]),
                 segmentation_offload: true,
             };
             Endpoint::open(settings, &shutdown).unwrap()
@@ -247,7 +250,10 @@ impl Pair {
             tenant: TenantId::default_tenant(),
             host: host("web1"),
             addresses: vec![self.source_address],
+            token,
             ticket,
+            news: watch::channel(PeerNews::default()).1,
+            was_reached: false,
         };
         let context = StepContext {
             migration: "m1".parse().unwrap(),

@@ -32,7 +32,68 @@ pub(crate) struct Totals {
     /// Time that the step worked.
     pub(crate) duration_ms: u64,
     /// How far the step was.
-    pub(crate) progress: Progress,
+    pub(crate) progress: Standing,
+}
+
+/// How far a step was, in the fields that the log has; what else a progress says is about one attempt.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub(crate) struct Standing {
+    files_done: u64,
+    files_total: u64,
+    bytes_done: u64,
+    bytes_total: u64,
+    is_scan_complete: bool,
+    bytes_on_wire: u64,
+    bytes_per_s: u64,
+}
+
+impl Standing {
+    /// Returns how far the step was, for an attempt that has told `now`.
+    pub(crate) fn progress(self, now: &Progress) -> Progress {
+        let Self {
+            files_done,
+            files_total,
+            bytes_done,
+            bytes_total,
+            is_scan_complete,
+            bytes_on_wire,
+            bytes_per_s,
+        } = self;
+        Progress {
+            files_done,
+            files_total,
+            bytes_done,
+            bytes_total,
+            is_scan_complete,
+            bytes_on_wire,
+            bytes_per_s,
+            reach: now.reach,
+        }
+    }
+}
+
+impl From<Progress> for Standing {
+    fn from(progress: Progress) -> Self {
+        let Progress {
+            files_done,
+            files_total,
+            bytes_done,
+            bytes_total,
+            is_scan_complete,
+            bytes_on_wire,
+            bytes_per_s,
+            reach: _,
+        } = progress;
+        Self {
+            files_done,
+            files_total,
+            bytes_done,
+            bytes_total,
+            is_scan_complete,
+            bytes_on_wire,
+            bytes_per_s,
+        }
+    }
 }
 
 /// The log of a step's counters.

@@ -64,6 +64,7 @@ impl Counters {
             is_scan_complete,
             bytes_on_wire: bytes_on_wire.max(earlier.bytes_on_wire),
             bytes_per_s,
+            reach: earlier.reach,
         }
     }
 

@@ -49,17 +49,41 @@ impl Refused {
 
 /// Returns the ticket if it lets this peer read here and now.
 pub(crate) fn admit(bytes: &[u8], peer: &Peer, settings: &EndpointSettings) -> Result<Ticket, Refused> {
+    let (ticket, host) = open(bytes, settings)?;
+    check(&ticket, peer, &host, now(settings))?;
+    Ok(ticket)
+}
+
+/// Returns the ticket if this agent is its source, which is to be read here and now.
+pub(crate) fn to_offer(bytes: &[u8], settings: &EndpointSettings) -> Result<Ticket, Refused> {
+    let (ticket, host) = open(bytes, settings)?;
+    if ticket.source != host {
+        return Err(InvalidTicket::Source(ticket.source).into());
+    }
+    Ok(ticket)
+}
+
+/// Returns the ticket if this peer is the source that this agent reads by it, now.
+pub(crate) fn admit_source(
+    bytes: &[u8],
+    peer: &Peer,
+    settings: &EndpointSettings,
+) -> Result<Ticket, Refused> {
+    let (ticket, host) = open(bytes, settings)?;
+    ticket.admits_source(peer, &host, now(settings))?;
+    Ok(ticket)
+}
+
+/// Returns a ticket of this agent's cluster and tenant that has not expired, and this agent's host.
+fn open(bytes: &[u8], settings: &EndpointSettings) -> Result<(Ticket, HostName), Refused> {
     let own = settings.identity.peer().or(Err(Refused::Nobody))?;
     let Principal::Agent { tenant, host } = own.principal else { return Err(Refused::Nobody) };
     let ticket = Ticket::open(bytes, &settings.authority)?;
-    check(&ticket, peer, &host, now(settings))?;
-    if ticket.cluster != own.cluster {
-        return Err(InvalidTicket::Cluster(ticket.cluster).into());
-    }
+    ticket.holds(&own.cluster, now(settings))?;
     if ticket.tenant != tenant {
         return Err(Refused::Tenant);
     }
-    Ok(ticket)
+    Ok((ticket, host))
 }
 
 fn check(ticket: &Ticket, peer: &Peer, host: &HostName, now: WallMs) -> Result<(), Refused> {

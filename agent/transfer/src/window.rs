@@ -1,7 +1,7 @@
 //! Flow-control windows: all connections of an agent share one budget.
 //!
-//! Content flows one way, so the dialling side gets a large window to receive into and the serving side a large one to
-//! send from; what the other direction needs is small. A window is what 10 Gbit/s need over the shortest round trip
+//! Content flows one way, so the destination gets a large window to receive into and the source a large one to send
+//! from, whoever dialled; what the other direction needs is small. A window is what 10 Gbit/s need over the shortest round trip
 //! seen: a larger one would only fill, and overflow, the kernel's buffer whenever the receiver is not scheduled in time.
 //! As connections come and go, each one's part changes; a window that shrinks takes effect as its bytes are consumed.
 
@@ -63,6 +63,17 @@ impl Drop for WindowShare {
 }
 
 impl WindowShare {
+    /// Sizes all windows anew, now that it is known which way content flows.
+    pub(crate) fn turn(&self, role: Role) {
+        let mut open = self.budget.open.lock().unwrap_or_else(PoisonError::into_inner);
+        for (connection, turned) in open.iter_mut() {
+            if connection.stable_id() == self.id {
+                *turned = role;
+            }
+        }
+        resize(&open);
+    }
+
     /// Sizes all windows anew, as round trips are known by now.
     pub(crate) fn tune(&self) {
         resize(&self.budget.open.lock().unwrap_or_else(PoisonError::into_inner));

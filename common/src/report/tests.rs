@@ -48,6 +48,7 @@ fn migration() -> MigrationView {
         bytes_on_wire: 700_000_000,
         bytes_resent: 1_536,
         bytes_deduplicated: 0,
+        reach: None,
         bytes_per_s: 0,
         deleted: 3,
         duration_ms: 10_000,

@@ -8,6 +8,7 @@ use serde::{Deserialize, Serialize};
 use super::{Reversibility, StepDescriptor, StepKind};
 use crate::digest::Digest;
 use crate::phase::{Phase, Scope};
+use crate::reach::Reach;
 use crate::spec::{MaxDelete, ValidationLevel};
 
 /// The version of [`FileParams`] and [`FileOutput`].
@@ -137,6 +138,8 @@ pub struct FileOutput {
     pub is_verified: bool,
     /// Whether something changed, vanished or could not be read, so that the result is less than asked.
     pub is_partial: bool,
+    /// Which of both agents dialled the other, in the last attempt; none where they had nothing to say.
+    pub reach: Option<Reach>,
     /// Where the itemised list of a dry run, or the whole list of findings, stands at the destination's agent.
     pub list_file: Option<String>,
 }

@@ -28,7 +28,7 @@ use crate::live::grant;
 use crate::live::progress::LiveProgress;
 use crate::live::sessions::{Request, SessionHandle};
 use crate::state::step::Event as StepEvent;
-use crate::state::{Command, Outcome, host, migration};
+use crate::state::{Command, Outcome, host, lease, migration};
 
 /// A session over which nothing was heard for this long is as good as gone; agents send a heartbeat every few seconds.
 const SILENCE_MAX: Duration = Duration::from_secs(30);
@@ -102,6 +102,7 @@ impl Session {
         }
         self.hub.sessions.leave(&self.tenant, &self.host, &self.handle);
         tracing::info!(host = %self.host, "a session ended");
+        self.hub.wake.notify_one();
     }
 
     /// What an agent is told whose session is cut: where the leader is, unless the cut was meant for the agent itself.
@@ -138,7 +139,8 @@ impl Session {
             | FromAgent::Progress(_)
             | FromAgent::Event(_)
             | FromAgent::Answer(_)
-            | FromAgent::Facts(_) => None,
+            | FromAgent::Facts(_)
+            | FromAgent::Leaving(_) => None,
         };
         self.handle.note_heard(clock::wall(), agent_wall);
         match message {
@@ -156,6 +158,7 @@ impl Session {
                 Ok(())
             }
             FromAgent::Facts(facts) => self.take_facts(&facts.facts).await,
+            FromAgent::Leaving(leaving) => self.take_back(leaving).await,
         }
     }
 
@@ -189,6 +192,36 @@ impl Session {
         self.send(ToAgent::Renewed(v1::Renewed { number: heartbeat.number, leases })).await?;
         for held in over {
             let reason = "the lease is over".to_owned();
+            let v1::HeldLease { migration, step, token } = held;
+            self.send(ToAgent::Revoke(v1::Revoke { migration, step, token, reason })).await?;
+        }
+        Ok(())
+    }
+
+    /// Ends the leases that an agent gives back as it ends; whoever holds them next need not wait for their time.
+    ///
+    /// The effect of each end tells the agent; what was over already it is told here.
+    async fn take_back(&mut self, leaving: v1::Leaving) -> Result<(), Option<Status>> {
+        self.handle.leave();
+        for held in leaving.released.into_iter().take(RENEWALS_MAX) {
+            let reason = format!("the agent of `{}` was stopped", self.host);
+            let found = find_lease(&self.hub.state(), &self.tenant, &self.host, &held);
+            let ended = match found {
+                None => Ok(()),
+                Some((migration, place, token)) => {
+                    let (tenant, step) = (self.tenant.clone(), migration.plan.steps[place].id.clone());
+                    let (migration, reason) = (migration.id.clone(), reason.clone());
+                    let command = lease::Command::End { tenant, migration, step, token, reason };
+                    self.hub.propose(self.hub.principal(), Command::Lease(command)).await.map(drop)
+                }
+            };
+            match ended {
+                Err(failure) if is_about_leadership(&failure) => {
+                    return Err(Some(refuse::elsewhere(&self.hub)));
+                }
+                // It is over, by this or by something else.
+                Ok(()) | Err(_) => {}
+            }
             let v1::HeldLease { migration, step, token } = held;
             self.send(ToAgent::Revoke(v1::Revoke { migration, step, token, reason })).await?;
         }

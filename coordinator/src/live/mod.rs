@@ -4,6 +4,7 @@
 //! learns the rest from its sessions; what was lost costs latency and the last seconds of a progress bar.
 
 pub mod grant;
+pub mod introductions;
 pub mod lease_clock;
 pub mod progress;
 pub mod sessions;

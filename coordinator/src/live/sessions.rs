@@ -4,7 +4,7 @@
 //! an agent that does not read: what does not fit is an error, and the reconciler that sent it comes again.
 
 use std::collections::BTreeMap;
-use std::sync::atomic::{AtomicI64, AtomicU64, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicI64, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
@@ -58,9 +58,25 @@ pub struct SessionHandle {
     pub since: BootTime,
     heard: Arc<AtomicU64>,
     clock_ahead_ms: Arc<AtomicI64>,
+    is_leaving: Arc<AtomicBool>,
 }
 
 impl SessionHandle {
+    /// Returns its number among all sessions of this leadership.
+    pub fn number(&self) -> u64 {
+        self.number
+    }
+
+    /// Notes that the agent ends in order: it takes no grant any more.
+    pub fn leave(&self) {
+        self.is_leaving.store(true, Ordering::Relaxed);
+    }
+
+    /// Whether the agent ends in order.
+    pub fn is_leaving(&self) -> bool {
+        self.is_leaving.load(Ordering::Relaxed)
+    }
+
     /// Sends a message without waiting.
     ///
     /// # Errors
@@ -113,6 +129,7 @@ impl Sessions {
             since: clock::boot(),
             heard: Arc::new(AtomicU64::new(clock::wall().0)),
             clock_ahead_ms: Arc::new(AtomicI64::new(i64::MIN)),
+            is_leaving: Arc::new(AtomicBool::new(false)),
         };
         if let Some(older) = open.by_host.insert((tenant.clone(), host.clone()), handle.clone()) {
             older.cut.cancel();

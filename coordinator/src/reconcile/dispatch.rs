@@ -88,8 +88,11 @@ pub fn may_have_been_lost(lease: &Lease, session: Opened, known: &LeaseClock, no
 /// When this node cannot propose; the rest waits for the next activation.
 pub async fn reconcile(hub: &Hub) -> Result<(), Failure> {
     let state = hub.state();
-    let incarnation_of =
-        |tenant: &TenantId, host: &HostName| Some(hub.sessions.of(tenant, host)?.incarnation);
+    // An agent that ends in order is there only for its last words.
+    let incarnation_of = |tenant: &TenantId, host: &HostName| {
+        let session = hub.sessions.of(tenant, host).filter(|session| !session.is_leaving())?;
+        Some(session.incarnation)
+    };
     let mut granted = 0;
     for due in due(&state, clock::wall(), incarnation_of) {
         if granted == GRANTS_MAX {
@@ -141,7 +144,7 @@ fn send_again(hub: &Hub, migration: &Migration) {
         let Some(lease) = &step.lease else { continue };
         let Some(session) = hub.sessions.of(&migration.tenant, &lease.host) else { continue };
         let opened = Opened { incarnation: session.incarnation, since: session.since };
-        if may_have_been_lost(lease, opened, &hub.lease_clock, now) {
+        if !session.is_leaving() && may_have_been_lost(lease, opened, &hub.lease_clock, now) {
             tracing::debug!(migration = %migration.id, token = %lease.token, "sending a grant again");
             send_grant(hub, migration, place, lease, &session);
         }

@@ -10,7 +10,7 @@ use common::clock;
 use common::failure::Failure;
 use tokio::sync::broadcast::error::RecvError;
 
-use super::{dispatch, expiry, settle, timeout};
+use super::{dispatch, expiry, introduce, settle, timeout};
 use crate::hub::Hub;
 use crate::raft::proposer::Leadership;
 use crate::state::effect::Effect;
@@ -51,6 +51,7 @@ fn end(hub: &Hub) {
     hub.sessions.cut_all();
     hub.lease_clock.end();
     hub.progress.clear();
+    hub.introductions.clear();
 }
 
 /// What the driver woke for.
@@ -98,11 +99,11 @@ async fn lead(hub: &Arc<Hub>) {
                 while let Ok(effect) = effects.try_recv() {
                     act(hub, &effect);
                 }
-                note(dispatch::reconcile(hub).await);
+                dispatch(hub).await;
             }
-            Event::Wake => note(dispatch::reconcile(hub).await),
+            Event::Wake => dispatch(hub).await,
             Event::Tick => {
-                note(dispatch::reconcile(hub).await);
+                dispatch(hub).await;
                 note(expiry::reconcile(hub).await);
                 note(timeout::reconcile(hub).await);
                 settle::reconcile(hub);
@@ -110,6 +111,12 @@ async fn lead(hub: &Arc<Hub>) {
             Event::Checkpoint => note(expiry::checkpoint(hub).await),
         }
     }
+}
+
+/// Grants what is ready, and then introduces the agents of what was granted to each other.
+async fn dispatch(hub: &Hub) {
+    note(dispatch::reconcile(hub).await);
+    note(introduce::reconcile(hub).await);
 }
 
 fn is_still(leadership: &Leadership, term: u64) -> bool {

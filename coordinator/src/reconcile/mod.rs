@@ -7,6 +7,7 @@
 pub mod dispatch;
 pub mod driver;
 pub mod expiry;
+pub mod introduce;
 pub mod renewal;
 pub mod retention;
 pub mod settle;

@@ -58,4 +58,13 @@ pub enum Command {
         /// Why, for people.
         reason: String,
     },
+    /// Lets a step that waits before its next attempt begin at once: what it waited for has come.
+    Hurry {
+        /// Whose.
+        tenant: TenantId,
+        /// Which migration.
+        migration: MigrationId,
+        /// Which step.
+        step: StepId,
+    },
 }

@@ -299,6 +299,25 @@ fn a_half_done_attempt_is_undone_even_when_its_lease_was_lost() {
 }
 
 #[test]
+fn a_step_that_waits_can_be_hurried_and_no_other() {
+    let mut log = Log::new();
+    log.create("m1", 1, |_| {}).unwrap();
+    let hurry = |log: &mut Log| {
+        let (tenant, migration) = (sample::tenant(), "m1".parse().unwrap());
+        let step = "file.copy-1".parse().unwrap();
+        let command = lease::Command::Hurry { tenant, migration, step };
+        log.apply(sample::node(), Command::Lease(command))
+    };
+    log.grant("m1");
+    assert!(hurry(&mut log).is_err(), "it runs");
+    log.report("m1", failed(FailureKind::Unreachable, Retry::Later));
+    assert!(log.try_grant("m1").is_err(), "it waits");
+    hurry(&mut log).unwrap();
+    assert_eq!(log.migration("m1").steps[0].failures, 1, "the failure still counts");
+    log.grant("m1");
+}
+
+#[test]
 fn an_undo_goes_on_after_a_lost_lease_and_gets_stuck_when_it_fails() {
     let mut log = Log::new();
     log.create("m1", 1, |_| {}).unwrap();

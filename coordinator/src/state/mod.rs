@@ -382,7 +382,11 @@ impl Command {
         match self {
             Self::Cluster(_) | Self::AuditLog(_) => None,
             Self::Host(host::Command { tenant, .. })
-            | Self::Lease(lease::Command::Grant { tenant, .. } | lease::Command::End { tenant, .. })
+            | Self::Lease(
+                lease::Command::Grant { tenant, .. }
+                | lease::Command::End { tenant, .. }
+                | lease::Command::Hurry { tenant, .. },
+            )
             | Self::Audit(Note { tenant, .. })
             | Self::Piece(Piece { tenant, .. })
             | Self::Migration(
@@ -412,7 +416,11 @@ impl Command {
                 | cluster::Command::RemoveNode { name },
             ) => name.to_string(),
             Self::Host(host::Command { host, .. }) => host.to_string(),
-            Self::Lease(lease::Command::Grant { migration, .. } | lease::Command::End { migration, .. })
+            Self::Lease(
+                lease::Command::Grant { migration, .. }
+                | lease::Command::End { migration, .. }
+                | lease::Command::Hurry { migration, .. },
+            )
             | Self::Migration(
                 migration::Command::Act { migration, .. } | migration::Command::Event { migration, .. },
             ) => migration.to_string(),

@@ -219,6 +219,7 @@ impl Migration {
                 + summary.proof.bytes_on_wire,
             bytes_resent: summary.moved.bytes_resent,
             bytes_deduplicated: summary.moved.bytes_deduplicated,
+            reach: summary.moved.reach.filter(|_| has_totals).or(progress.reach),
             bytes_per_s: if self.status.is_end() { 0 } else { progress.bytes_per_s },
             deleted: summary.moved.deleted,
             duration_ms,

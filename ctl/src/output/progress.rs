@@ -199,6 +199,7 @@ pub(crate) mod tests {
             bytes_on_wire: 500_000,
             bytes_resent: 0,
             bytes_deduplicated: 0,
+            reach: None,
             bytes_per_s: 10 << 10,
             deleted: 0,
             duration_ms: 5_000,

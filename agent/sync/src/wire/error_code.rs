@@ -59,6 +59,21 @@ impl ErrorCode {
             .map_or(Self::Protocol, |(code, _)| *code)
     }
 
+    /// Whether the peer refuses for a reason that another attempt to connect does not change.
+    pub fn is_refusal(self) -> bool {
+        match self {
+            Self::Denied | Self::Protocol | Self::Version => true,
+            Self::Done
+            | Self::ResumeLater
+            | Self::Cancelled
+            | Self::Expired
+            | Self::Busy
+            | Self::Root
+            | Self::Timeout
+            | Self::Internal => false,
+        }
+    }
+
     /// Returns the kind of failure that it is for the step at the other end.
     pub fn failure_kind(self) -> FailureKind {
         match self {

@@ -21,6 +21,20 @@ pub enum Hello {
     Manifest(ScanRequest),
     /// Asks for content.
     Content,
+    /// The first lane of a connection that the source made: the destination opens the others.
+    Offer(Offer),
+}
+
+/// From a source that dialled its destination.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Offer {
+    /// [`PROTOCOL_VERSION`].
+    pub version: u32,
+    /// The coordinator's signed ticket.
+    #[serde(with = "crate::byte_string")]
+    pub ticket: Vec<u8>,
+    /// Counts the starts of the source's agent.
+    pub incarnation: u64,
 }
 
 /// Asks for access; what it may be is in the ticket.
@@ -60,6 +74,7 @@ impl Message for Hello {
                     && exclude.iter().chain(include).all(is_pattern)
             }
             Self::Content => true,
+            Self::Offer(Offer { version: _, ticket, incarnation: _ }) => ticket.len() <= TICKET_BYTES_MAX,
         }
     }
 }

@@ -16,6 +16,7 @@ use std::sync::{Arc, OnceLock};
 use std::time::Duration;
 
 use common::failure::{Failure, FailureKind};
+use common::reach::Reach;
 use common::shutdown::Shutdown;
 use sync::wire::control::{Bye, Counters, Opened, ToDestination, ToSource};
 use sync::wire::error_code::ErrorCode;
@@ -24,10 +25,11 @@ use tokio::sync::{mpsc, oneshot, watch};
 
 use crate::breach::{breach, shown};
 use crate::buffer::Buffers;
-use crate::context::Peer;
+use crate::context::{Peer, PeerNews};
 use crate::endpoint::Endpoint;
 use crate::lane::{Lane, LaneError, LaneReceiver, LaneSender};
 use crate::link::Link;
+use crate::reach::{self, Reached};
 
 mod content;
 mod manifest;
@@ -37,6 +39,8 @@ pub use manifest::ManifestReceiver;
 
 /// Silence on the control lane after which the connection counts as dead; the source speaks every second.
 const SILENCE_MAX: Duration = Duration::from_secs(5);
+/// The same once the leader says that the source's agent started again, if the connection may be younger than that.
+const RESTARTED_SILENCE_MAX: Duration = Duration::from_secs(2);
 /// For the answer to `Open`: the source looks at its root, which may have to spin up or to be mounted.
 const OPEN_DEADLINE: Duration = Duration::from_secs(20);
 /// For the source's last counters.
@@ -46,6 +50,7 @@ const FINISH_DEADLINE: Duration = Duration::from_secs(2);
 #[derive(Debug)]
 pub struct Source {
     link: Link,
+    reach: Reach,
     opened: Opened,
     counters: watch::Receiver<Counters>,
     commands: mpsc::Sender<oneshot::Sender<()>>,
@@ -83,7 +88,7 @@ impl Ended {
 }
 
 impl Source {
-    /// Dials the source and presents the ticket.
+    /// Meets the source, whichever of both dials, and presents the ticket.
     ///
     /// `bandwidth` is what the source may send per second, now and whenever it changes.
     ///
@@ -94,7 +99,7 @@ impl Source {
         peer: &Peer,
         bandwidth: watch::Receiver<Option<u64>>,
     ) -> Result<Self, Failure> {
-        let link = endpoint.connect(peer).await?;
+        let Reached { link, reach, incarnation } = reach::connect(endpoint, peer).await?;
         let mut tickets = peer.ticket.clone();
         let ticket = tickets.borrow_and_update().clone();
         let open = Open { version: PROTOCOL_VERSION, ticket, bandwidth_limit: *bandwidth.borrow() };
@@ -110,17 +115,24 @@ impl Source {
         let Lane { sender, receiver } = lane;
         let (speaker_ended, listener_ended) = (ended.clone(), ended.clone());
         let peer_name = peer.host.to_string();
+        let restart = Restart { news: peer.news.clone(), reach, incarnation };
+        let speaker_restart = restart.clone();
         tasks.spawn(async move {
-            let speaker = Speaker { sender, tickets, bandwidth, finish };
+            let speaker = Speaker { sender, tickets, bandwidth, restart: speaker_restart, finish };
             if let Err(error) = speaker.run().await {
                 speaker_ended.lane(&error);
             }
         });
         tasks.spawn(async move {
-            let (code, failure) = listen(receiver, &counted, &listener_ended.link).await;
+            let (code, failure) = listen(receiver, &counted, &listener_ended.link, restart).await;
             listener_ended.end(code, failure.context("host", peer_name));
         });
-        Ok(Self { link, opened, counters, commands, ended, buffers: Buffers::default(), tasks })
+        Ok(Self { link, reach, opened, counters, commands, ended, buffers: Buffers::default(), tasks })
+    }
+
+    /// Returns which of both agents dialled the other.
+    pub fn reach(&self) -> Reach {
+        self.reach
     }
 
     /// Returns what the source said of itself.
@@ -240,32 +252,73 @@ fn silent(peer: &Peer) -> Failure {
         .hint("Look at that agent's log; its disk may not answer.")
 }
 
+/// What the leader says of starts of the source's agent, against the one that this connection is with.
+#[derive(Clone, Debug)]
+struct Restart {
+    news: watch::Receiver<PeerNews>,
+    reach: Reach,
+    /// Not later than the start at the other end; that one exactly, if the source dialled.
+    incarnation: u64,
+}
+
+impl Restart {
+    /// Waits until the leader names a later start.
+    async fn next(&mut self) {
+        let known = self.incarnation;
+        let found = self.news.wait_for(|news| news.incarnation > known).await;
+        let found = found.map(|news| news.incarnation);
+        match found {
+            Ok(incarnation) => self.incarnation = incarnation,
+            // The lease is gone, and with it the leader's news.
+            Err(_gone) => std::future::pending().await,
+        }
+    }
+}
+
 /// Takes counters until something else comes, and says how it ended.
 async fn listen(
     mut receiver: LaneReceiver,
     counted: &watch::Sender<Counters>,
     link: &Link,
+    mut restart: Restart,
 ) -> (ErrorCode, Failure) {
     let mut body = Vec::new();
     loop {
-        match tokio::time::timeout(SILENCE_MAX, receiver.message::<ToDestination>(&mut body)).await {
-            Ok(Ok(Some(ToDestination::Counters(counters)))) => {
+        let mut patience = SILENCE_MAX;
+        let message = receiver.message::<ToDestination>(&mut body);
+        tokio::pin!(message);
+        let heard = loop {
+            tokio::select! {
+                heard = &mut message => break Some(heard),
+                () = tokio::time::sleep(patience) => break None,
+                () = restart.next() => match restart.reach {
+                    Reach::SourceDials => {
+                        let text = "the source's agent started again";
+                        return (ErrorCode::Cancelled, Failure::new(FailureKind::Unreachable, text));
+                    }
+                    // The connection may be with the new one already, which speaks every second.
+                    Reach::DestinationDials => patience = RESTARTED_SILENCE_MAX,
+                },
+            }
+        };
+        match heard {
+            Some(Ok(Some(ToDestination::Counters(counters)))) => {
                 counted.send_replace(counters);
                 link.tune();
             }
-            Ok(Ok(Some(ToDestination::Bye(bye)))) => return (ErrorCode::Done, farewell(&bye)),
-            Ok(Ok(Some(ToDestination::Opened(_)))) => {
+            Some(Ok(Some(ToDestination::Bye(bye)))) => return (ErrorCode::Done, farewell(&bye)),
+            Some(Ok(Some(ToDestination::Opened(_)))) => {
                 return (ErrorCode::Protocol, breach("it answered the request to open twice"));
             }
-            Ok(Ok(None)) => {
+            Some(Ok(None)) => {
                 return (
                     ErrorCode::Done,
                     Failure::new(FailureKind::Unreachable, "the source ended the connection"),
                 );
             }
-            Ok(Err(error)) => return (ErrorCode::Cancelled, error.to_failure()),
-            Err(_elapsed) => {
-                let text = format!("nothing was heard from the source for {} s", SILENCE_MAX.as_secs());
+            Some(Err(error)) => return (ErrorCode::Cancelled, error.to_failure()),
+            None => {
+                let text = format!("nothing was heard from the source for {} s", patience.as_secs());
                 return (ErrorCode::Timeout, Failure::new(FailureKind::Unreachable, text));
             }
         }
@@ -277,6 +330,7 @@ struct Speaker {
     sender: LaneSender,
     tickets: watch::Receiver<Vec<u8>>,
     bandwidth: watch::Receiver<Option<u64>>,
+    restart: Restart,
     finish: mpsc::Receiver<oneshot::Sender<()>>,
 }
 
@@ -295,11 +349,12 @@ impl Speaker {
                 changed = self.bandwidth.changed(), if has_limits => {
                     has_limits = changed.is_ok();
                     if has_limits {
-                        // A limit of nothing would stop the move for good; pausing is done by whoever asks.
-                        let bytes_per_s = self.bandwidth.borrow_and_update().map(|limit| limit.max(1));
-                        self.sender.message(&ToSource::Limit { bytes_per_s }).await?;
+                        self.limit().await?;
                     }
                 }
+                // An agent that started again answers the next packet by saying that it knows no such connection; so
+                // something is said.
+                () = self.restart.next() => self.limit().await?,
                 finish = self.finish.recv() => {
                     let Some(answer) = finish else { return Ok(()) };
                     let bye = Bye { code: ErrorCode::Done, message: "done".to_owned(), hint: String::new() };
@@ -311,6 +366,12 @@ impl Speaker {
                 }
             }
         }
+    }
+
+    async fn limit(&mut self) -> Result<(), LaneError> {
+        // A limit of nothing would stop the move for good; pausing is done by whoever asks.
+        let bytes_per_s = self.bandwidth.borrow_and_update().map(|limit| limit.max(1));
+        self.sender.message(&ToSource::Limit { bytes_per_s }).await
     }
 }
 

@@ -5,6 +5,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use common::failure::{Failure, FailureKind};
+use common::fence::FencingToken;
 use common::id::TenantId;
 use common::rel_path::RelPath;
 use common::tls::{self, Clients};
@@ -22,7 +23,7 @@ use sync::wire::hello::{Hello, PROTOCOL_VERSION, ScanRequest};
 use sync::wire::manifest::{End, Head, Item};
 use tokio::sync::watch;
 
-use crate::context::Peer;
+use crate::context::{Peer, PeerNews};
 use crate::lane::Lane;
 use crate::link::Link;
 use crate::peer::Source;
@@ -76,7 +77,10 @@ async fn connect(cluster: &Cluster, hostile: &Hostile) -> Source {
         tenant: TenantId::default_tenant(),
         host: "web1".parse().unwrap(),
         addresses: vec![hostile.address],
+        token: FencingToken { epoch: 1, index: 9 },
         ticket: watch::channel(vec![1]).1,
+        news: watch::channel(PeerNews::default()).1,
+        was_reached: false,
     };
     let destination = cluster.endpoint("web2");
     Source::open(&destination, &peer, watch::channel(None).1).await.unwrap()

@@ -32,6 +32,7 @@ use crate::counter::Counter;
 use crate::endpoint::EndpointSettings;
 use crate::lane::{Lane, LaneError, LaneReceiver, LaneSender};
 use crate::link::Link;
+use crate::reach::Offers;
 use crate::scan::look::describe;
 use crate::throttle::Throttle;
 use crate::ticket;
@@ -79,11 +80,32 @@ impl Session {
     }
 }
 
-/// Serves a connection, whose control lane is `lane`, until it ends.
-pub(crate) async fn run(link: Link, mut lane: Lane, settings: Arc<EndpointSettings>, shutdown: Shutdown) {
-    let bye = match begin(&link, &mut lane, settings).await {
+/// Returns what the first frame of a connection's first lane says.
+pub(crate) async fn hello(lane: &mut Lane) -> Result<Hello, Bye> {
+    match tokio::time::timeout(HELLO_DEADLINE, lane.receiver.message::<Hello>(&mut Vec::new())).await {
+        Ok(Ok(Some(hello))) => Ok(hello),
+        Ok(Ok(None)) => Err(protocol("the first lane does not open the connection")),
+        Ok(Err(error)) => Err(protocol(&describe_lane(&error))),
+        Err(_elapsed) => Err(goodbye(ErrorCode::Timeout, "the connection was not opened in time")),
+    }
+}
+
+/// Serves a connection, whose control lane is `lane` and began with `hello`, until it ends.
+pub(crate) async fn run(
+    link: Link,
+    lane: Lane,
+    hello: Result<Hello, Bye>,
+    settings: Arc<EndpointSettings>,
+    offers: Offers,
+    shutdown: Shutdown,
+) {
+    let begun = match hello {
+        Ok(hello) => begin(&link, hello, settings).await,
+        Err(bye) => Err(bye),
+    };
+    let bye = match begun {
         Ok((session, ticket, opened)) => {
-            let session = Arc::new(session);
+            let (session, _served) = (Arc::new(session), offers.serve(ticket.token));
             let bye = serve(&session, lane, ticket, opened, &shutdown).await;
             session.stop();
             bye
@@ -109,17 +131,12 @@ pub(crate) async fn run(link: Link, mut lane: Lane, settings: Arc<EndpointSettin
 /// Lets the peer in, or says why not.
 async fn begin(
     link: &Link,
-    lane: &mut Lane,
+    hello: Hello,
     settings: Arc<EndpointSettings>,
 ) -> Result<(Session, Ticket, Opened), Bye> {
-    let hello = tokio::time::timeout(HELLO_DEADLINE, lane.receiver.message::<Hello>(&mut Vec::new())).await;
-    let open = match hello {
-        Ok(Ok(Some(Hello::Control(open)))) => open,
-        Ok(Ok(_)) => return Err(protocol("the first lane does not open the connection")),
-        Ok(Err(error)) => return Err(protocol(&describe_lane(&error))),
-        Err(_elapsed) => return Err(goodbye(ErrorCode::Timeout, "the connection was not opened in time")),
+    let Hello::Control(Open { version, ticket, bandwidth_limit }) = hello else {
+        return Err(protocol("the first lane does not open the connection"));
     };
-    let Open { version, ticket, bandwidth_limit } = open;
     if version != PROTOCOL_VERSION {
         let message = format!("version {version} of the data protocol is not spoken here");
         return Err(Bye {

@@ -32,14 +32,14 @@ use tree::{Dir, Root};
 
 use crate::breach::name_source;
 use crate::context::StepContext;
-use crate::copy::{content_of, filter_of, peer_of, request_of, stopped};
+use crate::copy::{content_of, filter_of, request_of, stopped};
 use crate::endpoint::Endpoint;
 use crate::external_sort::{Sorted, Sorter};
 use crate::ledger::{Histories, read_settled};
 use crate::manifest::{ManifestFile, read_exceptions};
 use crate::memory::Memory;
 use crate::owner::Owners;
-use crate::peer::Source;
+use crate::reach;
 use crate::remote::{Content, PeerListings};
 use crate::scan::{Scan, ScanSettings};
 use crate::stage::Stage;
@@ -72,11 +72,7 @@ pub async fn run_verify(
     let root = open_root(&params.destination_root)?.ok_or_else(|| gone(&params.destination_root))?;
     let stage = Stage::find(&root, &ctx.migration, &memory)?;
     let is_deep = params.checksum || params.validation_level == ValidationLevel::Strict || stage.is_none();
-    let source = if is_deep {
-        Some(Source::open(endpoint, peer_of(&ctx)?, ctx.bandwidth.clone()).await?)
-    } else {
-        None
-    };
+    let source = if is_deep { Some(reach::open(&ctx, endpoint, &memory).await?) } else { None };
     let content = match &source {
         Some(source) => Some(content_of(source).await?),
         None => None,

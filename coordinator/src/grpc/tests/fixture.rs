@@ -1,5 +1,6 @@
 //! A cluster of one node behind real ports, and agents that are a few lines each.
 
+use std::collections::VecDeque;
 use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::Duration;
@@ -176,6 +177,8 @@ pub(super) struct Agent {
     pub(super) outbound: mpsc::Sender<AgentMessage>,
     pub(super) inbound: Streaming<CoordinatorMessage>,
     pub(super) events: u64,
+    /// What it was told of the other side of a step, and not asked for yet.
+    pub(super) introductions: VecDeque<ToAgent>,
 }
 impl Agent {
     pub(super) async fn connect(way: &Coordinators, host: &str, incarnation: u64) -> Result<Self, Failure> {
@@ -203,7 +206,8 @@ impl Agent {
             })
             .await?;
         let outbound = opened.into_inner().unwrap().unwrap();
-        let mut agent = Self { host: host.to_owned(), outbound, inbound, events: 0 };
+        let (host, introductions) = (host.to_owned(), VecDeque::new());
+        let mut agent = Self { host, outbound, inbound, events: 0, introductions };
         assert!(matches!(agent.next().await, Some(ToAgent::Welcome(_))));
         Ok(agent)
     }
@@ -226,7 +230,24 @@ impl Agent {
                     let answer = v1::answer::Answer::Document(self.root(&question));
                     self.send(FromAgent::Answer(v1::Answer { number, answer: Some(answer) })).await;
                 }
+                introduction @ (ToAgent::Serve(_) | ToAgent::PeerSeen(_)) => {
+                    self.introductions.push_back(introduction);
+                }
                 other => return Some(other),
+            }
+        }
+    }
+
+    /// Returns the next that this agent is told of the other side of a step.
+    pub(super) async fn introduction(&mut self) -> ToAgent {
+        loop {
+            if let Some(introduction) = self.introductions.pop_front() {
+                return introduction;
+            }
+            match self.next().await {
+                Some(introduction @ (ToAgent::Serve(_) | ToAgent::PeerSeen(_))) => return introduction,
+                Some(ToAgent::Grant(_) | ToAgent::Revoke(_)) => {}
+                other => panic!("{other:?} instead of an introduction"),
             }
         }
     }
@@ -255,8 +276,13 @@ impl Agent {
     }
 
     pub(super) async fn succeed(&mut self, grant: &v1::Grant, output: &FileOutput) {
+        let output = serde_json::to_string(output).unwrap();
+        self.tell(grant, v1::step_event::Event::Succeeded(output)).await;
+    }
+
+    /// Reports an event of a step, which is acknowledged.
+    pub(super) async fn tell(&mut self, grant: &v1::Grant, event: v1::step_event::Event) {
         self.events += 1;
-        let event = v1::step_event::Event::Succeeded(serde_json::to_string(output).unwrap());
         self.send(FromAgent::Event(v1::StepEvent {
             number: self.events,
             migration: grant.migration.clone(),

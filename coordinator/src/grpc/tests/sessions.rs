@@ -1,19 +1,20 @@
 //! Agents and their sessions, from the spec to the settled end.
 
-use common::failure::FailureKind;
+use common::failure::{Failure, FailureKind};
 use common::fence::FencingToken;
 use common::host::HostStatus;
 use common::progress::Progress;
 use common::step::file::FileOutput;
 use common::ticket::Ticket;
 use common::view::{MigrationStatus, MigrationView};
-use proto::channel::control_client;
+use proto::channel::{Coordinators, control_client};
 use proto::v1::agent_message::Message as FromAgent;
 use proto::v1::coordinator_message::Message as ToAgent;
 use proto::v1::question::Question;
 use proto::v1::{self};
 
 use super::fixture::*;
+use crate::live::grant;
 
 #[tokio::test]
 async fn a_session_is_seen_replaced_and_cut_by_a_revocation() {
@@ -85,6 +86,84 @@ async fn begin(cluster: &Cluster, source: &mut Agent, destination: &mut Agent) -
     });
     let Some(ToAgent::Grant(grant)) = grant else { panic!("{grant:?} instead of a grant") };
     (made.unwrap(), grant)
+}
+
+/// Connects the agent again under its own certificate.
+async fn again(way: &Coordinators, host: &str, incarnation: u64) -> Agent {
+    Agent::connect(way, host, incarnation).await.unwrap()
+}
+
+#[tokio::test]
+async fn the_agents_of_a_step_hear_of_each_other() {
+    let cluster = Cluster::start().await;
+    let (way, mut source) = connect(&cluster, "web1").await;
+    let (_, mut destination) = connect(&cluster, "web2").await;
+    let (_, grant) = begin(&cluster, &mut source, &mut destination).await;
+    let ToAgent::Serve(serve) = source.introduction().await else { panic!("the source serves") };
+    let ticket = Ticket::open(&serve.ticket, &cluster.authority()).unwrap();
+    assert_eq!(Some(grant::token(ticket.token)), grant.token);
+    assert_eq!(serve.peer_addresses, ["127.0.0.1:7443"]);
+    let seen = |message| match message {
+        ToAgent::PeerSeen(seen) => (seen.token, seen.connected, seen.incarnation),
+        other => panic!("{other:?}"),
+    };
+    assert_eq!(seen(destination.introduction().await), (grant.token, true, 1));
+    drop(source);
+    assert_eq!(seen(destination.introduction().await), (grant.token, false, 1));
+    let mut source = again(&way, "web1", 2).await;
+    assert_eq!(seen(destination.introduction().await), (grant.token, true, 2));
+    assert!(matches!(source.introduction().await, ToAgent::Serve(_)), "the new process knows nobody");
+    cluster.stop().await;
+}
+
+#[tokio::test]
+async fn a_step_that_waits_for_its_source_goes_on_when_that_is_back() {
+    let cluster = Cluster::start().await;
+    let (way, mut source) = connect(&cluster, "web1").await;
+    let (_, mut destination) = connect(&cluster, "web2").await;
+    let (_, mut grant) = begin(&cluster, &mut source, &mut destination).await;
+    let gone = serde_json::to_string(&Failure::new(FailureKind::Unreachable, "it is gone")).unwrap();
+    // By the seventh time the delay between attempts is far longer than a message is waited for here.
+    for incarnation in 2..9 {
+        drop(source);
+        let failed = v1::Failure { document: gone.clone() };
+        destination.tell(&grant, v1::step_event::Event::Failed(failed)).await;
+        source = again(&way, "web1", incarnation).await;
+        grant = match destination.next_but_roots().await {
+            Some(ToAgent::Grant(grant)) => grant,
+            other => panic!("{other:?} instead of a grant"),
+        };
+        assert_eq!(u64::from(grant.attempt), incarnation);
+    }
+    cluster.stop().await;
+}
+
+#[tokio::test]
+async fn a_lease_that_is_given_back_waits_for_the_next_start_and_not_for_its_time() {
+    let cluster = Cluster::start().await;
+    let (_, mut source) = connect(&cluster, "web1").await;
+    let (way, mut destination) = connect(&cluster, "web2").await;
+    let (made, grant) = begin(&cluster, &mut source, &mut destination).await;
+    let released = vec![v1::HeldLease {
+        migration: grant.migration.clone(),
+        step: grant.step.clone(),
+        token: grant.token,
+    }];
+    destination.send(FromAgent::Leaving(v1::Leaving { released })).await;
+    let Some(ToAgent::Revoke(revoke)) = destination.next_but_roots().await else { panic!("no answer") };
+    assert_eq!(revoke.token, grant.token);
+    let migration = cluster.node.hub().migration(&made.tenant, made.id.as_str()).unwrap();
+    let step = &migration.steps[0];
+    assert_eq!((step.lease.as_ref(), step.failures), (None, 0), "it neither is held nor has failed");
+    // Nothing is granted to an agent that ends; the next start gets it.
+    cluster.node.hub().wake.notify_one();
+    let mut next = again(&way, "web2", 2).await;
+    let Some(ToAgent::Grant(second)) = next.next_but_roots().await else { panic!("no second grant") };
+    assert_eq!(second.attempt, 2);
+    while let Some(message) = destination.next_but_roots().await {
+        assert!(matches!(message, ToAgent::Revoke(_)), "{message:?} to an agent that ends");
+    }
+    cluster.stop().await;
 }
 
 #[tokio::test]

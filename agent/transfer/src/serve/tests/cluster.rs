@@ -15,9 +15,10 @@ use quinn::rustls::pki_types::{CertificateDer, PrivateKeyDer};
 use rcgen::{BasicConstraints, CertificateParams, IsCa, Issuer, KeyPair, SanType};
 use tokio::sync::watch;
 
-use crate::context::Peer;
+use crate::context::{Peer, PeerNews};
 use crate::endpoint::{Endpoint, EndpointSettings};
 use crate::peer::Source;
+use crate::reset_key::ResetKey;
 
 pub(crate) struct Cluster {
     issuer: Issuer<'static, KeyPair>,
@@ -52,15 +53,20 @@ impl Cluster {
     }
 
     pub(crate) fn endpoint(&self, host: &str) -> Endpoint {
-        let settings = EndpointSettings {
+        Endpoint::open(self.settings(host), &self.shutdown).unwrap()
+    }
+
+    pub(crate) fn settings(&self, host: &str) -> EndpointSettings {
+        EndpointSettings {
             listen: SocketAddr::from(([127, 0, 0, 1], 0)),
             identity: self.identity(host),
             authority: self.authority.clone(),
             state_dir: PathBuf::from(self.state.path()),
             clock_ahead_ms: watch::channel(0).1,
+            incarnation: 1,
+            reset_key: ResetKey::new([7; 32]),
             segmentation_offload: true,
-        };
-        Endpoint::open(settings, &self.shutdown).unwrap()
+        }
     }
 
     pub(crate) fn ticket(&self, root: &Path) -> Ticket {
@@ -91,7 +97,10 @@ pub(crate) fn peer(endpoint: &Endpoint, ticket: Vec<u8>) -> (Peer, watch::Sender
         tenant: TenantId::default_tenant(),
         host: "web1".parse().unwrap(),
         addresses: vec![endpoint.local_address().unwrap()],
+        token: FencingToken { epoch: 1, index: 9 },
         ticket,
+        news: watch::channel(PeerNews::default()).1,
+        was_reached: false,
     };
     (peer, sender)
 }

@@ -1,0 +1,142 @@
+//! How two agents find each other: the destination dials, and where it cannot, the source does.
+//!
+//! ```text
+//! destination: await the source under the lease's token ┐ the first connection
+//!              dial its addresses, again and again      ┘ wins
+//! source:      told by the leader whom to let in ─▶ a head start ─▶ dial, and show the ticket
+//! ```
+//!
+//! Both directions are tried at once, with a head start for the usual one. Whoever dialled, it is the destination that
+//! opens the lanes, so nothing above knows the difference. Both ends show certificates of the cluster, and the source
+//! shows the ticket of the very attempt; it is handed to that attempt and to no other.
+//!
+//! The leader's news of the source's agent decides how long to hope: an agent that came back is dialled at once, and
+//! one that lives but was never reached from here is behind a firewall, which only a person can change.
+
+mod awaited;
+mod dial;
+mod offer;
+
+use std::net::SocketAddr;
+use std::time::Duration;
+
+use common::failure::{Failure, FailureKind, Retry};
+use common::principal::Principal;
+use common::reach::Reach;
+use tokio::time::Instant;
+
+use crate::context::{Peer, StepContext};
+use crate::copy::{peer_of, stopped};
+use crate::endpoint::Endpoint;
+use crate::link::Link;
+use crate::memory::Memory;
+use crate::peer::Source;
+use crate::window::Role;
+
+pub(crate) use awaited::{Awaited, Offered};
+pub use offer::ServeOrder;
+pub(crate) use offer::{Offers, run as offer};
+
+/// How long one attempt tries: three rounds of silent addresses, and the restart of an agent.
+const WINDOW: Duration = Duration::from_secs(15);
+/// Between two rounds over all addresses.
+const PAUSE: Duration = Duration::from_secs(1);
+
+/// A connection to a source.
+#[derive(Debug)]
+pub(crate) struct Reached {
+    /// The connection.
+    pub(crate) link: Link,
+    /// Who dialled.
+    pub(crate) reach: Reach,
+    /// A start of the source's agent that is not later than the one at the other end.
+    pub(crate) incarnation: u64,
+}
+
+/// Opens the source of a step, tells how it was reached, and remembers that it was.
+///
+/// # Errors
+/// When it cannot be reached or does not let this agent in, and when the step must stop.
+pub(crate) async fn open(ctx: &StepContext, endpoint: &Endpoint, memory: &Memory) -> Result<Source, Failure> {
+    let peer = Peer { was_reached: memory.was_reached(), ..peer_of(ctx)?.clone() };
+    let source = tokio::select! {
+        source = Source::open(endpoint, &peer, ctx.bandwidth.clone()) => source?,
+        () = ctx.lease.stop().cancelled() => return Err(stopped(ctx)),
+    };
+    let reach = source.reach();
+    tracing::info!(migration = %ctx.migration, step = %ctx.step, peer = %peer.host, %reach, "reached the source");
+    ctx.progress.send_modify(|progress| progress.reach = Some(reach));
+    if !peer.was_reached {
+        memory.note_reached()?;
+    }
+    Ok(source)
+}
+
+/// Connects to a peer, whichever of both dials.
+pub(crate) async fn connect(endpoint: &Endpoint, peer: &Peer) -> Result<Reached, Failure> {
+    connect_within(WINDOW, endpoint, peer).await
+}
+
+async fn connect_within(window: Duration, endpoint: &Endpoint, peer: &Peer) -> Result<Reached, Failure> {
+    let mut awaited = endpoint.awaited().wait(peer.token);
+    let (mut news, until) = (peer.news.clone(), Instant::now() + window);
+    let (mut pause, mut reasons, mut is_alive) = (Duration::ZERO, Vec::new(), true);
+    loop {
+        let known = news.borrow_and_update().clone();
+        is_alive &= known.is_connected;
+        let addresses = if known.addresses.is_empty() { &peer.addresses } else { &known.addresses };
+        let dialling = async {
+            tokio::time::sleep(pause).await;
+            dial::first(addresses, |address| dial_peer(endpoint, peer, address, Role::Destination)).await
+        };
+        tokio::select! {
+            biased;
+            Offered { link, incarnation } = awaited.next() => {
+                return Ok(Reached { link, reach: Reach::SourceDials, incarnation });
+            }
+            dialled = dialling => match dialled {
+                Ok(link) => {
+                    let incarnation = known.incarnation;
+                    return Ok(Reached { link, reach: Reach::DestinationDials, incarnation });
+                }
+                Err(failed) => (pause, reasons) = (PAUSE, failed),
+            },
+            Ok(()) = news.changed() => pause = Duration::ZERO,
+            () = tokio::time::sleep_until(until) => return Err(unreached(peer, addresses, &reasons, is_alive)),
+        }
+    }
+}
+
+/// Dials one address of a peer, and makes sure that it is this peer.
+async fn dial_peer(
+    endpoint: &Endpoint,
+    peer: &Peer,
+    address: SocketAddr,
+    role: Role,
+) -> Result<Link, String> {
+    let wanted = Principal::Agent { tenant: peer.tenant.clone(), host: peer.host.clone() };
+    endpoint.dial(address, &wanted, role).await
+}
+
+fn unreached(peer: &Peer, addresses: &[SocketAddr], reasons: &[String], is_alive: bool) -> Failure {
+    let silent = || addresses.iter().map(|address| format!("{address}: no answer")).collect::<Vec<_>>();
+    let tried = match (addresses, reasons) {
+        ([], _) => "it has no known address".to_owned(),
+        (_, []) => silent().join("; "),
+        (_, reasons) => reasons.join("; "),
+    };
+    let host = &peer.host;
+    let message =
+        format!("cannot reach the agent on {host}: {tried}; and it did not reach this agent either");
+    let mut failure = Failure::new(FailureKind::Unreachable, message).context("host", host.to_string());
+    if is_alive && !peer.was_reached {
+        failure.retry = Retry::AfterOperator;
+        return failure.hint(format!(
+            "Both agents run. Open the data port (UDP 7443 by default) of one of both hosts to the other, or name the addresses that can be reached as `advertise_data` in agent.toml; `ctl host show {host}` lists those that were dialled. Then `ctl retry`."
+        ));
+    }
+    failure.hint(format!("Is its agent running, and is its data port (UDP 7443 by default) open from here? `ctl host show {host}` lists the addresses it is known by."))
+}
+
+#[cfg(test)]
+mod tests;

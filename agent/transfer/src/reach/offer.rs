@@ -1,0 +1,176 @@
+//! The source's side: who is to be let in, and dialling him when he does not come.
+
+use std::collections::BTreeMap;
+use std::net::SocketAddr;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::Duration;
+
+use common::fence::FencingToken;
+use common::principal::Principal;
+use common::ticket::Ticket;
+use sync::wire::hello::{self, Hello, PROTOCOL_VERSION};
+use tokio_util::sync::CancellationToken;
+
+use super::dial;
+use crate::endpoint::{Endpoint, EndpointSettings};
+use crate::lane::{Lane, LaneError};
+use crate::link::Link;
+use crate::serve;
+use crate::ticket;
+use crate::window::Role;
+
+/// How much earlier the destination may begin: it has to take up its lease, to write that down, and to dial.
+const HEAD_START: Duration = Duration::from_millis(500);
+/// Between two rounds over all addresses.
+const PAUSE: Duration = Duration::from_secs(1);
+/// Destinations that are dialled at once; as many attempts as an agent runs.
+const OFFERS_MAX: usize = 256;
+
+/// Whom to let in, and to dial if he does not come.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct ServeOrder {
+    /// The signed ticket of the attempt; nothing is done once it has run out.
+    pub ticket: Vec<u8>,
+    /// Where the destination's data port is reached, best first.
+    pub addresses: Vec<SocketAddr>,
+}
+
+/// Which attempts are being dialled, and which are served; cheap to clone.
+#[derive(Clone, Debug, Default)]
+pub(crate) struct Offers {
+    known: Arc<Mutex<Known>>,
+}
+
+#[derive(Debug, Default)]
+struct Known {
+    offered: BTreeMap<FencingToken, CancellationToken>,
+    served: BTreeMap<FencingToken, usize>,
+}
+
+/// An attempt that is being dialled, until this is dropped.
+#[derive(Debug)]
+struct Offer {
+    token: FencingToken,
+    /// Fires when the attempt is served, whoever dialled.
+    is_served: CancellationToken,
+    offers: Offers,
+}
+
+/// An attempt that is served, until this is dropped.
+#[derive(Debug)]
+pub(crate) struct Served {
+    token: FencingToken,
+    offers: Offers,
+}
+
+impl Offers {
+    /// Begins to dial for an attempt, unless that is done already or it is served.
+    fn begin(&self, token: FencingToken) -> Option<Offer> {
+        let mut known = self.known();
+        let is_known = known.served.contains_key(&token) || known.offered.contains_key(&token);
+        if is_known || known.offered.len() >= OFFERS_MAX {
+            return None;
+        }
+        let is_served = CancellationToken::new();
+        known.offered.insert(token, is_served.clone());
+        Some(Offer { token, is_served, offers: self.clone() })
+    }
+
+    /// Notes that an attempt is served: it need not be dialled.
+    pub(crate) fn serve(&self, token: FencingToken) -> Served {
+        let mut known = self.known();
+        *known.served.entry(token).or_default() += 1;
+        if let Some(is_served) = known.offered.get(&token) {
+            is_served.cancel();
+        }
+        Served { token, offers: self.clone() }
+    }
+
+    fn known(&self) -> MutexGuard<'_, Known> {
+        // A panic in between leaves at worst an attempt that is not dialled.
+        self.known.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+impl Drop for Offer {
+    fn drop(&mut self) {
+        self.offers.known().offered.remove(&self.token);
+    }
+}
+
+impl Drop for Served {
+    fn drop(&mut self) {
+        let mut known = self.offers.known();
+        if let Some(count) = known.served.get_mut(&self.token) {
+            *count -= 1;
+            if *count == 0 {
+                known.served.remove(&self.token);
+            }
+        }
+    }
+}
+
+/// Dials the destination until it is served or the ticket runs out; then serves it to the end.
+pub(crate) async fn run(endpoint: Endpoint, order: ServeOrder, settings: Arc<EndpointSettings>) {
+    let ticket = match ticket::to_offer(&order.ticket, &settings) {
+        Ok(ticket) => ticket,
+        Err(refused) => {
+            tracing::warn!(reason = %refused, "an order to serve was not taken");
+            return;
+        }
+    };
+    let Some(offer) = endpoint.offers().begin(ticket.token) else { return };
+    let left = Duration::from_millis(ticket.expires.since(ticket::now(&settings)));
+    let stop = endpoint.stop().clone();
+    let met = tokio::select! {
+        () = stop.cancelled() => return,
+        () = offer.is_served.cancelled() => return,
+        met = tokio::time::timeout(left, meet(&endpoint, &order, &ticket, &settings)) => met,
+    };
+    let Ok(Some((link, mut lane))) = met else { return };
+    tracing::info!(migration = %ticket.migration, peer = %ticket.destination, address = %link.address(),
+        "dialled the destination, which did not come");
+    let hello = serve::hello(&mut lane).await;
+    serve::run(link, lane, hello, settings, endpoint.offers().clone(), stop.child()).await;
+}
+
+/// Dials again and again, until the destination opens its control lane or refuses.
+async fn meet(
+    endpoint: &Endpoint,
+    order: &ServeOrder,
+    ticket: &Ticket,
+    settings: &EndpointSettings,
+) -> Option<(Link, Lane)> {
+    let wanted = Principal::Agent { tenant: ticket.tenant.clone(), host: ticket.destination.clone() };
+    let mut pause = HEAD_START;
+    loop {
+        tokio::time::sleep(pause).await;
+        pause = PAUSE;
+        let dialled =
+            dial::first(&order.addresses, |address| endpoint.dial(address, &wanted, Role::Source)).await;
+        let link = match dialled {
+            Ok(link) => link,
+            Err(reasons) => {
+                tracing::debug!(peer = %ticket.destination, reasons = reasons.join("; "), "the destination was not reached");
+                continue;
+            }
+        };
+        match present(&link, &order.ticket, settings.incarnation).await {
+            Ok(lane) => return Some((link, lane)),
+            Err(LaneError::Closed { code, reason }) if code.is_refusal() => {
+                tracing::warn!(peer = %ticket.destination, ?code, reason, "the destination did not take the offer");
+                return None;
+            }
+            Err(error) => tracing::debug!(peer = %ticket.destination, %error, "an offer came to nothing"),
+        }
+    }
+}
+
+/// Shows the ticket, and waits for the destination's control lane.
+pub(super) async fn present(link: &Link, ticket: &[u8], incarnation: u64) -> Result<Lane, LaneError> {
+    let mut lane = link.open_lane().await?;
+    let offer = hello::Offer { version: PROTOCOL_VERSION, ticket: ticket.to_vec(), incarnation };
+    lane.sender.message(&Hello::Offer(offer)).await?;
+    lane.sender.finish();
+    link.accept_lane().await
+}

@@ -1,0 +1,214 @@
+//! Two agents of which one cannot be dialled, and agents that start again.
+
+use std::net::SocketAddr;
+use std::sync::Arc;
+use std::time::Duration;
+
+use common::failure::{FailureKind, Retry};
+use common::id::TenantId;
+use common::principal::Principal;
+use common::reach::Reach;
+use tokio::net::UdpSocket;
+use tokio::sync::watch;
+
+use crate::context::{Peer, PeerNews};
+use crate::endpoint::Endpoint;
+use crate::peer::Source;
+use crate::reach::ServeOrder;
+use crate::serve::tests::cluster::{Cluster, peer};
+use crate::window::Role;
+
+/// Far more than anything here takes.
+const PATIENCE: Duration = Duration::from_secs(60);
+
+/// A port on which nobody ever answers.
+async fn silent() -> (UdpSocket, SocketAddr) {
+    let socket = UdpSocket::bind("127.0.0.1:0").await.unwrap();
+    let address = socket.local_addr().unwrap();
+    (socket, address)
+}
+
+fn order(endpoint: &Endpoint, ticket: Vec<u8>) -> ServeOrder {
+    ServeOrder { ticket, addresses: vec![endpoint.local_address().unwrap()] }
+}
+
+async fn open(endpoint: &Endpoint, peer: &Peer) -> Result<Source, common::failure::Failure> {
+    let opening = Source::open(endpoint, peer, watch::channel(None).1);
+    tokio::time::timeout(PATIENCE, opening).await.expect("an attempt to reach a peer ends")
+}
+
+#[tokio::test]
+async fn a_source_that_cannot_be_dialled_dials() {
+    let (cluster, root) = (Cluster::new(), tempfile::tempdir().unwrap());
+    let (source, destination) = (cluster.endpoint("web1"), cluster.endpoint("web2"));
+    let ticket = cluster.sign(&cluster.ticket(root.path()));
+    let (peer, _tickets) = peer(&source, ticket.clone());
+    let (_socket, nobody) = silent().await;
+    let peer = Peer { addresses: vec![nobody], ..peer };
+    source.serve(order(&destination, ticket.clone()));
+    // Said twice, it is done once.
+    source.serve(order(&destination, ticket));
+    let open = open(&destination, &peer).await.unwrap();
+    assert_eq!(open.reach(), Reach::SourceDials);
+    let (_wire, counted) = open.finish().await;
+    assert!(counted.wire_bytes > 0);
+    cluster.shutdown.finish().await;
+}
+
+#[tokio::test]
+async fn the_usual_way_is_taken_where_it_is_open() {
+    let (cluster, root) = (Cluster::new(), tempfile::tempdir().unwrap());
+    let (source, destination) = (cluster.endpoint("web1"), cluster.endpoint("web2"));
+    let ticket = cluster.sign(&cluster.ticket(root.path()));
+    let (peer, _tickets) = peer(&source, ticket.clone());
+    let open = open(&destination, &peer).await.unwrap();
+    // Whoever is served already is not dialled.
+    source.serve(order(&destination, ticket));
+    assert_eq!(open.reach(), Reach::DestinationDials);
+    open.finish().await;
+    cluster.shutdown.finish().await;
+}
+
+#[tokio::test]
+async fn nobody_comes_with_a_ticket_that_is_not_his() {
+    let (cluster, root) = (Cluster::new(), tempfile::tempdir().unwrap());
+    let (stranger, destination) = (cluster.endpoint("web3"), cluster.endpoint("web2"));
+    let ticket = cluster.ticket(root.path());
+    let signed = cluster.sign(&ticket);
+    // It is not the source that the ticket names, and does not even dial.
+    let settings = cluster.settings("web3");
+    assert!(crate::ticket::to_offer(&signed, &settings).is_err());
+    let wanted = Principal::Agent { tenant: TenantId::default_tenant(), host: "web2".parse().unwrap() };
+    let address = destination.local_address().unwrap();
+    let link = stranger.dial(address, &wanted, Role::Source).await.unwrap();
+    let refused = super::offer::present(&link, &signed, 1).await.unwrap_err();
+    let crate::lane::LaneError::Closed { code, .. } = refused else { panic!("{refused}") };
+    assert!(code.is_refusal(), "{code:?}");
+    cluster.shutdown.finish().await;
+}
+
+#[tokio::test]
+async fn where_neither_reaches_the_other_a_person_is_asked_once() {
+    let (cluster, root) = (Cluster::new(), tempfile::tempdir().unwrap());
+    let (source, destination) = (cluster.endpoint("web1"), cluster.endpoint("web2"));
+    let (peer, _tickets) = peer(&source, cluster.sign(&cluster.ticket(root.path())));
+    let (_socket, nobody) = silent().await;
+    let alive = PeerNews { is_connected: true, incarnation: 1, addresses: vec![nobody] };
+    let (_sender, news) = watch::channel(alive.clone());
+    let never = Peer { news: news.clone(), ..peer.clone() };
+    let before = Peer { news, was_reached: true, ..peer.clone() };
+    let (_sender, away) = watch::channel(PeerNews { is_connected: false, ..alive });
+    let away = Peer { news: away, ..peer };
+    let within = |peer| super::connect_within(Duration::from_secs(1), &destination, peer);
+    let (never, before, away) = tokio::join!(within(&never), within(&before), within(&away));
+    let never = never.unwrap_err();
+    assert_eq!((never.kind, never.retry), (FailureKind::Unreachable, Retry::AfterOperator));
+    assert!(never.message.contains(&nobody.to_string()), "{}", never.message);
+    assert!(never.hint.unwrap().contains("7443"));
+    assert_eq!(before.unwrap_err().retry, Retry::Later);
+    assert_eq!(away.unwrap_err().retry, Retry::Later);
+    cluster.shutdown.finish().await;
+}
+
+#[tokio::test]
+async fn a_peer_that_came_back_elsewhere_is_dialled_at_once() {
+    let (cluster, root) = (Cluster::new(), tempfile::tempdir().unwrap());
+    let (source, destination) = (cluster.endpoint("web1"), cluster.endpoint("web2"));
+    let (peer, _tickets) = peer(&source, cluster.sign(&cluster.ticket(root.path())));
+    let (_socket, nobody) = silent().await;
+    let (sender, news) = watch::channel(PeerNews::default());
+    let addresses = peer.addresses.clone();
+    let peer = Peer { addresses: vec![nobody], news, ..peer };
+    let opening = open(&destination, &peer);
+    let telling = async {
+        tokio::task::yield_now().await;
+        sender.send_replace(PeerNews { is_connected: true, incarnation: 2, addresses });
+    };
+    let (opened, ()) = tokio::join!(opening, telling);
+    assert_eq!(opened.unwrap().reach(), Reach::DestinationDials);
+    cluster.shutdown.finish().await;
+}
+
+/// Passes datagrams of one dialler on to whichever endpoint is behind it, and all answers back.
+async fn relay(behind: watch::Receiver<SocketAddr>, front: Arc<UdpSocket>) {
+    let back = UdpSocket::bind("127.0.0.1:0").await.unwrap();
+    let (mut there, mut here) = (vec![0; 65_536], vec![0; 65_536]);
+    let mut dialler = None;
+    loop {
+        tokio::select! {
+            Ok((count, from)) = front.recv_from(&mut there) => {
+                dialler = Some(from);
+                let to = *behind.borrow();
+                back.send_to(&there[..count], to).await.ok();
+            }
+            Ok((count, _)) = back.recv_from(&mut here) => {
+                if let Some(dialler) = dialler {
+                    front.send_to(&here[..count], dialler).await.ok();
+                }
+            }
+        }
+    }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_restarted_agent_is_noticed_by_what_it_does_not_know() {
+    let (cluster, root) = (Cluster::new(), tempfile::tempdir().unwrap());
+    let (before, after) = (cluster.endpoint("web1"), cluster.endpoint("web1"));
+    let destination = cluster.endpoint("web2");
+    let (behind, target) = watch::channel(before.local_address().unwrap());
+    let front = Arc::new(UdpSocket::bind("127.0.0.1:0").await.unwrap());
+    let address = front.local_addr().unwrap();
+    let stop = cluster.shutdown.clone();
+    cluster.shutdown.spawn(async move {
+        tokio::select! {
+            () = relay(target, front) => {}
+            () = stop.cancelled() => {}
+        }
+    });
+    let (sender, news) = watch::channel(PeerNews { is_connected: true, incarnation: 1, addresses: vec![] });
+    let (peer, _tickets) = peer(&before, cluster.sign(&cluster.ticket(root.path())));
+    let peer = Peer { addresses: vec![address], news, ..peer };
+    let source = open(&destination, &peer).await.unwrap();
+    // The old process is still heard, so that silence tells nothing here; what is said to it reaches the new one.
+    behind.send_replace(after.local_address().unwrap());
+    sender.send_modify(|news| news.incarnation = 2);
+    let failure = tokio::time::timeout(PATIENCE, async {
+        loop {
+            match source.failure() {
+                Some(failure) => return failure,
+                None => tokio::task::yield_now().await,
+            }
+        }
+    });
+    let failure = failure.await.unwrap();
+    assert_eq!(failure.kind, FailureKind::Unreachable);
+    assert!(failure.message.contains("reset"), "{}", failure.message);
+    cluster.shutdown.finish().await;
+}
+
+#[tokio::test]
+async fn a_later_start_of_a_source_that_dialled_ends_its_connection() {
+    let (cluster, root) = (Cluster::new(), tempfile::tempdir().unwrap());
+    let (source, destination) = (cluster.endpoint("web1"), cluster.endpoint("web2"));
+    let ticket = cluster.sign(&cluster.ticket(root.path()));
+    let (peer, _tickets) = peer(&source, ticket.clone());
+    let (_socket, nobody) = silent().await;
+    let (sender, news) = watch::channel(PeerNews::default());
+    let peer = Peer { addresses: vec![nobody], news, ..peer };
+    source.serve(order(&destination, ticket));
+    let open = open(&destination, &peer).await.unwrap();
+    // The start that dialled is no news.
+    sender.send_replace(PeerNews { is_connected: true, incarnation: 1, addresses: vec![nobody] });
+    let mut manifest = open.manifest(sync::wire::hello::ScanRequest::default()).await.unwrap();
+    assert!(tokio::task::spawn_blocking(move || manifest.blocking_next()).await.unwrap().is_ok());
+    assert_eq!(open.failure(), None);
+    sender.send_modify(|news| news.incarnation = 2);
+    let ended = tokio::time::timeout(PATIENCE, async {
+        while open.failure().is_none() {
+            tokio::task::yield_now().await;
+        }
+    });
+    ended.await.unwrap();
+    assert_eq!(open.failure().unwrap().message, "the source's agent started again");
+    cluster.shutdown.finish().await;
+}
