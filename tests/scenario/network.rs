@@ -1,8 +1,10 @@
 //! The network between agents is cut and comes back.
 
+use std::net::Ipv4Addr;
 use std::process::Command;
 use std::time::Duration;
 
+use serde_json::Value;
 use tests::cluster::Cluster;
 use tests::{judge, skip, tree, wait};
 
@@ -20,13 +22,26 @@ fn nft(words: &[&str]) -> bool {
 impl Cut {
     /// Drops every datagram from and to a UDP port on this machine; says aloud when it cannot.
     fn udp_port(port: u16) -> Option<Self> {
-        let cut = Self { table: format!("drover_test_{port}") };
+        let number = port.to_string();
+        Self::of(&number, &[&["udp", "dport", &number], &["udp", "sport", &number]])
+    }
+
+    /// Drops every datagram to an address of this machine; says aloud when it cannot.
+    fn address(address: Ipv4Addr) -> Option<Self> {
+        let text = address.to_string();
+        Self::of(&text.replace('.', "_"), &[&["ip", "daddr", &text, "meta", "l4proto", "udp"]])
+    }
+
+    fn of(name: &str, matches: &[&[&str]]) -> Option<Self> {
+        let cut = Self { table: format!("drover_test_{name}") };
         let chain = "{ type filter hook output priority 0; }";
-        let port = port.to_string();
+        let drops = |rule: &&[&str]| {
+            let add = ["add", "rule", "inet", &cut.table, "out"];
+            nft(&[&add[..], rule, &["counter", "drop"]].concat())
+        };
         let is_cut = nft(&["add", "table", "inet", &cut.table])
             && nft(&["add", "chain", "inet", &cut.table, "out", chain])
-            && nft(&["add", "rule", "inet", &cut.table, "out", "udp", "dport", &port, "counter", "drop"])
-            && nft(&["add", "rule", "inet", &cut.table, "out", "udp", "sport", &port, "counter", "drop"]);
+            && matches.iter().all(drops);
         if !is_cut {
             skip::aloud("cutting the network needs nft and root");
             return None;
@@ -80,4 +95,75 @@ fn a_cut_network_is_waited_for() {
         "{migration:#}"
     );
     judge::assert_equal(&source, &destination);
+}
+
+/// An address of this machine that only this process uses, and on which no agent listens.
+fn unreachable_address(agent: u8) -> Ipv4Addr {
+    let [.., high, low] = std::process::id().to_be_bytes();
+    Ipv4Addr::new(127, 100 + agent, high, low)
+}
+
+/// Starts an agent again that names this address as the only one of its data port.
+fn advertise(cluster: &Cluster, agent: &str, address: Ipv4Addr) {
+    let settings = cluster.cluster_directory().join(agent).join("settings.toml");
+    let text = std::fs::read_to_string(&settings).unwrap();
+    let listening = text.lines().find(|line| line.starts_with("listen_data")).unwrap();
+    let port = listening.trim_end_matches('"').rsplit(':').next().unwrap();
+    let others = text.lines().filter(|line| !line.starts_with("advertise_data")).collect::<Vec<_>>();
+    let text = format!("{}\nadvertise_data = [\"{address}:{port}\"]\n", others.join("\n"));
+    std::fs::write(&settings, text).unwrap();
+    cluster.kill(agent);
+    cluster.up();
+}
+
+#[test]
+fn a_source_that_cannot_be_reached_dials_and_goes_on_dialling() {
+    let cluster = Cluster::start(2, 1);
+    let (source, destination) = (cluster.path("shop"), cluster.path("moved"));
+    tree::noise(&source, 9000, 20_000).unwrap();
+    let hidden = unreachable_address(1);
+    let Some(cut) = Cut::address(hidden) else { return };
+    advertise(&cluster, "agent-1", hidden);
+    let id = cluster.migrate_detached(&source, &destination, &["--bandwidth", "4MiB"]);
+    let further = |bytes: u64| move |migration: &Value| migration["bytes_done"].as_u64() > Some(bytes);
+    let running = cluster.wait_for(&id, "some bytes", further(4 << 20));
+    assert_eq!((&running["status"], &running["reach"]), (&"running".into(), &"source dials".into()));
+    assert!(cut.dropped() > 0, "the destination did not try");
+
+    // The next attempt goes the same way.
+    cluster.kill("agent-1");
+    cluster.up();
+    let done = running["bytes_done"].as_u64().unwrap();
+    let running = cluster.wait_for(&id, "more bytes", further(done + (8 << 20)));
+    assert_eq!((&running["status"], &running["reach"]), (&"running".into(), &"source dials".into()));
+
+    // And the one after it the usual way, where that is open.
+    advertise(&cluster, "agent-1", Ipv4Addr::LOCALHOST);
+    let migration = cluster.wait_for_end(&id);
+    let expected = ("completed".into(), true.into(), "destination dials".into());
+    assert_eq!(
+        (&migration["status"], &migration["verified"], &migration["reach"]),
+        (&expected.0, &expected.1, &expected.2),
+        "{migration:#}"
+    );
+    judge::assert_equal(&source, &destination);
+}
+
+#[test]
+fn where_neither_reaches_the_other_one_failure_says_what_to_open() {
+    let cluster = Cluster::start(2, 1);
+    let (source, destination) = (cluster.path("shop"), cluster.path("moved"));
+    tree::plain(&source, 20, 2_000).unwrap();
+    let hidden = [unreachable_address(3), unreachable_address(4)];
+    let Some(_cuts) = hidden.map(Cut::address).into_iter().collect::<Option<Vec<_>>>() else { return };
+    advertise(&cluster, "agent-1", hidden[0]);
+    advertise(&cluster, "agent-2", hidden[1]);
+    let (code, migration) = cluster.migrate(&source, &destination, &[]);
+    assert_eq!(code, Some(11), "{migration:#}");
+    let errors = migration["errors"].as_array().unwrap();
+    assert_eq!(errors.len(), 1, "{migration:#}");
+    assert_eq!((&errors[0]["kind"], &errors[0]["retry"]), (&"unreachable".into(), &"after_operator".into()));
+    assert!(errors[0]["message"].as_str().unwrap().contains(&hidden[0].to_string()), "{migration:#}");
+    assert!(errors[0]["hint"].as_str().unwrap().contains("advertise_data"), "{migration:#}");
+    assert!(!destination.exists(), "nothing was begun");
 }
