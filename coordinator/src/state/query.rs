@@ -419,6 +419,7 @@ fn result_of(step: &super::step::Step) -> Progress {
             is_scan_complete: true,
             bytes_on_wire: output.bytes_on_wire,
             bytes_per_s: 0,
+            reach: output.reach,
         },
         Some(_) | None => step.progress,
     }
