@@ -121,15 +121,18 @@ fn count(pass: &Pass, landing: Landing) {
     }
 }
 
-/// Has an entry that changed since it was compared compared and brought once more; says whether it will be.
+/// Has an entry that changed, or appeared, since it was compared compared and brought once more; says whether nothing is
+/// left to tell.
 fn compare_again(pass: &Pass, again: Option<&Again>) -> Result<bool, Failure> {
-    let may_be = |again: &&Again| again.seen.is_some() && again.times_asked + 1 < TIMES_ASKED_MAX;
+    let may_be = |again: &&Again| again.times_asked + 1 < TIMES_ASKED_MAX;
     let Some(mut again) = again.filter(may_be).cloned() else { return Ok(false) };
     let Some((parent, name)) = again.path.split() else { return Ok(false) };
     let name = Name::new(name).map_err(|error| Failure::of(FailureKind::Bug, &error))?;
     let now = pass.stage.root.open_beneath(parent.as_bytes()).and_then(|dir| look(&dir, &name));
     match now {
-        Ok(Some(entry)) if entry.kind.is_directory() => return Ok(false),
+        // Somebody else made the directory that was to be made: its metadata is set at the end of the pass, as that of
+        // every directory that was there before.
+        Ok(Some(entry)) if entry.kind.is_directory() => return Ok(again.source.kind.is_directory()),
         Ok(now) => again.seen = now.map(|entry| Box::new(Seen { entry, is_ours: false })),
         Err(_gone) => return Ok(false),
     }

@@ -254,7 +254,8 @@ fn bring_first(planner: &mut Planner<'_>, first: LinkName) -> Result<(), Failure
         }
         Err(error) => Err(error),
     };
-    planner.install_placed(path, domain, &source, seen, made, true)
+    let wanted = Again { path, domain, source, seen, is_anchor: true, times_asked: 0 };
+    planner.install_placed(wanted, made)
 }
 
 /// Returns the name of a group's anchor.

@@ -144,7 +144,12 @@ impl<'a> Planner<'a> {
             while let Some(mut wanted) = reader.next()? {
                 let Some(domain) = self.domain_of(&wanted.path)? else { continue };
                 wanted.domain = domain;
-                self.fetch(wanted)?;
+                if wanted.source.kind.is_file() && wanted.source.size() > 0 {
+                    self.fetch(wanted)?;
+                } else {
+                    let made = self.make(domain, &wanted.source)?;
+                    self.install_placed(wanted, made)?;
+                }
             }
         }
     }
@@ -281,7 +286,9 @@ impl<'a> Planner<'a> {
             self.directories.write(&Later { path: path.clone(), wanted: source.clone() })?;
         }
         let made = self.make(domain, source)?;
-        self.install_placed(path, domain, source, seen, made, false)
+        let source = source.clone();
+        let wanted = Again { path, domain, source, seen, is_anchor: false, times_asked: 0 };
+        self.install_placed(wanted, made)
     }
 
     /// Makes something without content in the stage.
@@ -295,27 +302,25 @@ impl<'a> Planner<'a> {
     }
 
     /// Has something without content committed.
-    pub(super) fn install_placed(
-        &self,
-        path: RelPath,
-        domain: DomainId,
-        source: &Entry,
-        seen: Option<Box<Seen>>,
-        made: Result<Made, TreeError>,
-        is_anchor: bool,
-    ) -> Result<(), Failure> {
+    pub(super) fn install_placed(&self, wanted: Again, made: Result<Made, TreeError>) -> Result<(), Failure> {
         let Made { dir, name, entry, problems, is_synced } = match made {
             Ok(made) => made,
             Err(error) if is_fatal(&error) => return Err(of_stage(&error)),
             Err(error) => {
-                unwritable(self.pass, &path, &error);
+                unwritable(self.pass, &wanted.path, &error);
                 return Ok(());
             }
         };
+        let Again { path, domain, source, seen, is_anchor, .. } = wanted.clone();
         let digest = source.kind.is_file().then(|| Digest::of(b""));
         let staged = Staged { dir, name, is_anchor, is_synced };
         let effect = Effect::Install { staged, new: Box::new(entry), digest, seen };
-        self.send(Item { problems, ..Item::new(path, domain, effect, landing_of(source)) })
+        // Further names of its group refer to the anchor.
+        let again = (!is_anchor).then(|| Box::new(wanted));
+        // What may be asked for again must be waited for.
+        self.pass.flow.acquire(0)?;
+        let item = Item::new(path, domain, effect, landing_of(&source));
+        self.send(Item { problems, cost: Some(0), again, ..item })
     }
 
     fn both(&mut self, path: RelPath, source: Entry, destination: Entry) -> Result<(), Failure> {

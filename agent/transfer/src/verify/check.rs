@@ -18,6 +18,7 @@ use super::basis::{Basis, describe, expected, is_same_state, is_touched};
 use super::digest::TreeDigest;
 use super::links::Links;
 use super::progress_of;
+use super::weight::{Proven, Weights};
 use crate::content::{Read, read};
 use crate::context::StepContext;
 use crate::remote::{Content, Remote};
@@ -55,6 +56,7 @@ pub(super) struct Checker<'a> {
     batch_bytes: u64,
     /// None when only a part of the tree is looked at.
     links: Option<Links>,
+    weights: Option<Weights>,
     source_digest: TreeDigest,
     destination_digest: TreeDigest,
     output: FileOutput,
@@ -74,6 +76,7 @@ impl<'a> Checker<'a> {
         Self {
             ctx,
             links: (params.scope == Scope::Whole).then(|| Links::new(spill)),
+            weights: Some(Weights::new(spill)),
             root,
             remote: content.map(Remote::new),
             is_strict: params.validation_level == ValidationLevel::Strict,
@@ -114,6 +117,9 @@ impl<'a> Checker<'a> {
     pub(super) fn finish(mut self, output: &mut FileOutput) -> Result<(), Failure> {
         self.judge()?;
         self.judge_links()?;
+        if let Some(weights) = self.weights.take() {
+            weights.finish(&mut self.output)?;
+        }
         self.tell(true);
         *output = FileOutput { version: output.version, ..self.output };
         output.source_digest = Some(self.source_digest.finish());
@@ -217,7 +223,9 @@ impl<'a> Checker<'a> {
     ) -> Result<(), Failure> {
         let Element { path, source, found, basis, exception } = element;
         let is_directory = source.kind.is_directory();
-        self.count(source);
+        let counter =
+            if is_directory { &mut self.output.directories_total } else { &mut self.output.files_total };
+        *counter += 1;
         let Some(found) = found else {
             return self.missing(element);
         };
@@ -246,29 +254,21 @@ impl<'a> Checker<'a> {
         }
         self.source_digest.add(path, &expected, content);
         if !is_directory {
-            self.prove(source, is_proven && exception.is_none(), content.is_some());
+            self.prove(source, is_proven && exception.is_none(), content.is_some())?;
         }
         Ok(())
     }
 
-    fn count(&mut self, source: &Entry) {
-        if source.kind.is_directory() {
-            self.output.directories_total += 1;
-        } else {
-            self.output.files_total += 1;
-            self.output.bytes_total += source.size();
-        }
-    }
-
-    fn prove(&mut self, source: &Entry, is_proven: bool, is_by_content: bool) {
-        let proof = &mut self.output.proof;
-        let (files, bytes) = match (is_proven, is_by_content) {
-            (true, true) => (&mut proof.content_files, &mut proof.content_bytes),
-            (true, false) => (&mut proof.metadata_files, &mut proof.metadata_bytes),
-            (false, _) => (&mut proof.unproven_files, &mut proof.unproven_bytes),
+    fn prove(&mut self, source: &Entry, is_proven: bool, is_by_content: bool) -> Result<(), Failure> {
+        let proven = match (is_proven, is_by_content) {
+            (true, true) => Proven::ByContent,
+            (true, false) => Proven::ByMetadata,
+            (false, _) => Proven::Not,
         };
-        *files += 1;
-        *bytes += source.size();
+        match &mut self.weights {
+            Some(weights) => weights.count(&mut self.output, source, proven),
+            None => Err(Failure::new(FailureKind::Bug, "something is counted after the end")),
+        }
     }
 
     /// Deals with an entry that is not at the destination.
@@ -277,7 +277,6 @@ impl<'a> Checker<'a> {
         if *exception == Some(Rule::Vanished) {
             // It is not at the source either: nothing is owed.
             self.output.files_total -= u64::from(!source.kind.is_directory());
-            self.output.bytes_total -= source.size();
             return Ok(());
         }
         self.source_digest.add(path, source, None);
@@ -292,7 +291,7 @@ impl<'a> Checker<'a> {
         self.is_verified = false;
         self.is_partial |= exception.is_some();
         if !source.kind.is_directory() {
-            self.prove(source, false, false);
+            self.prove(source, false, false)?;
         }
         Ok(())
     }

@@ -14,6 +14,7 @@ mod basis;
 mod check;
 mod digest;
 mod links;
+mod weight;
 
 use std::path::Path;
 use std::sync::Arc;
@@ -348,7 +349,11 @@ mod tests {
         }
         std::fs::hard_link(pair.source_root.join("a"), pair.source_root.join("b")).unwrap();
         pair.copy().await.0.unwrap();
-        assert!(pair.verify().await.0.unwrap().is_verified);
+        let verified = pair.verify().await.0.unwrap();
+        assert!(verified.is_verified);
+        // The file with two names counts twice as a file and once as content.
+        assert_eq!((verified.files_total, verified.bytes_total), (4, 12));
+        assert_eq!((verified.proof.content_files, verified.proof.content_bytes), (4, 12));
         pair.settle();
         assert!(pair.verify().await.0.unwrap().is_verified);
         // The same content and times, but other links.
