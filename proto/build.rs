@@ -8,6 +8,7 @@ fn main() -> Result<(), Box<dyn std::error::Error>> {
     }
     println!("cargo:rerun-if-changed=migration/v1/common.proto");
     let descriptors = protox::compile(&files, ["."])?;
+    write_methods(&descriptors)?;
     // The members choose tonic's transport themselves; generated code must not pull it in.
     tonic_prost_build::configure()
         .build_transport(false)
@@ -20,4 +21,19 @@ fn main() -> Result<(), Box<dyn std::error::Error>> {
         ])
         .compile_fds(descriptors)?;
     Ok(())
+}
+
+/// Writes the path of every method, so that a test can walk them all.
+fn write_methods(descriptors: &protox::prost_reflect::prost_types::FileDescriptorSet) -> std::io::Result<()> {
+    let mut list = String::from("&[");
+    for file in &descriptors.file {
+        for service in &file.service {
+            for method in &service.method {
+                list += &format!("\"/{}.{}/{}\",", file.package(), service.name(), method.name());
+            }
+        }
+    }
+    list.push(']');
+    let directory = std::env::var("OUT_DIR").map_err(std::io::Error::other)?;
+    std::fs::write(std::path::Path::new(&directory).join("methods.rs"), list)
 }

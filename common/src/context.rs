@@ -4,6 +4,7 @@
 
 use std::collections::BTreeMap;
 use std::io;
+use std::os::unix::fs::PermissionsExt;
 use std::path::Path;
 
 use serde::{Deserialize, Serialize};
@@ -28,10 +29,15 @@ pub struct Context {
     pub coordinators: Vec<String>,
     /// The cluster CA's certificate, PEM.
     pub ca_certificate: String,
-    /// The operator's certificate, PEM.
+    /// The person's certificate, PEM; empty without one.
+    #[serde(default, skip_serializing_if = "String::is_empty")]
     pub certificate: String,
-    /// The operator's private key, PEM.
+    /// The person's private key, PEM; empty without one.
+    #[serde(default, skip_serializing_if = "String::is_empty")]
     pub key: String,
+    /// An API key, in the place of a certificate; empty without one.
+    #[serde(default, skip_serializing_if = "String::is_empty")]
+    pub api_key: String,
 }
 
 /// Why the file could not be used.
@@ -55,6 +61,14 @@ pub enum ContextError {
         #[source]
         source: toml::de::Error,
     },
+    /// Others than its owner can read it.
+    #[error("{path} holds private keys, and others than its owner can read it (mode {mode:03o})")]
+    Mode {
+        /// The file.
+        path: String,
+        /// Its mode.
+        mode: u32,
+    },
     /// The named context is not in it.
     #[error("{path} has no context `{name}`")]
     Absent {
@@ -69,9 +83,15 @@ impl Contexts {
     /// Reads the file.
     ///
     /// # Errors
-    /// When it cannot be read or is not a contexts file.
+    /// When it cannot be read, can be read by others than its owner, or is not a contexts file.
     pub fn open(path: &Path) -> Result<Self, ContextError> {
         let shown = path.display().to_string();
+        let metadata =
+            std::fs::metadata(path).map_err(|source| ContextError::Io { path: shown.clone(), source })?;
+        let mode = metadata.permissions().mode() & 0o777;
+        if mode & 0o077 != 0 {
+            return Err(ContextError::Mode { path: shown, mode });
+        }
         let text = std::fs::read_to_string(path)
             .map_err(|source| ContextError::Io { path: shown.clone(), source })?;
         toml::from_str(&text).map_err(|source| ContextError::Form { path: shown, source })
@@ -112,8 +132,6 @@ impl std::fmt::Debug for Context {
 
 #[cfg(test)]
 mod tests {
-    use std::os::unix::fs::PermissionsExt;
-
     use super::*;
 
     #[test]
@@ -125,6 +143,7 @@ mod tests {
             ca_certificate: "CA".to_owned(),
             certificate: "CERT".to_owned(),
             key: "KEY".to_owned(),
+            api_key: String::new(),
         };
         let contexts = Contexts { current: "dev".to_owned(), contexts: [("dev".to_owned(), context)].into() };
         contexts.write(&path).unwrap();
@@ -133,5 +152,10 @@ mod tests {
         assert_eq!(read.find(&path, None).unwrap().key, "KEY");
         assert!(matches!(read.find(&path, Some("prod")), Err(ContextError::Absent { .. })));
         assert!(!format!("{read:?}").contains("KEY"));
+        for mode in [0o640, 0o604, 0o620] {
+            std::fs::set_permissions(&path, std::fs::Permissions::from_mode(mode)).unwrap();
+            let refused = Contexts::open(&path).err().unwrap().to_string();
+            assert!(refused.contains("others than its owner"), "{mode:o}: {refused}");
+        }
     }
 }

@@ -158,6 +158,7 @@ fn operator_context(seals: &Seals, name: &str, coordinators: Vec<String>) -> Res
         ca_certificate: pem("CERTIFICATE", seals.authority.certificate()),
         certificate: pem("CERTIFICATE", &leaf),
         key: pem("PRIVATE KEY", key.secret_der()),
+        api_key: String::new(),
     })
 }
 

@@ -9,16 +9,19 @@ use std::time::Duration;
 
 use common::context::Context;
 use common::failure::{Failure, FailureKind};
-use common::id::{HostName, MigrationId, NodeName};
+use common::id::{HostName, MigrationId, NodeName, TenantId};
+use common::secret::Secret;
 use common::spec::MigrationSpec;
 use common::tls::{self, ALPN_GRPC, Identity, Peer};
 use common::view::{ClusterView, HostView, JoinView, MigrationView, ReportView};
-use proto::channel::{Coordinators, control_client};
+use proto::channel::{Coordinators, Way, control_client};
+use proto::shown::Shown;
 use proto::status::to_failure;
 use proto::v1::{
     ActRequest, ClusterRequest, Document, DrainRequest, HostRequest, MigrateRequest, MigrationRequest,
     NodeRequest, Page, PageRequest, Piece,
 };
+use rustls::pki_types::CertificateDer;
 use serde::de::DeserializeOwned;
 use tonic::Streaming;
 
@@ -68,32 +71,40 @@ impl Verb {
 #[derive(Debug)]
 pub(crate) struct Client {
     coordinators: Coordinators,
-    identity: Arc<Identity>,
+    /// None for a caller with an API key.
+    identity: Option<Arc<Identity>>,
     /// How long a question may take.
     ask_deadline: Duration,
 }
 
 impl Client {
-    /// Makes the way that a context describes.
+    /// Makes the way that a context describes, of who shows an API key or the context's certificate.
     ///
     /// # Errors
-    /// When its certificates or its key cannot be used.
-    pub(crate) fn new(context: &Context) -> Result<Self, CommandError> {
-        let unusable = |error: &tls::TlsError| {
-            Failure::of(FailureKind::Invalid, error).hint(
-                "the context is damaged; copy the file again from where `drover-coordinator init` wrote it",
+    /// When its certificates or its key cannot be used, or it has none and no API key is given.
+    pub(crate) fn new(
+        context: &Context,
+        api_key: Option<&Secret<String>>,
+        tenant: Option<&TenantId>,
+    ) -> Result<Self, CommandError> {
+        let authority = authority(context)?;
+        let (identity, config) = if api_key.is_some() {
+            (None, tls::keyed::client_config(&authority, ALPN_GRPC).map_err(|error| unusable(&error))?)
+        } else if context.certificate.is_empty() {
+            return Err(Failure::new(
+                FailureKind::Unauthenticated,
+                "the context holds no certificate and no API key",
             )
+            .hint("log in with `ctl login`")
+            .into());
+        } else {
+            let identity = Identity::from_pem(&context.certificate, &context.key);
+            let identity = identity.map_err(|error| unusable(&error))?;
+            let config = tls::client_config(Arc::clone(&identity), &authority, ALPN_GRPC);
+            (Some(identity), config.map_err(|error| unusable(&error))?)
         };
-        let identity =
-            Identity::from_pem(&context.certificate, &context.key).map_err(|error| unusable(&error))?;
-        let authority =
-            tls::certificates_of_pem(&context.ca_certificate).map_err(|error| unusable(&error))?;
-        let authority = authority.first().ok_or_else(|| {
-            Failure::new(FailureKind::Invalid, "the context holds no certificate of the cluster")
-        })?;
-        let config = tls::client_config(Arc::clone(&identity), authority, ALPN_GRPC)
-            .map_err(|error| unusable(&error))?;
-        let coordinators = Coordinators::new(context.coordinators.clone(), Arc::new(config));
+        let shown = Shown::new(api_key, tenant)?;
+        let coordinators = Coordinators::new(context.coordinators.clone(), Arc::new(config)).showing(shown);
         Ok(Self { coordinators, identity, ask_deadline: ASK_DEADLINE })
     }
 
@@ -109,12 +120,13 @@ impl Client {
         &self.coordinators
     }
 
-    /// Returns who we are, by our own certificate.
+    /// Returns who we are, by our own certificate; nothing for who shows an API key.
     ///
     /// # Errors
     /// When the certificate was not issued by a cluster.
-    pub(crate) fn own_peer(&self) -> Result<Peer, Failure> {
-        self.identity.peer().map_err(|error| Failure::of(FailureKind::Unauthenticated, &error))
+    pub(crate) fn own_peer(&self) -> Result<Option<Peer>, Failure> {
+        let peer = self.identity.as_ref().map(|identity| identity.peer()).transpose();
+        peer.map_err(|error| Failure::of(FailureKind::Unauthenticated, &error))
     }
 
     /// Makes and runs a migration; `request_id` makes a repeated call the same migration.
@@ -291,10 +303,10 @@ impl Client {
     }
 
     /// Reads a list to its end.
-    async fn pages<T, F, Fut>(&self, call: F) -> Result<Vec<T>, Failure>
+    pub(crate) async fn pages<T, F, Fut>(&self, call: F) -> Result<Vec<T>, Failure>
     where
         T: DeserializeOwned,
-        F: Fn(tonic::transport::Channel, PageRequest) -> Fut,
+        F: Fn(Way, PageRequest) -> Fut,
         Fut: Future<Output = Result<tonic::Response<Page>, tonic::Status>>,
     {
         let mut items = Vec::new();
@@ -312,6 +324,21 @@ impl Client {
             from = next;
         }
     }
+}
+
+/// Returns the cluster's certificate in a context.
+///
+/// # Errors
+/// When there is none.
+pub(crate) fn authority(context: &Context) -> Result<CertificateDer<'static>, CommandError> {
+    let found = tls::certificates_of_pem(&context.ca_certificate).map_err(|error| unusable(&error))?;
+    let none = || Failure::new(FailureKind::Invalid, "the context holds no certificate of the cluster");
+    Ok(found.into_iter().next().ok_or_else(none)?)
+}
+
+fn unusable(error: &tls::TlsError) -> Failure {
+    Failure::of(FailureKind::Invalid, error)
+        .hint("the context is damaged; log in again with `ctl login`, or copy the file again from where `drover-coordinator init` wrote it")
 }
 
 /// A migration as it changes.
@@ -357,7 +384,7 @@ impl List {
 }
 
 /// Reads a document.
-fn read<T: DeserializeOwned>(document: &Document) -> Result<T, Failure> {
+pub(crate) fn read<T: DeserializeOwned>(document: &Document) -> Result<T, Failure> {
     let Document { document } = document;
     parse(document)
 }
@@ -409,7 +436,7 @@ mod tests {
         let refused = client.migration(&"b7".parse().unwrap()).await.unwrap_err();
         assert_eq!(refused.kind, FailureKind::Unsupported);
         assert!(refused.hint.is_some_and(|hint| hint.contains("ctl version")));
-        assert_eq!(client.own_peer().unwrap().principal.to_string(), "user:default/admin");
+        assert_eq!(client.own_peer().unwrap().unwrap().principal.to_string(), "user:default/admin");
     }
 
     #[tokio::test]

@@ -1,5 +1,7 @@
 //! What every command is given.
 
+use common::secret::Secret;
+
 use crate::client::Client;
 use crate::failure::CommandError;
 use crate::output::Output;
@@ -22,6 +24,10 @@ impl CommandContext {
     pub(crate) fn client(&self) -> Result<Client, CommandError> {
         let context = self.settings.context()?;
         self.output.detail(format!("coordinators: {}", context.coordinators.join(", ")));
-        Client::new(&context)
+        let api_key = match self.settings.api_key()? {
+            Some(key) => Some(key),
+            None => Some(context.api_key.clone()).filter(|key| !key.is_empty()).map(Secret::new),
+        };
+        Client::new(&context, api_key.as_ref(), self.settings.tenant())
     }
 }

@@ -57,6 +57,11 @@ impl From<ContextError> for CommandError {
             ContextError::Form { .. } => {
                 (FailureKind::Invalid, "copy it again from where `drover-coordinator init` wrote it")
             }
+            ContextError::Mode { path, .. } => {
+                let hint =
+                    format!("look who has read it, then `chmod 600 {path}`; `ctl login` makes new keys");
+                return Failure::of(FailureKind::Denied, &error).hint(hint).into();
+            }
             ContextError::Absent { .. } => {
                 (FailureKind::NotFound, "name one that is in the file with --context")
             }

@@ -85,6 +85,7 @@ impl Fake {
             ca_certificate: authority_certificate.pem(),
             certificate,
             key,
+            api_key: String::new(),
         };
         let directory = tempfile::tempdir().unwrap();
         let contexts = Contexts { current: "dev".to_owned(), contexts: [("dev".to_owned(), context)].into() };

@@ -4,6 +4,7 @@
 //! migration. One command is one file under `command/`; `output` is the only writer to the terminal; the kind of a
 //! failure decides the exit code.
 
+mod account;
 mod cli;
 mod client;
 mod command;
@@ -14,6 +15,7 @@ mod fake;
 mod follow;
 mod itemised;
 mod output;
+mod password;
 mod settings;
 mod summary;
 

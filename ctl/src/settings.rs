@@ -1,9 +1,12 @@
 //! What flags and the environment of the operator's machine say; the only reader of both.
 
+use std::io;
 use std::path::{Path, PathBuf};
 
 use common::context::{Context, Contexts};
 use common::failure::{Failure, FailureKind};
+use common::id::TenantId;
+use common::secret::Secret;
 
 use crate::failure::CommandError;
 
@@ -14,12 +17,61 @@ pub(crate) struct Settings {
     context_file: Option<PathBuf>,
     /// The context named by flag; the file's current one otherwise.
     context: Option<String>,
+    /// The file with an API key that is named by flag; otherwise the variable counts.
+    api_key_file: Option<PathBuf>,
+    /// The tenant named by flag; the caller's own otherwise.
+    tenant: Option<TenantId>,
 }
+
+/// The environment variable that may hold an API key.
+const API_KEY_VARIABLE: &str = "CTL_API_KEY";
+/// Longest file that is read as an API key; one has about a hundred bytes.
+const API_KEY_BYTES_MAX: u64 = 4096;
 
 impl Settings {
     /// Makes settings out of what the flags say.
     pub(crate) fn new(context_file: Option<PathBuf>, context: Option<String>) -> Self {
-        Self { context_file: context_file.or_else(default_context_file), context }
+        let context_file = context_file.or_else(default_context_file);
+        Self { context_file, context, api_key_file: None, tenant: None }
+    }
+
+    /// Says who calls, and in which tenant, by what the flags say.
+    #[must_use]
+    pub(crate) fn calling_as(mut self, api_key_file: Option<PathBuf>, tenant: Option<TenantId>) -> Self {
+        self.api_key_file = api_key_file;
+        self.tenant = tenant;
+        self
+    }
+
+    /// Returns the tenant named by flag.
+    pub(crate) fn tenant(&self) -> Option<&TenantId> {
+        self.tenant.as_ref()
+    }
+
+    /// Returns the context's name that is named by flag.
+    pub(crate) fn context_name(&self) -> Option<&str> {
+        self.context.as_deref()
+    }
+
+    /// Returns the API key that the named file holds, or the environment; none without either.
+    ///
+    /// # Errors
+    /// When the file cannot be read or holds no text.
+    pub(crate) fn api_key(&self) -> Result<Option<Secret<String>>, CommandError> {
+        let Some(path) = &self.api_key_file else {
+            let variable = std::env::var(API_KEY_VARIABLE).ok().filter(|key| !key.trim().is_empty());
+            return Ok(variable.map(Secret::new));
+        };
+        let mut text = Secret::new(String::new());
+        let read = std::fs::File::open(path).and_then(|file| {
+            io::Read::read_to_string(&mut io::Read::take(file, API_KEY_BYTES_MAX), text.expose_mut())
+        });
+        read.map_err(|error| CommandError::io("reading the API key", path.display(), &error))?;
+        if text.expose().trim().is_empty() {
+            let message = format!("{} holds no API key", path.display());
+            return Err(CommandError::invalid(message, "put the line into it that `ctl key create` printed"));
+        }
+        Ok(Some(text))
     }
 
     /// Returns the file of contexts.

@@ -25,11 +25,14 @@ use tokio::net::TcpStream;
 use tokio::time::Instant;
 use tokio_rustls::TlsConnector;
 use tokio_rustls::client::TlsStream;
+use tonic::service::interceptor::InterceptedService;
 use tonic::transport::{Channel, Endpoint};
 use tonic::{Code, Response, Status};
 
 use crate::LEADER_KEY;
+use crate::shown::Shown;
 use crate::status::to_failure;
+use crate::v1::access_service_client::AccessServiceClient;
 use crate::v1::agent_service_client::AgentServiceClient;
 use crate::v1::audit_service_client::AuditServiceClient;
 use crate::v1::control_service_client::ControlServiceClient;
@@ -100,23 +103,33 @@ struct ConnectFailure {
     source: io::Error,
 }
 
+/// The way of one call to one coordinator.
+pub type Way = InterceptedService<Channel, Shown>;
+
 /// Returns a client of the service for agents, with our limit on messages.
-pub fn agent_client(channel: Channel) -> AgentServiceClient<Channel> {
-    AgentServiceClient::new(channel)
+pub fn agent_client(way: Way) -> AgentServiceClient<Way> {
+    AgentServiceClient::new(way)
         .max_decoding_message_size(MESSAGE_BYTES_MAX)
         .max_encoding_message_size(MESSAGE_BYTES_MAX)
 }
 
 /// Returns a client of the service for operators, with our limit on messages.
-pub fn control_client(channel: Channel) -> ControlServiceClient<Channel> {
-    ControlServiceClient::new(channel)
+pub fn control_client(way: Way) -> ControlServiceClient<Way> {
+    ControlServiceClient::new(way)
         .max_decoding_message_size(MESSAGE_BYTES_MAX)
         .max_encoding_message_size(MESSAGE_BYTES_MAX)
 }
 
 /// Returns a client of the service for auditors, with our limit on messages.
-pub fn audit_client(channel: Channel) -> AuditServiceClient<Channel> {
-    AuditServiceClient::new(channel)
+pub fn audit_client(way: Way) -> AuditServiceClient<Way> {
+    AuditServiceClient::new(way)
+        .max_decoding_message_size(MESSAGE_BYTES_MAX)
+        .max_encoding_message_size(MESSAGE_BYTES_MAX)
+}
+
+/// Returns a client of the service for users, keys and tenants, with our limit on messages.
+pub fn access_client(way: Way) -> AccessServiceClient<Way> {
+    AccessServiceClient::new(way)
         .max_decoding_message_size(MESSAGE_BYTES_MAX)
         .max_encoding_message_size(MESSAGE_BYTES_MAX)
 }
@@ -131,6 +144,7 @@ pub fn raft_client(channel: Channel) -> RaftServiceClient<Channel> {
 /// The coordinators of one cluster, of which one leads.
 pub struct Coordinators {
     tls: Arc<rustls::ClientConfig>,
+    shown: Shown,
     known: Mutex<Known>,
 }
 
@@ -187,7 +201,14 @@ impl Coordinators {
     /// Makes the way to these addresses, as host:port.
     pub fn new(addresses: Vec<String>, tls: Arc<rustls::ClientConfig>) -> Self {
         let known = Known { addresses, next: 0, leader: None, channels: BTreeMap::new() };
-        Self { tls, known: Mutex::new(known) }
+        Self { tls, shown: Shown::default(), known: Mutex::new(known) }
+    }
+
+    /// Shows this with every call.
+    #[must_use]
+    pub fn showing(mut self, shown: Shown) -> Self {
+        self.shown = shown;
+        self
     }
 
     /// Replaces the addresses; those of `Welcome` and of `Renew` are newer than the configured ones.
@@ -208,7 +229,7 @@ impl Coordinators {
     /// With what the leader answered, or with the last failure to reach one when the deadline has passed.
     pub async fn call<T, F, Fut>(&self, deadline: Duration, call: F) -> Result<T, Failure>
     where
-        F: Fn(Channel) -> Fut,
+        F: Fn(Way) -> Fut,
         Fut: Future<Output = Result<Response<T>, Status>>,
     {
         self.call_while(deadline, true, call).await
@@ -221,7 +242,7 @@ impl Coordinators {
     /// As [`Self::call`].
     pub async fn call_once<T, F, Fut>(&self, deadline: Duration, call: F) -> Result<T, Failure>
     where
-        F: Fn(Channel) -> Fut,
+        F: Fn(Way) -> Fut,
         Fut: Future<Output = Result<Response<T>, Status>>,
     {
         self.call_while(deadline, false, call).await
@@ -229,7 +250,7 @@ impl Coordinators {
 
     async fn call_while<T, F, Fut>(&self, deadline: Duration, is_patient: bool, call: F) -> Result<T, Failure>
     where
-        F: Fn(Channel) -> Fut,
+        F: Fn(Way) -> Fut,
         Fut: Future<Output = Result<Response<T>, Status>>,
     {
         let until = Instant::now() + deadline;
@@ -331,14 +352,14 @@ impl Coordinators {
         known.channels.retain(|other, _| !round.waiting.contains(other));
     }
 
-    fn channel(&self, address: &str) -> Result<Channel, Failure> {
+    fn channel(&self, address: &str) -> Result<Way, Failure> {
         let mut known = self.known();
         if let Some(channel) = known.channels.get(address) {
-            return Ok(channel.clone());
+            return Ok(InterceptedService::new(channel.clone(), self.shown.clone()));
         }
         let made = channel(address, Arc::clone(&self.tls))?;
         known.channels.insert(address.to_owned(), made.clone());
-        Ok(made)
+        Ok(InterceptedService::new(made, self.shown.clone()))
     }
 
     /// Goes on with another address. The connection is dropped too: one that swallows calls would swallow the next.

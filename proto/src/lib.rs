@@ -5,6 +5,7 @@
 
 pub mod channel;
 mod passwords;
+pub mod shown;
 pub mod status;
 
 /// Version of the protocol between agent, `ctl` and coordinator.
@@ -21,6 +22,9 @@ pub const AUTHORIZATION_KEY: &str = "authorization";
 
 /// What stands before an API key.
 pub const BEARER: &str = "Bearer ";
+
+/// The path of every method of every service.
+pub const METHODS: &[&str] = include!(concat!(env!("OUT_DIR"), "/methods.rs"));
 
 /// The generated messages and services.
 #[expect(

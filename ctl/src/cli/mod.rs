@@ -7,6 +7,7 @@ use std::process::ExitCode;
 use clap::Parser;
 use clap::error::ErrorKind;
 use common::failure::{Failure, FailureKind};
+use common::id::TenantId;
 
 use crate::command::Command;
 use crate::context::CommandContext;
@@ -50,6 +51,12 @@ struct GlobalArgs {
     /// Cluster to talk to, by its name in that file [default: the file's current one]
     #[arg(long, global = true, value_name = "NAME")]
     context: Option<String>,
+    /// Show the API key in this file in the place of a certificate; CTL_API_KEY may hold the key itself
+    #[arg(long, global = true, value_name = "FILE")]
+    api_key_file: Option<PathBuf>,
+    /// Tenant to act in [default: your own]
+    #[arg(long, global = true, value_name = "TENANT")]
+    tenant: Option<TenantId>,
     /// Form of the answer: text for people, or exactly one JSON document
     #[arg(long, global = true, value_enum, default_value_t, value_name = "FORM")]
     output: Format,
@@ -78,7 +85,8 @@ impl GlobalArgs {
         let is_color_wanted = !self.no_color && settings::is_color_welcome();
         CommandContext {
             output: Output::new(self.output, verbosity, is_color_wanted, self.yes),
-            settings: Settings::new(self.context_file, self.context),
+            settings: Settings::new(self.context_file, self.context)
+                .calling_as(self.api_key_file, self.tenant),
         }
     }
 }

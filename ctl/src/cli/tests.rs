@@ -80,7 +80,6 @@ fn what_is_not_served_is_unknown() {
         "ctl migrate -f spec.yaml",
         "ctl migrate a:/x b:/x --database mysql://x",
         "ctl migrate a:/x b:/x --database-to mysql://x",
-        "ctl --api-key-file k list",
         "ctl plan -f spec.yaml",
         "ctl list -q -v",
     ] {

@@ -3,6 +3,7 @@
 use std::time::Duration;
 
 use common::failure::{Failure, FailureKind};
+use common::grant::ScopeItem;
 use common::human;
 use common::location::Location;
 use common::spec::{
@@ -65,6 +66,9 @@ pub(crate) struct MigrateArgs {
     /// Keep the way back open for so long after the end, as 24h [default: 0s]
     #[arg(long, value_name = "TIME", value_parser = human::parse_duration)]
     rollback_window: Option<Duration>,
+    /// Label the migration, as team=shop; may be repeated
+    #[arg(long, value_name = "KEY=VALUE", value_parser = parse_label)]
+    label: Vec<ScopeItem>,
     /// Return at once; `ctl watch ID` follows
     #[arg(long)]
     detach: bool,
@@ -78,6 +82,13 @@ fn parse_location(text: &str) -> Result<Location, String> {
         ));
     }
     text.parse().map_err(|error: common::location::InvalidLocation| error.to_string())
+}
+
+/// Parses a label.
+fn parse_label(text: &str) -> Result<ScopeItem, String> {
+    format!("label:{text}")
+        .parse()
+        .map_err(|_error| format!("`{text}` is not a label: write it as KEY=VALUE"))
 }
 
 /// Parses the guard of deletes.
@@ -104,6 +115,12 @@ fn parse_bandwidth(text: &str) -> Result<u64, String> {
 impl MigrateArgs {
     /// Returns the spec that the flags stand for.
     fn spec(&self) -> MigrationSpec {
+        // Of a label that is given twice the last counts.
+        let labels = self.label.iter().cloned().filter_map(|item| match item {
+            ScopeItem::Label(key, value) => Some((key, value)),
+            ScopeItem::Host(_) => None,
+        });
+        let labels = labels.collect();
         let window = self.rollback_window.map(|window| u64::try_from(window.as_millis()).unwrap_or(u64::MAX));
         MigrationSpec {
             version: SPEC_VERSION,
@@ -134,7 +151,7 @@ impl MigrateArgs {
                 timeout_ms: None,
             },
             origin: Origin::Flags,
-            labels: common::grant::Labels::new(),
+            labels,
         }
     }
 }

@@ -10,16 +10,22 @@ mod completion;
 mod dev;
 mod doctor;
 mod host;
+mod key;
 mod list;
+mod login;
+mod logout;
 mod migrate;
 mod report;
 mod retry;
 mod rollback;
 mod settle;
 mod status;
+mod tenant;
+mod user;
 mod verify;
 mod version;
 mod watch;
+mod whoami;
 
 /// What `ctl` is asked to do. The help of each is the doc comment of its arguments.
 #[derive(Debug, clap::Subcommand)]
@@ -35,16 +41,25 @@ pub(crate) enum Command {
     Doctor(doctor::DoctorArgs),
     #[command(subcommand)]
     Host(host::HostCommand),
+    #[command(subcommand)]
+    Key(key::KeyCommand),
     List(list::ListArgs),
+    Login(login::LoginArgs),
+    Logout(logout::LogoutArgs),
     Migrate(Box<migrate::MigrateArgs>),
     Report(report::ReportArgs),
     Retry(retry::RetryArgs),
     Rollback(rollback::RollbackArgs),
     Settle(settle::SettleArgs),
     Status(status::StatusArgs),
+    #[command(subcommand)]
+    Tenant(tenant::TenantCommand),
+    #[command(subcommand)]
+    User(user::UserCommand),
     Verify(verify::VerifyArgs),
     Version(version::VersionArgs),
     Watch(watch::WatchArgs),
+    Whoami(whoami::WhoamiArgs),
 }
 
 impl Command {
@@ -58,16 +73,22 @@ impl Command {
             Self::Dev(command) => command.run(context).await,
             Self::Doctor(args) => doctor::run(context, args).await,
             Self::Host(command) => command.run(context).await,
+            Self::Key(command) => command.run(context).await,
             Self::List(args) => list::run(context, args).await,
+            Self::Login(args) => login::run(context, args).await,
+            Self::Logout(args) => logout::run(context, args),
             Self::Migrate(args) => migrate::run(context, *args).await,
             Self::Report(args) => report::run(context, args).await,
             Self::Retry(args) => retry::run(context, args).await,
             Self::Rollback(args) => rollback::run(context, args).await,
             Self::Settle(args) => settle::run(context, args).await,
             Self::Status(args) => status::run(context, args).await,
+            Self::Tenant(command) => command.run(context).await,
+            Self::User(command) => command.run(context).await,
             Self::Verify(args) => verify::run(context, args).await,
             Self::Version(args) => version::run(context, args),
             Self::Watch(args) => watch::run(context, args).await,
+            Self::Whoami(args) => whoami::run(context, args).await,
         }
     }
 }

@@ -8,6 +8,7 @@ use std::io::{self, IsTerminal, Write};
 
 use common::failure::{Failure, FailureKind, SUPPORT_CONTACT};
 use common::human;
+use common::secret::Secret;
 use common::view::ErrorView;
 use serde::Serialize;
 
@@ -226,6 +227,27 @@ impl Output {
                     Err(error) => Err(CommandError::io("reading", "the answer", &error)),
                 }
             }
+        }
+    }
+
+    /// Asks a person for a value without showing it; nothing when there is no terminal to ask on.
+    ///
+    /// # Errors
+    /// When the terminal cannot be read, or the question was interrupted.
+    pub(crate) fn ask_secret(&self, question: &str) -> Result<Option<Secret<Vec<u8>>>, CommandError> {
+        if !io::stdin().is_terminal() {
+            return Ok(None);
+        }
+        // It is asked for whatever the verbosity: the command waits for it.
+        self.say(Text::new().plain(question));
+        let answer = prompt::unseen_line(&mut io::stdin().lock());
+        write_note("\n");
+        match answer {
+            Ok(answer) => Ok(Some(answer)),
+            Err(error) if error.kind() == io::ErrorKind::Interrupted => {
+                Err(Failure::new(FailureKind::Cancelled, "interrupted; nothing was done").into())
+            }
+            Err(error) => Err(CommandError::io("reading", "the value", &error)),
         }
     }
 

@@ -5,16 +5,22 @@ use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::Duration;
 
+use common::account::{NewKeyView, UserView};
 use common::context::Contexts;
 use common::digest::Digest;
 use common::failure::{Failure, FailureKind};
 use common::host::HostFacts;
+use common::id::TenantId;
+use common::role::Role;
+use common::secret::Secret;
 use common::spec::{MigrationSpec, Origin, SideSpec};
 use common::step::StepVersion;
 use common::step::file::{FileOutput, RootAnswer, RootIdentity, RootQuestion};
 use common::tls::{self, ALPN_GRPC, Identity};
 use common::view::{HostView, JoinView, MigrationView};
-use proto::channel::{Coordinators, agent_client, control_client};
+use proto::channel::{Coordinators, Way, access_client, agent_client, control_client};
+use proto::shown::Shown;
+use proto::v1::access_service_client::AccessServiceClient;
 use proto::v1::agent_message::Message as FromAgent;
 use proto::v1::coordinator_message::Message as ToAgent;
 use proto::v1::question::Question;
@@ -38,6 +44,8 @@ pub(super) struct Cluster {
     pub(super) sources: KeySources,
     pub(super) node: Node,
     pub(super) operator: Coordinators,
+    /// Who shows nothing, over one connection.
+    strangers: Coordinators,
 }
 impl Cluster {
     pub(super) async fn start() -> Self {
@@ -55,7 +63,10 @@ impl Cluster {
         init(&settings, &sources, &contexts, "test").await.unwrap();
         let node = Node::start(&settings, &sources).await.unwrap();
         let operator = operator(&contexts, node.api_address());
-        Self { _directory: directory, settings, sources, node, operator }
+        let authority = node.hub().seals().unwrap().authority.certificate().clone();
+        let tls = tls::keyed::client_config(&authority, ALPN_GRPC).unwrap();
+        let strangers = Coordinators::new(vec![node.api_address().to_string()], Arc::new(tls));
+        Self { _directory: directory, settings, sources, node, operator, strangers }
     }
 
     pub(super) fn authority(&self) -> CertificateDer<'static> {
@@ -71,6 +82,101 @@ impl Cluster {
         let key = PrivateKeyDer::Pkcs8(PrivatePkcs8KeyDer::from(key.serialize_der()));
         let identity = Identity::new(vec![certificate], key).unwrap();
         self.way(tls::client_config(identity, &self.authority(), ALPN_GRPC).unwrap())
+    }
+
+    /// The way of a caller who shows no certificate, and nothing else.
+    pub(super) fn anonymous(&self) -> Coordinators {
+        self.way(tls::keyed::client_config(&self.authority(), ALPN_GRPC).unwrap())
+    }
+
+    pub(super) fn shown(&self, key: Option<&str>, tenant: Option<&str>) -> Shown {
+        let key = key.map(|key| Secret::new(key.to_owned()));
+        let tenant: Option<TenantId> = tenant.map(|tenant| tenant.parse().unwrap());
+        Shown::new(key.as_ref(), tenant.as_ref()).unwrap()
+    }
+
+    /// The way of a caller with an API key.
+    pub(super) fn keyed(&self, key: &str, tenant: Option<&str>) -> Coordinators {
+        self.anonymous().showing(self.shown(Some(key), tenant))
+    }
+
+    /// The operator's way into another tenant.
+    async fn operate_in<T, F, Fut>(&self, tenant: &str, call: F) -> T
+    where
+        F: Fn(AccessServiceClient<Way>) -> Fut,
+        Fut: Future<Output = Result<tonic::Response<T>, tonic::Status>>,
+    {
+        let contexts = self._directory.path().join("contexts.toml");
+        let way = operator(&contexts, self.node.api_address()).showing(self.shown(None, Some(tenant)));
+        way.call(PATIENCE, |way| call(access_client(way))).await.unwrap()
+    }
+
+    pub(super) async fn create_tenant(&self, name: &str) {
+        let request = v1::TenantRequest { name: name.to_owned() };
+        let call = |mut client: AccessServiceClient<Way>| {
+            let request = request.clone();
+            async move { client.create_tenant(request).await }
+        };
+        self.operate_in("default", call).await;
+    }
+
+    /// Makes an API key and returns its text.
+    pub(super) async fn create_key(&self, tenant: &str, role: Role, scope: &[&str]) -> String {
+        let scope = scope.iter().map(|&item| item.to_owned()).collect();
+        let grant = Some(v1::RoleGrant { role: role.to_string(), scope });
+        let request = v1::CreateKeyRequest { name: "test".to_owned(), grant, lifetime_ms: 3_600_000 };
+        let call = |mut client: AccessServiceClient<Way>| {
+            let request = request.clone();
+            async move { client.create_key(request).await }
+        };
+        document::<NewKeyView>(&self.operate_in(tenant, call).await).key
+    }
+
+    pub(super) async fn create_user(&self, tenant: &str, name: &str, role: Role, password: &str) {
+        let grant = Some(v1::RoleGrant { role: role.to_string(), scope: Vec::new() });
+        let (name, password) = (name.to_owned(), password.to_owned());
+        let request = v1::CreateUserRequest { name, grant, password };
+        let call = |mut client: AccessServiceClient<Way>| {
+            let request = v1::CreateUserRequest {
+                name: request.name.clone(),
+                grant: request.grant.clone(),
+                password: request.password.clone(),
+            };
+            async move { client.create_user(request).await }
+        };
+        self.operate_in(tenant, call).await;
+    }
+
+    pub(super) async fn disable(&self, name: &str, disable: bool) -> UserView {
+        let request = v1::DisableUserRequest { name: name.to_owned(), disable };
+        let call = |mut client: AccessServiceClient<Way>| {
+            let request = request.clone();
+            async move { client.disable_user(request).await }
+        };
+        document(&self.operate_in("default", call).await)
+    }
+
+    /// Logs in with a password and returns the certificate and its key.
+    pub(super) async fn login(
+        &self,
+        tenant: &str,
+        name: &str,
+        password: &str,
+    ) -> Result<(CertificateDer<'static>, KeyPair), Failure> {
+        let key = KeyPair::generate().unwrap();
+        let certificate_request =
+            CertificateParams::default().serialize_request(&key).unwrap().der().to_vec();
+        let request = v1::LoginRequest {
+            tenant: tenant.to_owned(),
+            name: name.to_owned(),
+            password: password.to_owned(),
+            certificate_request,
+        };
+        let answered = self.strangers.call(PATIENCE, |way| {
+            let request = request.clone();
+            async move { access_client(way).login(request).await }
+        });
+        Ok((CertificateDer::from(answered.await?.certificate), key))
     }
 
     pub(super) async fn invite(&self, host: &str) -> JoinView {
@@ -168,6 +274,11 @@ pub(super) fn operator(contexts: &std::path::Path, address: SocketAddr) -> Coord
     let tls = tls::client_config(identity, &authority, ALPN_GRPC).unwrap();
     Coordinators::new(vec![address.to_string()], Arc::new(tls))
 }
+/// Reads a document.
+pub(super) fn document<T: serde::de::DeserializeOwned>(document: &v1::Document) -> T {
+    serde_json::from_str(&document.document).unwrap()
+}
+
 pub(super) fn kind<T>(result: Result<T, Failure>) -> Option<FailureKind> {
     result.err().map(|failure| failure.kind)
 }

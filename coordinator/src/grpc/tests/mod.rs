@@ -1,6 +1,10 @@
 //! The doors as callers meet them: real ports, real certificates, one node.
 
+mod accounts;
+mod attack;
 mod doors;
 mod fixture;
 mod join;
+mod raw;
 mod sessions;
+mod walls;

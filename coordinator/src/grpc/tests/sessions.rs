@@ -75,7 +75,11 @@ async fn report_and_renew(cluster: &Cluster, destination: &mut Agent, copy: &v1:
 }
 
 /// Asks for a migration between two connected agents and returns the first grant.
-async fn begin(cluster: &Cluster, source: &mut Agent, destination: &mut Agent) -> (MigrationView, v1::Grant) {
+pub(super) async fn begin(
+    cluster: &Cluster,
+    source: &mut Agent,
+    destination: &mut Agent,
+) -> (MigrationView, v1::Grant) {
     let asking = cluster.migrate("r1", "web1:/var/www", "web2:/srv/www");
     // Both agents answer about their roots while the operator waits.
     let (made, grant) = tokio::join!(asking, async {

@@ -120,7 +120,7 @@ impl<'a> Start<'a> {
     fn client(&self) -> Result<Client, CommandError> {
         let path = self.layout.context_file();
         let contexts = Contexts::open(&path)?;
-        Ok(Client::new(contexts.find(&path, Some(CONTEXT))?)?.asking_for(ASK_DEADLINE))
+        Ok(Client::new(contexts.find(&path, Some(CONTEXT))?, None, None)?.asking_for(ASK_DEADLINE))
     }
 
     /// Adds the nodes that do not belong to the cluster yet, one by one.

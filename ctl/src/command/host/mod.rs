@@ -9,6 +9,7 @@ use crate::output::style::Meaning;
 
 mod drain;
 mod enroll;
+mod label;
 mod list;
 mod revoke;
 mod show;
@@ -18,6 +19,7 @@ mod show;
 pub(crate) enum HostCommand {
     Drain(drain::DrainArgs),
     Enroll(enroll::EnrollArgs),
+    Label(label::LabelArgs),
     List(list::ListArgs),
     Revoke(revoke::RevokeArgs),
     Show(show::ShowArgs),
@@ -29,6 +31,7 @@ impl HostCommand {
         match self {
             Self::Drain(args) => drain::run(context, args).await,
             Self::Enroll(args) => enroll::run(context, args).await,
+            Self::Label(args) => label::run(context, args).await,
             Self::List(args) => list::run(context, args).await,
             Self::Revoke(args) => revoke::run(context, args).await,
             Self::Show(args) => show::run(context, args).await,
