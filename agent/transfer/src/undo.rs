@@ -196,7 +196,8 @@ impl Undo<'_> {
         let kept = self.kept(history)?;
         let returns_directory = history.original().is_some_and(|original| original.kind.is_directory());
         if let Some(now) = now {
-            if !is_as_committed(history, now) {
+            // Somebody else's, even if a later pass set its metadata.
+            if !is_as_committed(history, now) || !history.is_ours(now.ino) {
                 self.preview.kept_aside += 1;
                 self.kill.pass()?;
                 let domain = self.stage.domains.get(history.domain())?;

@@ -194,6 +194,22 @@ fn what_was_changed_after_the_commit_is_kept_aside() {
 }
 
 #[test]
+fn somebody_elses_file_is_kept_aside_though_a_pass_set_its_metadata() {
+    let mut world = World::new(Ground::default());
+    let before = snapshot(&world.root);
+    bring(&mut world, &KillPoint::default(), &[("made", Wanted::File("same content", 0o600))]).unwrap();
+    // Both stand for a moment, so that it cannot get the same inode.
+    std::fs::write(world.root.join("other"), "another one!").unwrap();
+    std::fs::rename(world.root.join("other"), world.root.join("made")).unwrap();
+    bring(&mut world, &KillPoint::default(), &[("made", Wanted::File("same content", 0o640))]).unwrap();
+    assert_eq!(world.undo(&KillPoint::default()).unwrap(), 1);
+    assert_same(&snapshot(&world.root), &before, "undone");
+    let after = world.stages().remove(0).join("after");
+    let kept = std::fs::read_dir(after).unwrap().next().unwrap().unwrap().path();
+    assert_eq!(std::fs::read_to_string(kept).unwrap(), "another one!");
+}
+
+#[test]
 fn a_torn_end_of_the_ledger_is_cut() {
     let mut world = World::new(Ground::default());
     let original = snapshot(&world.root);
