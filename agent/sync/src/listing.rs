@@ -51,7 +51,7 @@ fn entries<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Vec<Entry>, D::
     bounded::weighed(deserializer, PART_ENTRIES_MAX, PART_BYTES_MAX, Entry::encoded_bytes)
 }
 
-/// How a part of a listing ends.
+/// How a part of a listing ends; new ways are added at the end.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub enum ListingEnd {
     /// Further parts of this directory follow.
@@ -65,6 +65,11 @@ pub enum ListingEnd {
     },
     /// It is gone or was replaced by something else since its parent was listed.
     Vanished,
+    /// It was not read, because there are no files of anybody in it: a file system that the kernel makes up.
+    PassedOver {
+        /// Why, for people.
+        why: String,
+    },
 }
 
 /// A name that is there but could not be looked at.

@@ -96,7 +96,9 @@ impl Message for Item {
                     && listing.stages.iter().all(|name| is_component(&name.0))
                     && listing.path.as_bytes().len() <= PATH_BYTES_MAX
                     && match &listing.end {
-                        ListingEnd::Unreadable { why } => why.len() <= TEXT_BYTES_MAX,
+                        ListingEnd::Unreadable { why } | ListingEnd::PassedOver { why } => {
+                            why.len() <= TEXT_BYTES_MAX
+                        }
                         ListingEnd::More | ListingEnd::Complete | ListingEnd::Vanished => true,
                     }
             }

@@ -7,7 +7,7 @@
 //! is used only if name, inode, owner, mode and marker agree with it.
 //!
 //! Only the planner makes stages, inside of the fence; so nobody looks at a directory's times while they are about to be
-//! set back. Other threads know a domain by its number.
+//! set back. Other threads know a domain by its number. The fence is entered before the lock is taken, never the reverse.
 
 use std::collections::{BTreeMap, BTreeSet, HashMap, VecDeque};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
@@ -17,16 +17,16 @@ use common::id::MigrationId;
 use common::rel_path::RelPath;
 use tree::{Dir, Name, RenameDomain, TreeError};
 
-use crate::begun::MARKER_NEW;
 use crate::context::LeaseGuard;
 use crate::domain::{Disk, Domain, DomainId, HOME};
 use crate::fence::Fence;
 use crate::kill_point::KillPoint;
-use crate::stage::{Marker, empty, fill, marker_name, open_valid, random_name, restore_mtime};
+use crate::stage::{Marker, fill, open_valid, random_name, restore_mtime};
 use crate::standing::look_at_self;
 use crate::trouble::{is_fatal, of_stage};
 
 mod registry;
+mod removal;
 
 use registry::{Record, Registry};
 
@@ -56,8 +56,8 @@ struct State {
     guard: Option<Guard>,
     /// Domains of this boot, by what tells them apart.
     known: BTreeMap<RenameDomain, DomainId>,
-    /// Where no stage can be made, and why.
-    refused: BTreeMap<RenameDomain, String>,
+    /// Where no stage can be made, why, and whether the kernel makes it up.
+    refused: BTreeMap<RenameDomain, (String, bool)>,
     /// The last used first.
     held: VecDeque<Arc<Domain>>,
     disks: BTreeMap<String, Arc<Disk>>,
@@ -77,8 +77,13 @@ pub(crate) struct Guard {
 pub(crate) enum Refusal {
     /// The step cannot go on.
     Failure(Failure),
-    /// No stage can be made there, for people: the entries of this domain are not brought.
-    NoStage(String),
+    /// No stage can be made there: the entries of this domain are not brought.
+    NoStage {
+        /// Why, for people.
+        why: String,
+        /// Whether it is a file system that the kernel makes up.
+        is_made_up: bool,
+    },
 }
 
 impl From<Failure> for Refusal {
@@ -92,7 +97,7 @@ impl From<TreeError> for Refusal {
         if is_fatal(&error) {
             Self::Failure(of_stage(&error))
         } else {
-            Self::NoStage(common::failure::chain(&error))
+            Self::NoStage { why: common::failure::chain(&error), is_made_up: false }
         }
     }
 }
@@ -152,24 +157,17 @@ impl Domains {
     ///
     /// For the planner's thread only.
     pub(crate) fn ensure(&self, directory: &RelPath) -> Result<DomainId, Refusal> {
-        let mut state = self.lock();
-        if let Some(id) = state.directories.get(directory) {
+        if let Some(id) = self.lock().directories.get(directory) {
             return Ok(*id);
         }
         let (place, dir) = self.nearest(directory)?;
         let key = dir.rename_domain()?;
-        let id = match (state.known.get(&key), state.refused.get(&key)) {
-            (Some(id), _) => *id,
-            (None, Some(why)) => return Err(Refusal::NoStage(why.clone())),
-            (None, None) => match self.make(&mut state, place, dir, key) {
-                Ok(id) => id,
-                Err(Refusal::NoStage(why)) => {
-                    state.refused.insert(key, why.clone());
-                    return Err(Refusal::NoStage(why));
-                }
-                Err(failure) => return Err(failure),
-            },
+        let known = self.lock().outcome(&key);
+        let id = match known {
+            Some(outcome) => outcome?,
+            None => self.make(place, dir, key)?,
         };
+        let mut state = self.lock();
         if state.directories.len() >= DIRECTORIES_MAX {
             state.directories.clear();
         }
@@ -244,59 +242,6 @@ impl Domains {
         self.lock().registry.is_above(directory)
     }
 
-    /// Removes all stages but the root's. The times of the directories that hold them stay.
-    ///
-    /// Those in which something is kept aside stay too, if asked for; says whether there are such. What is not there any
-    /// more is passed over: its file system is gone, and the way back with it.
-    pub(crate) fn remove(&self, keeps_aside: bool, kill: &KillPoint) -> Result<bool, Failure> {
-        let mut state = self.lock();
-        state.registry = Registry::read(&self.0.stage)?;
-        let mut has_kept = false;
-        for id in state.registry.ids() {
-            has_kept |= self.remove_one(&mut state.registry, id, keeps_aside, kill)?;
-        }
-        state.held.clear();
-        state.known.retain(|_key, id| *id == HOME);
-        state.directories.clear();
-        Ok(has_kept)
-    }
-
-    fn remove_one(
-        &self,
-        registry: &mut Registry,
-        id: DomainId,
-        keeps_aside: bool,
-        kill: &KillPoint,
-    ) -> Result<bool, Failure> {
-        let Some(record) = registry.get(id).cloned() else { return Ok(false) };
-        let failed = |error: TreeError| of_stage(&error);
-        let Some(top) = self.top_of(&record).map_err(failed)? else { return Ok(false) };
-        let mut mtime = record.mtime;
-        if let Some(dir) = self.open_stage(&top, &record).map_err(failed)? {
-            if keeps_aside && holds_kept(&dir).map_err(failed)? {
-                return Ok(true);
-            }
-            empty(&dir).map_err(failed)?;
-            if record.ino.is_some() {
-                mtime = look_at_self(&top).map_err(failed)?.mtime;
-            }
-            kill.pass()?;
-            registry.leaving(&self.0.stage, id, mtime)?;
-            kill.pass()?;
-            dir.unlink(&marker_name()).map_err(failed)?;
-            kill.pass()?;
-        } else if record.ino.is_some() && !record.is_leaving {
-            return Ok(false);
-        }
-        // Here it has no marker: it is to be gone, or was about to be made when an attempt was killed.
-        remove_unmarked(&top, &record.name()).map_err(failed)?;
-        kill.pass()?;
-        restore_mtime(&top, mtime).and_then(|()| top.sync_dir()).map_err(failed)?;
-        kill.pass()?;
-        registry.left(&self.0.stage, id)?;
-        Ok(false)
-    }
-
     /// Finds the nearest directory at or above a path that is there.
     fn nearest(&self, directory: &RelPath) -> Result<(RelPath, Dir), TreeError> {
         let mut place = directory.clone();
@@ -311,14 +256,23 @@ impl Domains {
         }
     }
 
-    /// Makes the stage of a domain in its topmost directory.
-    fn make(
+    /// Makes the stage of a domain in its topmost directory; notes it when none can be made there.
+    fn make(&self, place: RelPath, dir: Dir, key: RenameDomain) -> Result<DomainId, Refusal> {
+        let made =
+            self.top_of_domain(place, dir, key).and_then(|(place, top)| self.make_in(place, &top, key));
+        if let Err(Refusal::NoStage { why, is_made_up }) = &made {
+            self.lock().refused.insert(key, (why.clone(), *is_made_up));
+        }
+        made
+    }
+
+    /// Returns the topmost directory of a domain, going up from one in it.
+    fn top_of_domain(
         &self,
-        state: &mut State,
         mut place: RelPath,
         mut top: Dir,
         key: RenameDomain,
-    ) -> Result<DomainId, Refusal> {
+    ) -> Result<(RelPath, Dir), Refusal> {
         while let Some((parent, _name)) = place.split() {
             let above = self.0.root.open_beneath(parent.as_bytes())?;
             if above.rename_domain()? != key {
@@ -326,29 +280,40 @@ impl Domains {
             }
             (place, top) = (parent, above);
         }
+        if let Some(made_up) = top.file_system()?.filter(tree::FileSystem::is_pseudo) {
+            let why = format!("the kernel makes up what is in a file system of type {}", made_up.fs_type);
+            return Err(Refusal::NoStage { why, is_made_up: true });
+        }
         // A read-only file system says so before anything is recorded.
         top.check_writable()?;
-        let guard = state
-            .guard
-            .clone()
+        Ok((place, top))
+    }
+
+    fn make_in(&self, place: RelPath, top: &Dir, key: RenameDomain) -> Result<DomainId, Refusal> {
+        let guard = self.lock().guard.clone();
+        let Guard { fence, lease, kill } = guard
             .ok_or_else(|| Failure::new(FailureKind::Bug, "a stage is to be made outside of an attempt"))?;
-        guard.lease.check()?;
-        let _inside = guard.fence.enter()?;
+        lease.check()?;
+        // Before the lock: whoever is inside of the fence asks for domains by their numbers.
+        let _inside = fence.enter()?;
+        let mut state = self.lock();
         let name = random_name(&self.0.migration)?;
-        let record = Record::new(place, &name, look_at_self(&top)?.mtime);
-        guard.kill.pass()?;
+        let record = Record::new(place, &name, look_at_self(top)?.mtime);
+        kill.pass()?;
         let id = state.registry.begin(&self.0.stage, record.clone())?;
-        match self.complete(state, id, &record, &top, &guard.kill) {
+        match self.complete(&mut state, id, &record, top, &kill) {
             Ok(domain) => {
                 state.known.insert(key, id);
                 state.hold(domain);
                 Ok(id)
             }
             Err(refusal) => {
-                // Nothing was done under it. What cannot be removed is told by the refusal, not by a second one.
-                top.remove_tree(&name).ok();
-                restore_mtime(&top, record.mtime).ok();
                 state.registry.forget(id);
+                if kill.pass().is_ok() {
+                    // Nothing was done under it. What cannot be removed is told by the refusal, not by a second one.
+                    top.remove_tree(&name).ok();
+                    restore_mtime(top, record.mtime).ok();
+                }
                 Err(refusal)
             }
         }
@@ -370,7 +335,8 @@ impl Domains {
             opened => opened?,
         };
         if dir.stat_self()?.uid != rustix::process::geteuid().as_raw() {
-            return Err(Refusal::NoStage("a directory of somebody else has the stage's name".to_owned()));
+            let why = "a directory of somebody else has the stage's name".to_owned();
+            return Err(Refusal::NoStage { why, is_made_up: false });
         }
         kill.pass()?;
         let mut before = look_at_self(top)?;
@@ -431,6 +397,15 @@ impl Domains {
 }
 
 impl State {
+    /// Returns what is known of a domain: its number, or why it has none.
+    fn outcome(&self, key: &RenameDomain) -> Option<Result<DomainId, Refusal>> {
+        if let Some(id) = self.known.get(key) {
+            return Some(Ok(*id));
+        }
+        let (why, is_made_up) = self.refused.get(key)?;
+        Some(Err(Refusal::NoStage { why: why.clone(), is_made_up: *is_made_up }))
+    }
+
     fn hold(&mut self, domain: Arc<Domain>) {
         self.held.push_front(domain);
         self.held.truncate(HELD_MAX);
@@ -441,41 +416,6 @@ impl State {
         let disk = Disk::of(dir)?;
         let known = self.disks.entry(disk.id.clone()).or_insert_with(|| Arc::new(disk));
         Ok(Arc::clone(known))
-    }
-}
-
-/// Whether something is kept aside in a stage that was undone; then the rest of it goes.
-fn holds_kept(stage: &Dir) -> Result<bool, TreeError> {
-    let part = |part: &str| stage.open_dir(&Name::new(part).expect("a constant without slash"));
-    match part("after") {
-        Err(error) if error.is_not_found() => return Ok(false),
-        Err(error) => return Err(error),
-        Ok(after) => match after.list()?.next() {
-            None => return Ok(false),
-            Some(first) => drop(first?),
-        },
-    }
-    for name in ["undo", "new", "anchors", "large"] {
-        for entry in part(name)?.list()? {
-            part(name)?.remove_tree(&entry?.name)?;
-        }
-    }
-    Ok(true)
-}
-
-/// Removes a directory of ours that has no marker: it holds a half written one at most. Anything else is not ours.
-fn remove_unmarked(top: &Dir, name: &Name) -> Result<(), TreeError> {
-    let Ok(dir) = top.open_dir(name) else { return Ok(()) };
-    if dir.stat_self()?.uid != rustix::process::geteuid().as_raw() {
-        return Ok(());
-    }
-    match dir.unlink(&Name::new(MARKER_NEW).expect("a constant without slash")) {
-        Err(error) if !error.is_not_found() => return Err(error),
-        _ => {}
-    }
-    match top.remove_dir(name) {
-        Err(error) if !error.is_not_empty() && !error.is_not_found() => Err(error),
-        _ => Ok(()),
     }
 }
 

@@ -124,7 +124,7 @@ impl ManifestReceiver {
                 for problem in &mut listing.problems {
                     problem.why = shown(&problem.why);
                 }
-                if let ListingEnd::Unreadable { why } = &mut listing.end {
+                if let ListingEnd::Unreadable { why } | ListingEnd::PassedOver { why } = &mut listing.end {
                     *why = shown(why);
                 }
                 self.counted.entries += listing.entries.len() as u64;

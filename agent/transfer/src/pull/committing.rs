@@ -192,7 +192,10 @@ pub(super) fn unwritable(pass: &Pass, path: &RelPath, error: &TreeError) {
     } else if error.is_busy() {
         (Rule::Unwritable, "Something is mounted there; unmount it, or leave it out with --exclude.")
     } else if error.is_name_too_long() {
-        (Rule::Unwritable, "The destination's file system takes no name this long; rename it at the source.")
+        (
+            Rule::Unwritable,
+            "The destination's file system takes no name, or no text of a link, this long; change it at the source.",
+        )
     } else {
         (Rule::Unwritable, "See the cause; the rest of the tree was brought.")
     };

@@ -142,7 +142,9 @@ fn finish_directories(
         let domain = match pass.stage.domains.ensure(&path) {
             Ok(domain) => domain,
             Err(Refusal::Failure(failure)) => return Err(failure),
-            Err(Refusal::NoStage(why)) => {
+            // That it was passed over was told.
+            Err(Refusal::NoStage { is_made_up: true, .. }) => continue,
+            Err(Refusal::NoStage { why, is_made_up: false }) => {
                 no_stage(pass, &path, &why);
                 continue;
             }

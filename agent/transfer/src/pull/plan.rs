@@ -1,5 +1,6 @@
 //! Deciding entry by entry, in order, what has to be done, and handing it on.
 
+use std::collections::BTreeSet;
 use std::sync::Arc;
 use std::sync::mpsc::{Sender, SyncSender};
 
@@ -56,8 +57,9 @@ pub(super) struct Planner<'a> {
     room: Room,
     /// Whether files that look the same may have to be compared by content.
     compares: bool,
-    /// The directory that a file took the place of, with all that was in it.
-    pub(super) replaced: Option<RelPath>,
+    /// Directories whose listings are still to come and that are dealt with as a whole: something else takes their
+    /// place, or must not.
+    pub(super) whole: BTreeSet<RelPath>,
 }
 
 /// The directory whose entries are being decided.
@@ -93,7 +95,7 @@ impl<'a> Planner<'a> {
             room: Room::default(),
             compares: pass.params.checksum || !lock(&pass.passes).is_first(),
             open: None,
-            replaced: None,
+            whole: BTreeSet::new(),
         })
     }
 
@@ -105,6 +107,7 @@ impl<'a> Planner<'a> {
             self.pass.flow.check()?;
             match decision? {
                 Decision::Began { path, is_at_source, is_at_destination } => {
+                    self.pass_whole(&path);
                     self.open = Some(Open { path, is_at_source, is_at_destination, is_touched: false });
                 }
                 Decision::Entry(found) => self.entry(found)?,
@@ -417,6 +420,16 @@ impl<'a> Planner<'a> {
                     let message = format!("the directory could not be read at the {side}: {why}");
                     let hint = "Nothing below it was removed. Give the agent the right to read it.";
                     self.pass.except(rule, Severity::Error, path, message, hint);
+                }
+                Some(ListingEnd::PassedOver { why }) => {
+                    // Nothing is missing by this, so it is no exception for the verification.
+                    self.pass.findings.report(finding(
+                        rule,
+                        Severity::Notice,
+                        path,
+                        format!("it was passed over at the {side}: {why}"),
+                        "Nothing to do: there are no files of anybody in it.",
+                    ));
                 }
                 Some(ListingEnd::Vanished) if side == "source" => {
                     let message = "the directory vanished while the source was read";

@@ -16,6 +16,9 @@ use crate::ledger::History;
 use crate::standing::look_at_self;
 use crate::trouble::of_stage;
 
+/// Directories that are dealt with as a whole and whose listings are still to come: of one parent, as a rule.
+const WHOLE_MAX: usize = 10_000;
+
 impl Planner<'_> {
     /// To be called before anything at a path of the open directory is changed: returns its rename domain, in which there
     /// is a stage from now on. Nothing when there can be none; that was told then, and the path is not to be brought.
@@ -34,7 +37,7 @@ impl Planner<'_> {
         match self.pass.stage.domains.ensure(&parent) {
             Ok(domain) => Ok(Some(domain)),
             Err(Refusal::Failure(failure)) => Err(failure),
-            Err(Refusal::NoStage(why)) => {
+            Err(Refusal::NoStage { why, is_made_up: _ }) => {
                 no_stage(self.pass, path, &why);
                 Ok(None)
             }
@@ -51,44 +54,65 @@ impl Planner<'_> {
     ) -> Result<Option<Seen>, Failure> {
         let is_ours = history.is_some_and(|history| history.is_ours(destination.ino));
         if destination.kind.is_directory() && !source.kind.is_directory() {
-            let dir = self.pass.stage.root.open_beneath(path.as_bytes()).map_err(|error| of_stage(&error))?;
-            if self.pass.stage.domains.is_above_stage(path)
-                || dir.holds_mounts().map_err(|error| of_stage(&error))?
-            {
-                self.pass.except(
-                    Rule::InTheWay,
-                    Severity::Error,
-                    path,
-                    format!(
-                        "a directory with another file system in it stands where a {} shall be",
-                        source.kind.as_str()
-                    ),
-                    "Unmount what is mounted there, and settle this migration before it is run again.",
-                );
+            let why = match self.whole.len() < WHOLE_MAX {
+                true => self.why_it_stays(path, is_ours)?,
+                false => Some((
+                    "too many directories here shall become something else",
+                    "Run the migration again.",
+                )),
+            };
+            // What is in it is not looked at any more: it goes with it, or stays with it.
+            self.whole.insert(path.clone());
+            if let Some((what, hint)) = why {
+                let message = format!("{what}, where a {} shall be", source.kind.as_str());
+                self.pass.except(Rule::InTheWay, Severity::Error, path, message, hint);
                 return Ok(None);
             }
-            let is_empty = dir.list().map_err(|error| of_stage(&error))?.next().is_none();
-            let may_go = self.pass.params.delete && self.pass.params.exclude.is_empty();
-            if !is_empty && !may_go && !is_ours {
-                self.pass.except(
-                    Rule::InTheWay,
-                    Severity::Error,
-                    path,
-                    format!("a directory that is not empty stands where a {} shall be", source.kind.as_str()),
-                    "Remove it at the destination, or run with --delete and without --exclude.",
-                );
-                return Ok(None);
-            }
-            self.replaced = Some(path.clone());
         }
         Ok(Some(Seen { entry: destination, is_ours }))
     }
 
+    /// Returns why a directory must not make room for something else, and what helps.
+    fn why_it_stays(
+        &self,
+        path: &RelPath,
+        is_ours: bool,
+    ) -> Result<Option<(&'static str, &'static str)>, Failure> {
+        let dir = self.pass.stage.root.open_beneath(path.as_bytes()).map_err(|error| of_stage(&error))?;
+        // It would be moved into the stage with what is mounted there.
+        if self.pass.stage.domains.is_above_stage(path)
+            || dir.holds_mounts().map_err(|error| of_stage(&error))?
+        {
+            return Ok(Some((
+                "a directory with another file system, subvolume or project in it stands",
+                "Unmount what is there, or settle this migration before it is run again.",
+            )));
+        }
+        let is_empty = dir.list().map_err(|error| of_stage(&error))?.next().is_none();
+        let may_go = self.pass.params.delete && self.pass.params.exclude.is_empty();
+        Ok((!is_empty && !may_go && !is_ours).then_some((
+            "a directory that is not empty stands",
+            "Remove it at the destination, or run with --delete and without --exclude.",
+        )))
+    }
+
+    /// Forgets directories whose listings are behind the walk.
+    pub(super) fn pass_whole(&mut self, here: &RelPath) {
+        while self.whole.first().is_some_and(|first| first < here && !here.is_within(first)) {
+            self.whole.pop_first();
+        }
+    }
+
+    /// Whether a path is in a directory that is dealt with as a whole.
+    fn is_in_whole(&self, path: &RelPath) -> bool {
+        // Nothing else of the set is in such a directory, and a walk lists a directory before what it holds.
+        self.whole.range(..=path).next_back().is_some_and(|whole| path.is_within(whole))
+    }
+
     pub(super) fn extra(&mut self, destination: Entry) -> Result<(), Failure> {
         let path = self.path_of(&destination.name)?;
-        let is_gone_already = self.replaced.as_ref().is_some_and(|replaced| path.is_within(replaced));
         // A stage that was made while this directory was listed had no marker yet.
-        if !self.pass.params.delete || is_gone_already || self.pass.stage.domains.is_in_stage(&path) {
+        if !self.pass.params.delete || self.is_in_whole(&path) || self.pass.stage.domains.is_in_stage(&path) {
             return Ok(());
         }
         let Some(domain) = self.prepare(&path)? else { return Ok(()) };

@@ -184,6 +184,25 @@ async fn what_stood_there_is_replaced_removed_and_given_back() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn several_directories_of_one_parent_make_room_with_all_that_is_in_them() {
+    let mut pair = Pair::new();
+    for name in ["a", "b", "c"] {
+        write(&pair.source_root, name, b"a file now", 0o600);
+        write(&pair.destination_root, &format!("{name}/below/deep"), b"older", 0o600);
+        write(&pair.destination_root, &format!("{name}-extra/file"), b"goes", 0o600);
+    }
+    let before = snapshot(&pair.destination_root);
+    (pair.params.delete, pair.params.max_delete) = (true, MaxDelete::Percent(100));
+    let (output, findings) = pair.copy().await;
+    assert_eq!(findings, []);
+    assert!(!output.unwrap().is_partial);
+    assert_same(&snapshot(&pair.destination_root), &snapshot(&pair.source_root), "copied");
+    assert_eq!(pair.undo().await.0, Ok(0));
+    assert_same(&snapshot(&pair.destination_root), &before, "undone");
+    pair.close().await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn deletes_are_guarded() {
     let mut pair = Pair::new();
     std::fs::create_dir(&pair.destination_root).unwrap();
@@ -406,5 +425,52 @@ async fn what_appears_at_the_destination_meanwhile_is_compared_again_and_kept() 
         one.retain(|_path, line| !line.starts_with('4'));
     }
     assert_same(&undone, &expected, "undone");
+    pair.close().await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn what_is_mounted_while_a_pass_runs_is_brought_where_it_belongs() {
+    let mut pair = Pair::new();
+    for number in 0..5 {
+        write(&pair.source_root, &format!("a-{number}"), &bytes(1024 * 1024, number), 0o600);
+    }
+    for name in ["late/old", "late/new", "late/large"] {
+        let size = if name == "late/large" { 6 * 1024 * 1024 } else { 3000 };
+        write(&pair.source_root, name, &bytes(size, 9), 0o600);
+    }
+    write(&pair.destination_root, "late/old", b"older", 0o600);
+    let (mut context, mut findings) = pair.context();
+    let kill = KillPoint::held();
+    context.kill = kill.clone();
+    let mut progress = pair.progress.clone();
+    let (params, late) = (pair.params.clone(), pair.destination_root.join("late"));
+    let endpoint = pair.endpoint.clone();
+    let running = crate::copy::run_copy(context, &endpoint, params);
+    tokio::pin!(running);
+    let mut is_mounted = true;
+    let output = tokio::select! {
+        output = &mut running => panic!("it ended before it was let go: {output:?}"),
+        () = async { drop(progress.wait_for(|now| now.is_scan_complete).await) } => {
+            let flags = rustix::mount::MountFlags::empty();
+            if let Err(errno) = rustix::mount::mount("none", &late, "tmpfs", flags, None) {
+                eprintln!("skipped: cannot mount: {errno}");
+                is_mounted = false;
+            }
+            kill.let_go();
+            running.await
+        }
+    };
+    let device =
+        |name: &str| std::os::unix::fs::MetadataExt::dev(&std::fs::metadata(late.join(name)).unwrap());
+    let devices = ["old", "new", "large"].map(device);
+    let content = std::fs::read(late.join("large")).unwrap();
+    if is_mounted {
+        assert!(devices.iter().all(|found| *found == device("")), "{devices:?}");
+        rustix::mount::unmount(&late, rustix::mount::UnmountFlags::DETACH).unwrap();
+        assert_eq!(std::fs::read(late.join("old")).unwrap(), b"older");
+    }
+    assert!(!output.unwrap().is_partial);
+    assert_eq!(findings.try_recv().ok(), None);
+    assert_eq!(content, bytes(6 * 1024 * 1024, 9));
     pair.close().await;
 }

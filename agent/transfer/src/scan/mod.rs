@@ -12,7 +12,7 @@
 //! to hand out. Directories with very many names are sorted in spill files, and their many sub-directories wait there.
 //!
 //! Guarantees: the order of [`sync::listing`], each directory once, an entry that stands there during the whole walk is
-//! seen. It does not follow links, and says of a directory whether it was seen whole. What cannot be looked at is a
+//! seen. It does not follow links, does not read what the kernel makes up (`/proc` below a root `/`), and says of a directory whether it was seen whole. What cannot be looked at is a
 //! problem inside of a listing; only spill files that cannot be written, and a bug, end a walk.
 
 use std::collections::{BTreeMap, VecDeque};
@@ -38,6 +38,9 @@ use feeder::Feeder;
 const AHEAD_BYTES: usize = 3 * 1024 * 1024;
 /// More threads than this wait for each other at the directory locks of one disk.
 const WORKERS_MAX: usize = 8;
+
+/// Devices whose kind is remembered: of further ones, which only subvolumes can be, it is asked each time.
+const DEVICES_MAX: usize = 4096;
 
 /// What and how to walk.
 #[derive(Clone, Debug)]
@@ -71,6 +74,10 @@ pub struct Scan {
 #[derive(Debug)]
 struct Shared {
     root: Dir,
+    /// The device of the root, whatever kind of file system it is.
+    root_device: Option<u64>,
+    /// Other devices that were met, with the type of those that the kernel makes up.
+    devices: Mutex<BTreeMap<u64, Option<String>>>,
     settings: ScanSettings,
     bounds: Bounds,
     state: Mutex<State>,
@@ -119,6 +126,8 @@ impl Scan {
         let mut state = State::default();
         state.waiting.insert(RelPath::root(), Waiting::Directory);
         let shared = Arc::new(Shared {
+            root_device: root.stat_self().ok().map(|stat| stat.dev),
+            devices: Mutex::new(BTreeMap::new()),
             root,
             settings,
             bounds,
@@ -202,6 +211,25 @@ impl Shared {
     fn lock(&self) -> MutexGuard<'_, State> {
         // Every change below leaves a whole state behind, so a poisoned lock holds one too.
         self.state.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Returns the type of the file system of a directory, if the kernel makes it up and the root is in another one.
+    fn made_up(&self, dir: &Dir) -> Option<String> {
+        let device = dir.stat_self().ok()?.dev;
+        if self.root_device.is_none_or(|root| root == device) {
+            return None;
+        }
+        // Whole values are inserted, so a poisoned lock holds one too.
+        let mut devices = self.devices.lock().unwrap_or_else(PoisonError::into_inner);
+        if let Some(known) = devices.get(&device) {
+            return known.clone();
+        }
+        let found = dir.file_system().ok().flatten().filter(tree::FileSystem::is_pseudo);
+        let fs_type = found.map(|found| found.fs_type);
+        if devices.len() < DEVICES_MAX {
+            devices.insert(device, fs_type.clone());
+        }
+        fs_type
     }
 
     fn fail(&self, failure: Failure) {
@@ -384,6 +412,35 @@ mod tests {
         let mut scan =
             Scan::start_with(dir, settings(spill.path(), 4), Bounds { ahead_bytes: 100, ..BOUNDS }).unwrap();
         assert!(scan.next().unwrap().unwrap().path.is_root());
+    }
+
+    #[test]
+    fn what_the_kernel_makes_up_is_passed_over() {
+        if !rustix::process::geteuid().is_root() {
+            return;
+        }
+        let root = tempfile::tempdir().unwrap();
+        let points = ["proc", "ram"].map(|name| root.path().join(name));
+        for (point, fs_type) in points.iter().zip(["proc", "tmpfs"]) {
+            std::fs::create_dir(point).unwrap();
+            let flags = rustix::mount::MountFlags::empty();
+            if let Err(errno) = rustix::mount::mount("none", point, fs_type, flags, None) {
+                eprintln!("skipped: cannot mount {fs_type}: {errno}");
+                return;
+            }
+        }
+        std::fs::write(points[1].join("file"), "content").unwrap();
+        let (paths, ends) = scan(root.path(), 2, BOUNDS);
+        for point in &points {
+            rustix::mount::unmount(point, rustix::mount::UnmountFlags::DETACH).unwrap();
+        }
+        let paths: Vec<String> = paths.iter().map(ToString::to_string).collect();
+        assert_eq!(paths, ["proc", "ram", "ram/file"]);
+        assert!(
+            matches!(&ends[..], [(path, ListingEnd::PassedOver { why })]
+            if path.as_bytes() == b"proc" && why.contains("type proc")),
+            "{ends:?}"
+        );
     }
 
     #[test]

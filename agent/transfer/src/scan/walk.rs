@@ -28,6 +28,11 @@ pub(super) fn read_directory(shared: &Shared, path: RelPath) -> io::Result<()> {
             return Ok(());
         }
     };
+    if let Some(fs_type) = shared.made_up(&dir) {
+        let why = format!("a file system of type {fs_type} is mounted there, which the kernel makes up");
+        shared.publish(Listing { end: ListingEnd::PassedOver { why }, ..empty(&path, 0) }, Vec::new(), None);
+        return Ok(());
+    }
     let mut end = ListingEnd::Complete;
     let mut sorter = NameSorter::new(&shared.settings.spill_dir);
     for found in list {
