@@ -4,7 +4,8 @@
 #   tests/judge.sh SOURCE DESTINATION
 #
 # Prints every difference and exits 1 when there is one, 0 when there is none, 2 when it could not look.
-# A stage that is kept for the way back (a directory `.drover-*` in the destination's root) is passed over.
+# Stages that are kept for the way back are passed over: directories `.drover-MIGRATION-RANDOM`, one in the root and
+# one in each mount, subvolume or project below it.
 set -euo pipefail
 export LC_ALL=C
 
@@ -17,11 +18,12 @@ destination=$(cd "$2" && pwd -P)
 work=$(mktemp -d)
 trap 'rm -rf "$work"' EXIT
 differences=0
+stage='.drover-*-[0-9a-f][0-9a-f][0-9a-f][0-9a-f][0-9a-f][0-9a-f][0-9a-f][0-9a-f][0-9a-f][0-9a-f][0-9a-f][0-9a-f]'
 
 # Content by checksum, types, owners, modes, times, links, ACLs, extended attributes, and names on one side only.
 # rsync opens files to read their checksums; O_NOATIME keeps it from touching what it judges.
 if ! rsync -n -i -aHAXS --numeric-ids --checksum --delete --modify-window=-1 --open-noatime \
-    --exclude='/.drover-*/' "$source/" "$destination/" >"$work/rsync" 2>"$work/errors"; then
+    --exclude="$stage/" "$source/" "$destination/" >"$work/rsync" 2>"$work/errors"; then
     cat "$work/errors" >&2
     echo "judge: rsync could not compare" >&2
     exit 2
@@ -33,7 +35,7 @@ fi
 
 # One line for each entry, sorted; a name may hold a newline, so records end in NUL.
 listing() {
-    (cd "$1" && find . -path './.drover-*' -prune -o "${@:2}") | sort -z
+    (cd "$1" && find . -type d -name "$stage" -prune -o "${@:2}") | sort -z
 }
 compare() {
     local what=$1

@@ -5,6 +5,7 @@
 mod audit;
 mod damage;
 mod dev;
+mod domain;
 mod fidelity;
 mod kill;
 mod network;

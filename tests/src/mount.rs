@@ -21,12 +21,60 @@ fn run(program: &str, words: &[&str], paths: &[&Path]) -> bool {
 /// Makes an ext4 of `size_mib` in a file and mounts it; says aloud when this machine cannot.
 #[must_use]
 pub fn small_ext4(image: &Path, point: &Path, size_mib: u64) -> Option<Mounted> {
+    disk("ext4", image, point, size_mib)
+}
+
+/// Makes a file system (`ext4`, `xfs`, `btrfs`) of `size_mib` in a file and mounts it; says aloud when this machine
+/// cannot.
+#[must_use]
+pub fn disk(kind: &str, image: &Path, point: &Path, size_mib: u64) -> Option<Mounted> {
     let file = std::fs::File::create(image).ok()?;
     file.set_len(size_mib << 20).ok()?;
+    let words: &[&str] = if kind == "ext4" { &["-q", "-F"] } else { &["-q", "-f"] };
     let is_mounted =
-        run("mkfs.ext4", &["-q", "-F"], &[image]) && run("mount", &["-o", "loop"], &[image, point]);
+        run(&format!("mkfs.{kind}"), words, &[image]) && run("mount", &["-o", "loop"], &[image, point]);
+    mounted(is_mounted, point, &format!("a loop mount of {kind}"))
+}
+
+/// Mounts an empty file system in memory; says aloud when this machine cannot.
+#[must_use]
+pub fn tmpfs(point: &Path) -> Option<Mounted> {
+    mounted(run("mount", &["-t", "tmpfs", "none"], &[point]), point, "a mount of tmpfs")
+}
+
+/// Mounts an empty file system that cannot be written; says aloud when this machine cannot.
+#[must_use]
+pub fn read_only(point: &Path) -> Option<Mounted> {
+    let is_mounted = run("mount", &["-t", "tmpfs", "-o", "ro", "none"], &[point]);
+    mounted(is_mounted, point, "a read-only mount")
+}
+
+/// Shows a directory at another place too; says aloud when this machine cannot.
+#[must_use]
+pub fn bind(from: &Path, point: &Path) -> Option<Mounted> {
+    mounted(run("mount", &["--bind"], &[from, point]), point, "a bind mount")
+}
+
+/// Makes a btrfs subvolume.
+#[must_use]
+pub fn subvolume(path: &Path) -> bool {
+    run("btrfs", &["subvolume", "create"], &[path])
+}
+
+/// Gives a directory a project that all that is made in it gets too; says aloud when its file system cannot.
+#[must_use]
+pub fn project(directory: &Path, id: u32) -> bool {
+    let is_set =
+        run("chattr", &["-p", &id.to_string()], &[directory]) && run("chattr", &["+P"], &[directory]);
+    if !is_set {
+        skip::aloud("projects are not possible here");
+    }
+    is_set
+}
+
+fn mounted(is_mounted: bool, point: &Path, what: &str) -> Option<Mounted> {
     if !is_mounted {
-        skip::aloud("a loop mount of ext4 is not possible here");
+        skip::aloud(&format!("{what} is not possible here"));
         return None;
     }
     Some(Mounted { point: point.to_owned() })
