@@ -14,6 +14,7 @@ use crate::config::{DEFAULT_PATH, Settings};
 use crate::daemon;
 use crate::link::enroll::{self, Invitation};
 use crate::state_dir::StateDir;
+use crate::step::registry::STEPS;
 
 /// Threads that run tasks. The agent waits more than it computes, and every thread costs memory while it is idle.
 const WORKER_THREADS_MAX: usize = 4;
@@ -107,7 +108,7 @@ fn join(arguments: Join) -> Result<(), Failure> {
 
 fn serve(arguments: Serve) -> Result<(), Failure> {
     let settings = settings(arguments.config.as_deref(), arguments.log)?;
-    runtime()?.block_on(daemon::run(settings))
+    runtime()?.block_on(daemon::run(settings, STEPS))
 }
 
 /// Reads the settings and sets up the log that they ask for.

@@ -26,9 +26,10 @@ use crate::link::outbox::Outbox;
 use crate::link::renewal::Renewal;
 use crate::link::session::Session;
 use crate::state_dir::StateDir;
+use crate::step::Step;
 use crate::step::attempt::Workplace;
 use crate::step::executor::{Executor, ORDERS_MAX};
-use crate::step::registry::{STEPS, versions};
+use crate::step::registry::versions;
 use crate::survey::{self, Given};
 
 /// Reports that wait for the session. Progress beyond is dropped, and answers wait.
@@ -37,14 +38,14 @@ const REPORTS_MAX: usize = 64;
 /// middle of a sync.
 const STOP_GRACE: Duration = Duration::from_secs(15);
 
-/// Runs the agent until a signal ends it.
+/// Runs an agent of these step kinds until a signal ends it.
 ///
 /// # Errors
 /// When it cannot begin: not joined, the state directory or the data port taken.
-pub async fn run(settings: Settings) -> Result<(), Failure> {
+pub async fn run(settings: Settings, steps: &'static [&'static dyn Step]) -> Result<(), Failure> {
     let mut signals = Signals::new()?;
     let state_dir = StateDir::lock(&settings.state_dir)?;
-    let daemon = Daemon::start(&settings, &state_dir).await?;
+    let daemon = Daemon::start(&settings, &state_dir, steps).await?;
     notify(&NotifyState::Ready);
     signals.next().await;
     notify(&NotifyState::Stopping);
@@ -74,7 +75,11 @@ struct Channels {
 }
 
 impl Daemon {
-    async fn start(settings: &Settings, state_dir: &StateDir) -> Result<Self, Failure> {
+    async fn start(
+        settings: &Settings,
+        state_dir: &StateDir,
+        steps: &'static [&'static dyn Step],
+    ) -> Result<Self, Failure> {
         let membership = Membership::load(state_dir.path())?;
         let (identity, coordinators) = ways(&membership)?;
         let journal = open_journal(state_dir).await?;
@@ -90,7 +95,7 @@ impl Daemon {
         let given = Given {
             listening: daemon.endpoint.local_address()?,
             advertised: settings.advertise_data.clone(),
-            steps: versions(STEPS),
+            steps: versions(steps),
         };
         tracing::info!(host = %membership.name, tenant = %membership.tenant, incarnation = journal.incarnation(),
             data = %given.listening, "serving");
@@ -101,7 +106,7 @@ impl Daemon {
             facts: watch::Sender::new(first_survey(&given).await),
         };
         daemon.keep_membership(&channels, state_dir, membership, identity, &coordinators);
-        daemon.take_orders(&channels, state_dir, outbox, coordinators);
+        daemon.take_orders(&channels, steps, state_dir, outbox, coordinators);
         let rest = daemon.rest.clone();
         daemon.rest.spawn(survey::keep_looking(given, channels.facts, rest));
         Ok(daemon)
@@ -132,6 +137,7 @@ impl Daemon {
     fn take_orders(
         &self,
         channels: &Channels,
+        steps: &'static [&'static dyn Step],
         state_dir: &StateDir,
         outbox: Outbox,
         coordinators: Arc<Coordinators>,
@@ -145,7 +151,7 @@ impl Daemon {
             endpoint: self.endpoint.clone(),
             state_dir: state_dir.path().to_owned(),
         };
-        let (executor, leases) = Executor::new(STEPS, workplace, orders_taken, self.executor.clone());
+        let (executor, leases) = Executor::new(steps, workplace, orders_taken, self.executor.clone());
         self.executor.spawn(executor.run());
         let session = Session {
             coordinators,
