@@ -43,23 +43,12 @@ pub struct StepContext {
     pub bandwidth: watch::Receiver<Option<u64>>,
     /// The agent's directory for what this crate remembers: one folder per migration is made below it.
     pub state_dir: PathBuf,
-    /// Where a test stops or holds the attempt.
-    #[cfg(test)]
-    pub(crate) kill: KillPoint,
 }
 
 impl StepContext {
     /// Returns what is passed before every effect.
-    #[cfg(test)]
     pub(crate) fn kill_point(&self) -> KillPoint {
-        self.kill.clone()
-    }
-
-    /// Returns what is passed before every effect.
-    #[cfg(not(test))]
-    #[expect(clippy::unused_self, reason = "it is something in tests only")]
-    pub(crate) fn kill_point(&self) -> KillPoint {
-        KillPoint::default()
+        self.lease.kill.clone()
     }
 }
 
@@ -121,6 +110,8 @@ pub struct LeaseGuard {
     token: FencingToken,
     state: Arc<Mutex<LeaseState>>,
     stop: CancellationToken,
+    /// Nothing but in tests.
+    kill: KillPoint,
 }
 
 /// Makes both sides of a lease that was asked for, or last renewed, at `sent_at`.
@@ -135,7 +126,7 @@ pub fn hold_lease(
     let state = Arc::new(Mutex::new(state));
     let stop = parent.child_token();
     let keeper = LeaseKeeper { state: Arc::clone(&state), stop: stop.clone() };
-    (keeper, LeaseGuard { token, state, stop })
+    (keeper, LeaseGuard { token, state, stop, kill: KillPoint::default() })
 }
 
 impl LeaseKeeper {
@@ -203,6 +194,13 @@ impl LeaseGuard {
             }
             None => Ok(()),
         }
+    }
+
+    /// Stops or holds whatever runs under this lease where a test wants it.
+    #[cfg(any(test, feature = "kill-points"))]
+    #[must_use]
+    pub fn with_kill_point(self, kill: KillPoint) -> Self {
+        Self { kill, ..self }
     }
 
     /// Returns the token that fires when the step must stop, for whatever reason.

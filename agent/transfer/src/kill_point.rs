@@ -1,4 +1,7 @@
 //! Where a test may stop everything, as `kill -9` would, hold it, or look: between any two effects.
+//!
+//! A test gives it to a step with the lease ([`crate::LeaseGuard::with_kill_point`]). Neither exists in a build without
+//! the feature `kill-points`, which only test suites ask for.
 
 use common::failure::Failure;
 
@@ -6,10 +9,10 @@ use crate::commit::durable::Durable;
 
 /// Passed before every effect. Outside of tests it is nothing.
 #[derive(Clone, Debug, Default)]
-pub(crate) struct KillPoint {
-    #[cfg(test)]
+pub struct KillPoint {
+    #[cfg(any(test, feature = "kill-points"))]
     remaining: Option<std::sync::Arc<std::sync::atomic::AtomicI64>>,
-    #[cfg(test)]
+    #[cfg(any(test, feature = "kill-points"))]
     gate: Option<std::sync::Arc<Gate>>,
     #[cfg(test)]
     sync: Sync,
@@ -46,24 +49,34 @@ pub(crate) enum Sync {
 }
 
 /// Holds groups until it is opened.
-#[cfg(test)]
+#[cfg(any(test, feature = "kill-points"))]
 #[derive(Debug, Default)]
 struct Gate {
     is_open: std::sync::Mutex<bool>,
     opened: std::sync::Condvar,
 }
 
+#[cfg(any(test, feature = "kill-points"))]
+impl Gate {
+    fn lock(&self) -> std::sync::MutexGuard<'_, bool> {
+        // One flag is always whole.
+        self.is_open.lock().unwrap_or_else(std::sync::PoisonError::into_inner)
+    }
+}
+
 impl KillPoint {
     /// Stops at the effect with this number, counted from zero.
-    #[cfg(test)]
-    pub(crate) fn at(number: i64) -> Self {
+    #[cfg(any(test, feature = "kill-points"))]
+    #[must_use]
+    pub fn at(number: i64) -> Self {
         Self { remaining: Some(std::sync::Arc::new(number.into())), ..Self::default() }
     }
 
     /// Holds every group before it is committed until [`Self::let_go`], so that a test can act meanwhile and cannot be
     /// overtaken.
-    #[cfg(test)]
-    pub(crate) fn held() -> Self {
+    #[cfg(any(test, feature = "kill-points"))]
+    #[must_use]
+    pub fn held() -> Self {
         Self { gate: Some(std::sync::Arc::default()), ..Self::default() }
     }
 
@@ -100,32 +113,32 @@ impl KillPoint {
     }
 
     /// Lets everything pass from now on.
-    #[cfg(test)]
-    pub(crate) fn let_go(&self) {
-        let gate = self.gate.as_ref().unwrap();
-        *gate.is_open.lock().unwrap() = true;
-        gate.opened.notify_all();
+    #[cfg(any(test, feature = "kill-points"))]
+    pub fn let_go(&self) {
+        if let Some(gate) = &self.gate {
+            *gate.lock() = true;
+            gate.opened.notify_all();
+        }
     }
 
     /// Whether something was stopped here.
-    #[cfg(test)]
-    pub(crate) fn was_hit(&self) -> bool {
+    #[cfg(any(test, feature = "kill-points"))]
+    pub fn was_hit(&self) -> bool {
         use std::sync::atomic::Ordering::SeqCst;
         self.remaining.as_ref().is_some_and(|remaining| remaining.load(SeqCst) < 0)
     }
 
     /// Waits for as long as the test holds groups.
-    #[cfg(test)]
+    #[cfg(any(test, feature = "kill-points"))]
     pub(crate) fn hold(&self) {
         // Bounded, so that a test which fails before it lets go ends.
         const HELD_MAX: std::time::Duration = std::time::Duration::from_secs(120);
         let Some(gate) = &self.gate else { return };
-        let held = gate.is_open.lock().unwrap();
-        drop(gate.opened.wait_timeout_while(held, HELD_MAX, |is_open| !*is_open).unwrap());
+        drop(gate.opened.wait_timeout_while(gate.lock(), HELD_MAX, |is_open| !*is_open));
     }
 
     /// Holds nothing.
-    #[cfg(not(test))]
+    #[cfg(not(any(test, feature = "kill-points")))]
     #[expect(clippy::unused_self, reason = "it is something in tests only")]
     pub(crate) fn hold(&self) {}
 
@@ -156,9 +169,10 @@ impl KillPoint {
     }
 
     /// Passes one effect, unless this is where everything stops; from then on nothing passes.
-    #[cfg(test)]
+    #[cfg(any(test, feature = "kill-points"))]
     pub(crate) fn pass(&self) -> Result<(), Failure> {
         use std::sync::atomic::Ordering::SeqCst;
+        #[cfg(test)]
         if let Some(watcher) = &self.watcher {
             (watcher.look)(watcher.next.fetch_add(1, SeqCst));
         }
@@ -171,7 +185,7 @@ impl KillPoint {
     }
 
     /// Passes one effect.
-    #[cfg(not(test))]
+    #[cfg(not(any(test, feature = "kill-points")))]
     #[expect(clippy::unused_self, clippy::unnecessary_wraps, reason = "it is something in tests only")]
     pub(crate) fn pass(&self) -> Result<(), Failure> {
         Ok(())

@@ -22,6 +22,7 @@ mod external_sort;
 mod fence;
 mod findings;
 mod frame_file;
+#[cfg_attr(not(feature = "kill-points"), expect(unreachable_pub, reason = "reached with that feature only"))]
 mod kill_point;
 mod lane;
 mod ledger;
@@ -61,6 +62,8 @@ pub use context::{LeaseGuard, LeaseKeeper, Peer, PeerNews, StepContext, hold_lea
 pub use copy::run_copy;
 pub use endpoint::{Endpoint, EndpointSettings};
 pub use findings::{FindingSink, FindingTotals};
+#[cfg(feature = "kill-points")]
+pub use kill_point::KillPoint;
 pub use peer::{ContentReceiver, Delivery, FetchSender, ManifestReceiver, Source};
 pub use reach::ServeOrder;
 pub use reset_key::ResetKey;

@@ -27,7 +27,6 @@ use tokio_util::sync::CancellationToken;
 use crate::context::{LeaseKeeper, Peer, PeerNews, StepContext, hold_lease};
 use crate::endpoint::{Endpoint, EndpointSettings};
 use crate::findings::FindingSink;
-use crate::kill_point::KillPoint;
 use crate::reset_key::ResetKey;
 
 const CLUSTER: &str = "c1";
@@ -266,7 +265,6 @@ impl Pair {
             peer: Some(peer),
             bandwidth,
             state_dir: self.state_dir.clone(),
-            kill: KillPoint::default(),
         };
         (context, receiver)
     }

@@ -211,7 +211,7 @@ impl Cuts {
             }
         };
         let (mut context, _findings) = pair.context();
-        context.kill = KillPoint::watched(cut).with_sync(sync);
+        context.lease = context.lease.with_kill_point(KillPoint::watched(cut).with_sync(sync));
         let output = crate::copy::run_copy(context, &pair.endpoint, pair.params.clone()).await.unwrap();
         assert!(!output.is_partial);
         pair.close().await;
@@ -245,7 +245,7 @@ impl Cuts {
                 assert_eq!(torn(&found, &self.old, &self.new), Vec::<PathBuf>::new(), "{what}");
                 let mut pair = self.agent_after(number, point);
                 let (mut context, mut findings) = pair.context();
-                context.kill = KillPoint::after_reboot();
+                context.lease = context.lease.with_kill_point(KillPoint::after_reboot());
                 let output = crate::copy::run_copy(context, &pair.endpoint, pair.params.clone()).await;
                 assert!(!output.unwrap().is_partial, "{what}: {:?}", findings.try_recv());
                 assert_same(&snapshot(&pair.destination_root), &self.new, &format!("{what}, resumed"));

@@ -273,7 +273,7 @@ async fn a_copy_that_is_stopped_goes_on_where_it_stood() {
         let (mut context, _findings) = pair.context();
         // Nothing of it is committed, so it cannot end before it is stopped; the large file comes all the same.
         let kill = KillPoint::held();
-        context.kill = kill.clone();
+        context.lease = context.lease.with_kill_point(kill.clone());
         let mut progress = pair.progress.clone();
         let running = crate::copy::run_copy(context, &pair.endpoint, pair.params.clone());
         tokio::pin!(running);
@@ -326,7 +326,7 @@ async fn what_killed_attempts_have_brought_is_counted_once_and_whole() {
     for number in [20, 45, 70, 95] {
         let (mut context, _findings) = pair.context();
         let kill = KillPoint::at(number);
-        context.kill = kill.clone();
+        context.lease = context.lease.with_kill_point(kill.clone());
         let ended = crate::copy::run_copy(context, &pair.endpoint, pair.params.clone()).await;
         kills += u32::from(ended.is_err() && kill.was_hit());
         forget_last_second(&pair.destination_root);
@@ -352,7 +352,7 @@ async fn what_changes_at_the_destination_meanwhile_is_compared_again_and_kept() 
     write(&pair.destination_root, "z", b"older", 0o600);
     let (mut context, mut findings) = pair.context();
     let kill = KillPoint::held();
-    context.kill = kill.clone();
+    context.lease = context.lease.with_kill_point(kill.clone());
     let mut progress = pair.progress.clone();
     let (params, destination) = (pair.params.clone(), pair.destination_root.join("z"));
     let endpoint = pair.endpoint.clone();
@@ -387,7 +387,7 @@ async fn what_appears_at_the_destination_meanwhile_is_compared_again_and_kept() 
     std::fs::create_dir(&pair.destination_root).unwrap();
     let (mut context, mut findings) = pair.context();
     let kill = KillPoint::held();
-    context.kill = kill.clone();
+    context.lease = context.lease.with_kill_point(kill.clone());
     let mut progress = pair.progress.clone();
     let (params, root, endpoint) =
         (pair.params.clone(), pair.destination_root.clone(), pair.endpoint.clone());
@@ -441,7 +441,7 @@ async fn what_is_mounted_while_a_pass_runs_is_brought_where_it_belongs() {
     write(&pair.destination_root, "late/old", b"older", 0o600);
     let (mut context, mut findings) = pair.context();
     let kill = KillPoint::held();
-    context.kill = kill.clone();
+    context.lease = context.lease.with_kill_point(kill.clone());
     let mut progress = pair.progress.clone();
     let (params, late) = (pair.params.clone(), pair.destination_root.join("late"));
     let endpoint = pair.endpoint.clone();
@@ -472,5 +472,24 @@ async fn what_is_mounted_while_a_pass_runs_is_brought_where_it_belongs() {
     assert!(!output.unwrap().is_partial);
     assert_eq!(findings.try_recv().ok(), None);
     assert_eq!(content, bytes(6 * 1024 * 1024, 9));
+    pair.close().await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn times_of_directories_are_set_after_what_has_no_content() {
+    let mut pair = Pair::new();
+    std::fs::create_dir(pair.source_root.join("below")).unwrap();
+    for round in 0..3 {
+        let link = pair.source_root.join("below/link");
+        std::fs::remove_file(&link).ok();
+        symlink(format!("target-{round}"), &link).unwrap();
+        set_mtime(&link, 1_000_000_000 + round, 5);
+        // The directory's time tells nothing of the change.
+        set_mtime(&pair.source_root.join("below"), 900_000_000, 987_654_321);
+        set_mtime(&pair.source_root, 900_000_000, 987_654_321);
+        let (output, findings) = pair.copy().await;
+        assert_eq!((output.map(|output| output.files_sent), findings), (Ok(1), Vec::new()));
+        assert_same(&snapshot(&pair.destination_root), &snapshot(&pair.source_root), "after a change");
+    }
     pair.close().await;
 }
