@@ -12,6 +12,8 @@ pub const XATTR_BYTES_MAX: usize = 1024 * 1024;
 pub const XATTRS_MAX: usize = 9_362;
 /// The longest name of an extended attribute on Linux.
 const XATTR_NAME_BYTES_MAX: usize = 255;
+/// The largest value of one on Linux.
+const XATTR_VALUE_BYTES_MAX: usize = 64 * 1024;
 /// The number that means "leave it as it is" to the kernel and is nobody's.
 const NOBODY: u32 = u32::MAX;
 /// The longest text of a symbolic link; Linux allows 4095 bytes.
@@ -171,15 +173,20 @@ impl Entry {
             | Kind::CharacterDevice { .. }
             | Kind::BlockDevice { .. } => true,
         };
-        let is_attribute =
-            |name: &[u8]| !name.is_empty() && name.len() <= XATTR_NAME_BYTES_MAX && !name.contains(&0);
+        let is_attribute = |name: &[u8], value: &[u8]| {
+            !name.is_empty()
+                && name.len() <= XATTR_NAME_BYTES_MAX
+                && !name.contains(&0)
+                && value.len() <= XATTR_VALUE_BYTES_MAX
+        };
+        let attribute_bytes = self.xattrs.iter().map(|(name, value)| name.0.len() + value.0.len());
         is_link_well
             && self.mode <= 0o7777
             && self.uid != NOBODY
             && self.gid != NOBODY
             && self.stamp().is_possible()
-            && self.xattrs.iter().all(|(name, _value)| is_attribute(&name.0))
-            && self.xattr_bytes() <= 2 * XATTR_BYTES_MAX
+            && self.xattrs.iter().all(|(name, value)| is_attribute(&name.0, &value.0))
+            && attribute_bytes.sum::<usize>() <= XATTR_BYTES_MAX
             && self.xattrs.windows(2).all(|pair| pair[0].0 < pair[1].0)
     }
 

@@ -117,7 +117,7 @@ impl Attempt {
 
     /// Tells progress.
     fn tell(&self, wire: u64, bytes_per_s: u64) {
-        let wire = wire + self.before().wire_bytes;
+        let wire = wire.saturating_add(self.before().wire_bytes);
         let earlier = *self.ctx.progress.borrow();
         self.ctx.progress.send_replace(self.counters.progress(wire, bytes_per_s, &earlier));
     }
@@ -128,8 +128,8 @@ impl Attempt {
         let worked = clock::boot().since(self.began).as_millis();
         Totals {
             first_pass: before.first_pass,
-            wire_bytes: before.wire_bytes + wire,
-            content_bytes: before.content_bytes + content,
+            wire_bytes: before.wire_bytes.saturating_add(wire),
+            content_bytes: before.content_bytes.saturating_add(content),
             files_sent: self.counters.files_sent.load(Relaxed),
             duration_ms: before.duration_ms.saturating_add(u64::try_from(worked).unwrap_or(u64::MAX)),
             progress: (*self.ctx.progress.borrow()).into(),

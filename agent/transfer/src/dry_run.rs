@@ -225,7 +225,7 @@ impl Itemiser<'_> {
         }
         self.output.files_total += 1;
         if !source.is_hard_link() || !self.linked.contains(&(source.dev, source.ino)) {
-            self.output.bytes_total += source.size();
+            self.output.bytes_total = self.output.bytes_total.saturating_add(source.size());
         }
     }
 
@@ -240,7 +240,7 @@ impl Itemiser<'_> {
         }
         if !source.kind.is_directory() {
             self.output.files_sent += 1;
-            self.output.bytes_sent += bytes;
+            self.output.bytes_sent = self.output.bytes_sent.saturating_add(bytes);
         }
         self.line(&Line { path: path.to_string(), action, kind: source.kind.as_str(), bytes, why })
     }

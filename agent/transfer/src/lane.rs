@@ -18,6 +18,9 @@ const CHUNKS_AT_ONCE: usize = 32;
 /// Reserved before the first byte has come.
 const RESERVED_BYTES_MAX: usize = 1024 * 1024;
 
+/// What an operator can do about a connection that is gone.
+pub(crate) const LOST_HINT: &str = "Is the source's agent running, and does its log say more? What has landed stays; another attempt goes on from there.";
+
 /// Both directions of one lane.
 #[derive(Debug)]
 pub(crate) struct Lane {
@@ -74,7 +77,7 @@ impl LaneError {
             Self::Lost(_) | Self::Cut | Self::ClosedHere => FailureKind::Unreachable,
             Self::Frame(error) => return breach(error),
         };
-        Failure::of(kind, self)
+        Failure::of(kind, self).hint(LOST_HINT)
     }
 }
 

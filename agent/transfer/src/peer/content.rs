@@ -2,7 +2,7 @@
 
 use std::collections::HashMap;
 use std::fmt;
-use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 
 use bytes::Bytes;
@@ -89,16 +89,23 @@ pub(super) fn start(
         let confirms = Arc::new(Mutex::new(Confirms::new()));
         inputs.push(LaneInput { batches, load: Arc::clone(&load), confirms: Arc::clone(&confirms) });
         let task_ended = ended.clone();
+        let is_over = Arc::new(AtomicBool::new(false));
+        let was_over = Arc::clone(&is_over);
         tasks.spawn(async move {
-            if let Err(error) = write(sender, waiting).await {
+            if let Err(error) = write(sender, waiting, &is_over).await {
                 task_ended.lane(&error);
             }
         });
         let (task_ended, answers, buffers) = (ended.clone(), answers.clone(), buffers.clone());
         tasks.spawn(async move {
             let reader = Reader { receiver, answers, buffers, load, confirms };
-            if let Err(error) = reader.run().await {
-                task_ended.lane(&error);
+            match reader.run().await {
+                Err(error) => task_ended.lane(&error),
+                // Nobody would ever hear of what was still asked for.
+                Ok(()) if !was_over.load(Ordering::Acquire) => {
+                    task_ended.end(ErrorCode::Protocol, breach("it ended a lane of content by itself"));
+                }
+                Ok(()) => {}
             }
         });
     }
@@ -139,7 +146,7 @@ impl FetchSender {
     }
 
     fn prepare(&self, fetches: Vec<Fetch>) -> Result<(&LaneInput, Bytes), Failure> {
-        let weight: u64 = fetches.iter().map(weight).sum();
+        let weight = fetches.iter().map(weight).fold(0, u64::saturating_add);
         let to_confirm =
             |fetch: &Fetch| (fetch.what == What::Confirm).then_some((fetch.id, fetch.stamp.size));
         let confirms: Vec<(u64, u64)> = fetches.iter().filter_map(to_confirm).collect();
@@ -174,13 +181,15 @@ fn answered_weight(reply: &Reply) -> u64 {
         Reply::Values(_) => 0,
     };
     let bytes = match reply {
-        Reply::Pack(pack) => pack.files.iter().map(|file| file.stamp.size).sum(),
+        Reply::Pack(pack) => pack.files.iter().map(|file| file.stamp.size).fold(0, u64::saturating_add),
         Reply::Range(_) => RANGE_BYTES,
-        Reply::Digests(digests) => digests.iter().map(|digested| digested.stamp.size / 4).sum(),
+        Reply::Digests(digests) => {
+            digests.iter().map(|digested| digested.stamp.size / 4).fold(0, u64::saturating_add)
+        }
         Reply::Confirmed(confirmed) => confirmed.stamp.size / 4,
         Reply::Values(_) | Reply::Failed(_) => 0,
     };
-    bytes + FILE_WEIGHT_BYTES * files as u64
+    bytes.saturating_add(FILE_WEIGHT_BYTES * files as u64)
 }
 
 impl Clone for ContentReceiver {
@@ -243,10 +252,16 @@ impl ContentReceiver {
     }
 }
 
-async fn write(mut sender: LaneSender, mut batches: mpsc::Receiver<Bytes>) -> Result<(), LaneError> {
+/// Sends batches until nobody wants anything any more, and says so before the source can know it.
+async fn write(
+    mut sender: LaneSender,
+    mut batches: mpsc::Receiver<Bytes>,
+    is_over: &AtomicBool,
+) -> Result<(), LaneError> {
     while let Some(batch) = batches.recv().await {
         sender.bytes(batch).await?;
     }
+    is_over.store(true, Ordering::Release);
     sender.finish();
     Ok(())
 }

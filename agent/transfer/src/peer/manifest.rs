@@ -78,7 +78,9 @@ impl ManifestReceiver {
             if self.order.is_none() {
                 return Ok(None);
             }
-            let block = self.blocks.blocking_recv().ok_or_else(|| self.ended.failure())??;
+            let block = self.blocks.blocking_recv();
+            let block =
+                block.ok_or_else(|| self.ended.failure_or_breach("its manifest stops before its end"))??;
             self.unpack(&block)
                 .inspect_err(|failure| self.ended.end(ErrorCode::Protocol, failure.clone()))?;
         }

@@ -27,7 +27,7 @@ use crate::breach::{breach, shown};
 use crate::buffer::Buffers;
 use crate::context::{Peer, PeerNews};
 use crate::endpoint::Endpoint;
-use crate::lane::{Lane, LaneError, LaneReceiver, LaneSender};
+use crate::lane::{LOST_HINT, Lane, LaneError, LaneReceiver, LaneSender};
 use crate::link::Link;
 use crate::reach::{self, Reached};
 
@@ -69,8 +69,10 @@ pub(crate) struct Ended {
 impl Ended {
     /// Keeps a reason, unless there is one, and closes the connection.
     pub(crate) fn end(&self, code: ErrorCode, failure: Failure) {
-        self.link.close(code, &failure.message);
+        // First kept, then closed: whoever wakes from the close asks for the reason.
+        let message = failure.message.clone();
         self.reason.get_or_init(|| failure);
+        self.link.close(code, &message);
     }
 
     /// Keeps what an error of a lane says.
@@ -80,9 +82,18 @@ impl Ended {
         self.end(code, error.to_failure());
     }
 
+    /// Returns the reason for an end that only an end of the connection can have; without one it is the source's.
+    pub(crate) fn failure_or_breach(&self, what: &str) -> Failure {
+        let failure = self.reason.get().cloned().unwrap_or_else(|| breach(what));
+        self.end(ErrorCode::Protocol, failure.clone());
+        failure
+    }
+
     /// Returns the reason; only asked once something has ended.
     pub(crate) fn failure(&self) -> Failure {
-        let lost = || Failure::new(FailureKind::Unreachable, "the connection to the source has ended");
+        let lost = || {
+            Failure::new(FailureKind::Unreachable, "the connection to the source has ended").hint(LOST_HINT)
+        };
         self.reason.get().cloned().unwrap_or_else(lost)
     }
 }
@@ -231,7 +242,8 @@ async fn greet(link: &Link, open: Open) -> Result<(Lane, Opened), Failure> {
                 "the source answers in version {} of the data protocol, which this agent does not speak",
                 opened.version
             ),
-        )),
+        )
+        .hint("Bring both agents to the same version.")),
         Some(ToDestination::Bye(bye)) => Err(farewell(&bye)),
         Some(ToDestination::Counters(_)) | None => Err(breach("it did not answer the request to open")),
     }
@@ -313,13 +325,13 @@ async fn listen(
             Some(Ok(None)) => {
                 return (
                     ErrorCode::Done,
-                    Failure::new(FailureKind::Unreachable, "the source ended the connection"),
+                    Failure::new(FailureKind::Unreachable, "the source ended the connection").hint(LOST_HINT),
                 );
             }
             Some(Err(error)) => return (ErrorCode::Cancelled, error.to_failure()),
             None => {
                 let text = format!("nothing was heard from the source for {} s", patience.as_secs());
-                return (ErrorCode::Timeout, Failure::new(FailureKind::Unreachable, text));
+                return (ErrorCode::Timeout, Failure::new(FailureKind::Unreachable, text).hint(LOST_HINT));
             }
         }
     }

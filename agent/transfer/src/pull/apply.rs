@@ -327,7 +327,7 @@ impl Applier<'_> {
     }
 
     fn send(&self, item: Item) -> Result<(), Failure> {
-        self.items.send(item).or_else(|_ended| self.pass.flow.check())
+        self.pass.send(self.items, item)
     }
 }
 

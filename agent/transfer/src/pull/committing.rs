@@ -57,8 +57,9 @@ pub(super) fn run(pass: &Pass, committer: &mut Committer, items: &Receiver<Item>
 
 /// Commits one group, and counts what became of it.
 pub(super) fn commit(pass: &Pass, committer: &mut Committer, group: Vec<Item>) -> Result<(), Failure> {
-    let mut tasks = Vec::with_capacity(group.len());
-    let mut rest = Vec::with_capacity(group.len());
+    let items = group.len();
+    let mut tasks = Vec::with_capacity(items);
+    let mut rest = Vec::with_capacity(items);
     for Item { task, landing, cost, problems, sidecar, again } in group {
         rest.push((task.path.clone(), task.domain, landing, cost, problems, sidecar, again));
         tasks.push(task);
@@ -96,6 +97,7 @@ pub(super) fn commit(pass: &Pass, committer: &mut Committer, group: Vec<Item>) -
             pass.flow.release(cost);
         }
     }
+    pass.flow.land(items);
     Ok(())
 }
 

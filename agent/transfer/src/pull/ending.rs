@@ -44,7 +44,7 @@ pub(super) enum Candidate {
 /// Ends a pass whose content has all landed.
 pub(super) fn run(planner: Planner<'_>) -> Result<(), Failure> {
     let Planner { pass, items, directories, candidates, .. } = planner;
-    let send = |item: Item| items.send(item).or_else(|_ended| pass.flow.check());
+    let send = |item: Item| pass.send(&items, item);
     let candidates = candidates.finish()?;
     if pass.params.delete && candidates.length_bytes() > 0 {
         delete(pass, FrameReader::backwards(candidates), &send)?;

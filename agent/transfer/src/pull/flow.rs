@@ -29,6 +29,8 @@ struct State {
     count: usize,
     known_bytes: u64,
     cursor_bytes: u64,
+    /// Items on their way to the committer, also those that weigh nothing.
+    items: usize,
     waiting: usize,
     failure: Option<Failure>,
 }
@@ -92,14 +94,27 @@ impl Flow {
         self.changed.notify_all();
     }
 
-    /// Waits until nothing is in flight.
+    /// Notes that an item goes to the committer.
+    pub(crate) fn send(&self) {
+        self.lock().items += 1;
+    }
+
+    /// Notes that items were committed, or that it is known why not.
+    pub(crate) fn land(&self, items: usize) {
+        let mut state = self.lock();
+        state.items = state.items.saturating_sub(items);
+        drop(state);
+        self.changed.notify_all();
+    }
+
+    /// Waits until nothing is in flight: what is looked at then is as the pass left it.
     ///
     /// # Errors
     /// When the pass has failed.
     pub(crate) fn wait_until_idle(&self) -> Result<(), Failure> {
         let mut state = self.lock();
         state.waiting += 1;
-        while state.failure.is_none() && state.count > 0 {
+        while state.failure.is_none() && (state.count > 0 || state.items > 0) {
             state = self.changed.wait(state).unwrap_or_else(PoisonError::into_inner);
         }
         state.waiting -= 1;

@@ -240,6 +240,12 @@ impl Pass {
         })
     }
 
+    /// Hands an item to the committer.
+    fn send(&self, items: &mpsc::SyncSender<Item>, item: Item) -> Result<(), Failure> {
+        self.flow.send();
+        items.send(item).or_else(|_ended| self.flow.check())
+    }
+
     /// Has something asked for once more when the rest has come.
     fn ask_again(&self, again: &Again) -> Result<(), Failure> {
         match lock(&self.again).as_mut() {

@@ -447,7 +447,7 @@ impl<'a> Planner<'a> {
     }
 
     pub(super) fn send(&self, item: Item) -> Result<(), Failure> {
-        self.items.send(item).or_else(|_ended| self.pass.flow.check())
+        self.pass.send(&self.items, item)
     }
 }
 

@@ -108,7 +108,7 @@ impl<'a> Checker<'a> {
         if self.only_pass.is_some_and(|pass| element.basis.pass() != Some(pass)) {
             return Ok(());
         }
-        self.batch_bytes += element.source.size();
+        self.batch_bytes = self.batch_bytes.saturating_add(element.source.size());
         self.batch.push(element);
         if self.batch.len() >= BATCH || self.batch_bytes >= BATCH_BYTES { self.judge() } else { Ok(()) }
     }
@@ -146,7 +146,7 @@ impl<'a> Checker<'a> {
     fn tell(&self, is_complete: bool) {
         let Proof { content_files, content_bytes, metadata_files, metadata_bytes, .. } = self.output.proof;
         let last = *self.ctx.progress.borrow();
-        let (files, bytes) = (content_files + metadata_files, content_bytes + metadata_bytes);
+        let (files, bytes) = (content_files + metadata_files, content_bytes.saturating_add(metadata_bytes));
         self.ctx.progress.send_replace(progress_of(files, bytes, is_complete, &last));
     }
 

@@ -71,9 +71,9 @@ impl Weights {
 }
 
 fn add(output: &mut FileOutput, proven: Proven, size_bytes: u64) {
-    output.bytes_total += size_bytes;
+    output.bytes_total = output.bytes_total.saturating_add(size_bytes);
     let (_files, bytes) = proof(output, proven);
-    *bytes += size_bytes;
+    *bytes = bytes.saturating_add(size_bytes);
 }
 
 fn proof(output: &mut FileOutput, proven: Proven) -> (&mut u64, &mut u64) {
