@@ -1,9 +1,11 @@
 //! Killed processes: the move goes on, nothing is lost, and little is sent again.
 
 use std::path::Path;
+use std::time::Duration;
 
+use rustix::process::Signal;
 use tests::cluster::Cluster;
-use tests::{judge, tree};
+use tests::{judge, tree, wait};
 
 /// Bytes of content of the tree that is moved under fire.
 fn make_source(root: &Path) -> u64 {
@@ -54,4 +56,33 @@ fn the_source_agent_may_die() {
 #[test]
 fn the_only_coordinator_may_die() {
     kill_while_moving("coordinator-1", 6);
+}
+
+#[test]
+fn an_agent_that_is_stopped_in_order_gives_its_lease_back() {
+    let cluster = Cluster::start(2, 1);
+    let (source, destination) = (cluster.path("shop"), cluster.path("moved"));
+    make_source(&source);
+    let id = cluster.migrate_detached(&source, &destination, &["--bandwidth", "4MiB"]);
+    let moving = cluster.wait_for(&id, "some bytes", |migration| migration["bytes_done"].as_u64() > Some(0));
+    assert_eq!(moving["steps"][0]["status"], "leased", "{moving:#}");
+    cluster.signal("agent-2", Signal::TERM);
+    let waiting = cluster
+        .wait_for(&id, "the lease to be given back", |migration| migration["steps"][0]["status"] != "leased");
+    assert_eq!(
+        (&waiting["steps"][0]["status"], &waiting["steps"][0]["failure"]),
+        (&"ready".into(), &serde_json::Value::Null),
+        "{waiting:#}"
+    );
+    let log = cluster.cluster_directory().join("logs/coordinator-1.log");
+    let log = std::fs::read_to_string(log).unwrap();
+    assert!(!log.contains("not renewed in time"), "the lease was not given back, it ran out");
+    wait::until("the agent to be gone", Duration::from_secs(60), || {
+        (!cluster.processes().contains_key("agent-2")).then_some(())
+    });
+    cluster.up();
+    let migration = cluster.wait_for_end(&id);
+    assert_eq!((&migration["status"], &migration["verified"]), (&"completed".into(), &true.into()));
+    assert_eq!(migration["steps"][0]["attempts"], 2, "{migration:#}");
+    judge::assert_equal(&source, &destination);
 }

@@ -2,6 +2,7 @@
 
 use std::time::Duration;
 
+use rustix::process::Signal;
 use serde_json::Value;
 use tests::cluster::Cluster;
 use tests::{judge, tree, wait};
@@ -36,6 +37,32 @@ fn a_move_survives_its_leaders() {
         assert_ne!(new, old);
         cluster.up();
     }
+    let migration = cluster.wait_for_end(&id);
+    assert_eq!(
+        (&migration["status"], &migration["verified"]),
+        (&Value::from("completed"), &Value::from(true))
+    );
+    judge::assert_equal(&source, &destination);
+}
+
+#[test]
+fn a_leader_that_hangs_is_left_by_everybody() {
+    let cluster = Cluster::start(2, 3);
+    let (source, destination) = (cluster.path("shop"), cluster.path("moved"));
+    tree::noise(&source, 9000, 20_000).unwrap();
+    let id = cluster.migrate_detached(&source, &destination, &["--bandwidth", "4MiB"]);
+    let moving = cluster.wait_for(&id, "some bytes", |migration| migration["bytes_done"].as_u64() > Some(0));
+    assert_eq!(moving["status"], "running");
+    let old = leader(&cluster);
+    cluster.signal(&old, Signal::STOP);
+    // The one that hangs takes connections and answers nothing, and it is the first that `ctl` asks.
+    wait::until("another leader", Duration::from_secs(60), || (leader(&cluster) != old).then_some(()));
+    let done = moving["bytes_done"].as_u64();
+    let moving = cluster.wait_for(&id, "news of the move", |migration| {
+        migration["bytes_done"].as_u64() > done || migration["status"] != "running"
+    });
+    assert_eq!(moving["status"], "running", "nothing was lost: {moving:#}");
+    cluster.signal(&old, Signal::CONT);
     let migration = cluster.wait_for_end(&id);
     assert_eq!(
         (&migration["status"], &migration["verified"]),

@@ -10,18 +10,24 @@ use common::limit::LEASE_RENEWAL;
 
 use super::lease::HeldLease;
 
-/// How often the agent says that it is there. A renewal that was not answered is repeated with the next one.
-pub const HEARTBEAT_INTERVAL: Duration = Duration::from_secs(3);
-/// A renewal that is not answered by then means that the leader is gone or lost its quorum: a new session finds out.
-const SILENCE_MAX: Duration = Duration::from_secs(8);
-/// Renewals whose answers are waited for; more than fit into [`SILENCE_MAX`] and a burst of grants.
+/// How often is looked whether something is to be said, or has not been answered.
+pub const LOOK_INTERVAL: Duration = Duration::from_secs(1);
+/// How often an idle agent says that it is there.
+const IDLE_INTERVAL: Duration = Duration::from_secs(3);
+/// How often one does that holds leases, of which there are few at any time: it has to notice a leader that hangs.
+const HOLDER_INTERVAL: Duration = Duration::from_secs(1);
+/// A heartbeat that is not answered by then means that the leader is gone, hangs, or lost its quorum: a new session
+/// finds out.
+const SILENCE_MAX: Duration = Duration::from_secs(4);
+/// Heartbeats whose answers are waited for; more than fit into [`SILENCE_MAX`] and a burst of grants.
 const WAITED_FOR_MAX: usize = 64;
 
 /// The heartbeats of one session.
 #[derive(Debug, Default)]
 pub struct Heartbeats {
     last: u64,
-    /// Number and time of renewals without an answer, oldest first.
+    last_sent: Option<BootTime>,
+    /// Number and time of those without an answer, oldest first.
     waited_for: VecDeque<(u64, BootTime)>,
 }
 
@@ -30,21 +36,27 @@ impl Heartbeats {
     pub fn due(leases: &[HeldLease], now: BootTime) -> impl Iterator<Item = &HeldLease> {
         leases.iter().filter(move |lease| {
             let renewed_at = lease.renewed_at();
-            // One interval of slack: the next heartbeat may come too late for three tries within one lease.
+            // Some slack: the next heartbeat may come too late for three tries within one lease.
             lease.ended().is_none()
-                && renewed_at.is_none_or(|sent| now.since(sent) + HEARTBEAT_INTERVAL > LEASE_RENEWAL)
+                && renewed_at.is_none_or(|sent| now.since(sent) + IDLE_INTERVAL > LEASE_RENEWAL)
         })
     }
 
+    /// Whether it is time for a heartbeat, whatever is to be renewed.
+    pub fn is_time(&self, holds_leases: bool, now: BootTime) -> bool {
+        let interval = if holds_leases { HOLDER_INTERVAL } else { IDLE_INTERVAL };
+        // Half a look of slack, or every one of them would wait for the look after its time.
+        self.last_sent.is_none_or(|sent| now.since(sent) + LOOK_INTERVAL / 2 >= interval)
+    }
+
     /// Numbers a heartbeat that is sent now.
-    pub fn sent(&mut self, renews: bool, now: BootTime) -> u64 {
+    pub fn sent(&mut self, now: BootTime) -> u64 {
         self.last += 1;
-        if renews {
-            if self.waited_for.len() == WAITED_FOR_MAX {
-                self.waited_for.pop_front();
-            }
-            self.waited_for.push_back((self.last, now));
+        self.last_sent = Some(now);
+        if self.waited_for.len() == WAITED_FOR_MAX {
+            self.waited_for.pop_front();
         }
+        self.waited_for.push_back((self.last, now));
         self.last
     }
 
@@ -55,7 +67,7 @@ impl Heartbeats {
         self.waited_for.drain(..=at).next_back().map(|(_, sent)| sent)
     }
 
-    /// Whether a renewal has waited too long for its answer.
+    /// Whether a heartbeat has waited too long for its answer.
     pub fn is_silent(&self, now: BootTime) -> bool {
         self.waited_for.front().is_some_and(|&(_, sent)| now.since(sent) > SILENCE_MAX)
     }
@@ -76,14 +88,24 @@ mod tests {
     #[test]
     fn an_answer_gives_the_time_of_its_question_once() {
         let (mut heartbeats, start) = (Heartbeats::default(), clock::boot());
-        let first = heartbeats.sent(true, start);
-        assert_eq!(heartbeats.sent(false, start), first + 1);
-        let third = heartbeats.sent(true, start.after(HEARTBEAT_INTERVAL));
-        assert_eq!(heartbeats.answered(first + 1), None);
+        let first = heartbeats.sent(start);
+        let second = heartbeats.sent(start.after(IDLE_INTERVAL));
+        assert_eq!(second, first + 1);
+        assert_eq!(heartbeats.answered(second + 1), None);
         assert!(heartbeats.is_silent(start.after(SILENCE_MAX * 2)));
-        assert_eq!(heartbeats.answered(third), Some(start.after(HEARTBEAT_INTERVAL)));
+        assert_eq!(heartbeats.answered(second), Some(start.after(IDLE_INTERVAL)));
         assert_eq!(heartbeats.answered(first), None);
         assert!(!heartbeats.is_silent(start.after(SILENCE_MAX * 2)));
+    }
+
+    #[test]
+    fn who_holds_leases_speaks_more_often() {
+        let (mut heartbeats, start) = (Heartbeats::default(), clock::boot());
+        assert!(heartbeats.is_time(false, start));
+        heartbeats.sent(start);
+        assert!(!heartbeats.is_time(true, start) && heartbeats.is_time(true, start.after(HOLDER_INTERVAL)));
+        assert!(!heartbeats.is_time(false, start.after(HOLDER_INTERVAL)));
+        assert!(heartbeats.is_time(false, start.after(IDLE_INTERVAL)));
     }
 
     #[test]

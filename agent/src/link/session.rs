@@ -31,7 +31,7 @@ use tokio_stream::wrappers::ReceiverStream;
 use tokio_util::sync::CancellationToken;
 use tonic::{Status, Streaming};
 
-use super::heartbeat::{HEARTBEAT_INTERVAL, Heartbeats, ahead_ms};
+use super::heartbeat::{Heartbeats, LOOK_INTERVAL, ahead_ms};
 use super::lease::HeldLease;
 use super::outbox::Outbox;
 use super::{intake, wire};
@@ -255,7 +255,7 @@ impl Conversation {
     async fn exchange(&mut self, session: &mut Session, welcome: v1::Welcome) -> Result<(), Failure> {
         self.welcomed(session, welcome)?;
         let mut durable = session.outbox.durable();
-        let mut beat = tokio::time::interval(HEARTBEAT_INTERVAL);
+        let mut beat = tokio::time::interval(LOOK_INTERVAL);
         beat.set_missed_tick_behavior(MissedTickBehavior::Delay);
         self.send_events(session).await?;
         let mut is_leaving = false;
@@ -351,17 +351,20 @@ impl Conversation {
         }
     }
 
-    /// Says that the agent is there and asks to renew what is due. Between the regular ones, only for new leases.
-    async fn beat(&mut self, session: &mut Session, is_regular: bool) -> Result<(), Failure> {
+    /// Says that the agent is there and asks to renew what is due. Out of turn, only for new leases.
+    async fn beat(&mut self, session: &mut Session, is_turn: bool) -> Result<(), Failure> {
         let now = clock::boot();
         if self.heartbeats.is_silent(now) {
-            return Err(Failure::new(FailureKind::Timeout, "the leader does not answer renewals"));
+            return Err(Failure::new(FailureKind::Timeout, "the leader does not answer"));
         }
-        let renew: Vec<_> = Heartbeats::due(&session.held.borrow_and_update(), now).map(wire::held).collect();
-        if !is_regular && renew.is_empty() {
+        let (renew, holds_leases) = {
+            let held = session.held.borrow_and_update();
+            (Heartbeats::due(&held, now).map(wire::held).collect::<Vec<_>>(), !held.is_empty())
+        };
+        if renew.is_empty() && !(is_turn && self.heartbeats.is_time(holds_leases, now)) {
             return Ok(());
         }
-        let number = self.heartbeats.sent(!renew.is_empty(), now);
+        let number = self.heartbeats.sent(now);
         self.send(wire::heartbeat(number, renew)).await
     }
 
