@@ -1,8 +1,8 @@
 //! Compiles the `.proto` files with a compiler written in Rust, so that no build needs `protoc`.
 
 fn main() -> Result<(), Box<dyn std::error::Error>> {
-    let files =
-        ["access", "agent", "audit", "control", "raft"].map(|name| format!("migration/v1/{name}.proto"));
+    let files = ["access", "agent", "audit", "control", "raft", "secret"]
+        .map(|name| format!("migration/v1/{name}.proto"));
     for file in &files {
         println!("cargo:rerun-if-changed={file}");
     }
@@ -18,6 +18,7 @@ fn main() -> Result<(), Box<dyn std::error::Error>> {
             ".migration.v1.OwnPasswordRequest",
             ".migration.v1.CreateUserRequest",
             ".migration.v1.SetPasswordRequest",
+            ".migration.v1.SetSecretRequest",
         ])
         .compile_fds(descriptors)?;
     Ok(())

@@ -5,6 +5,7 @@ use std::path::{Path, PathBuf};
 
 use clap::{Args, Parser, Subcommand};
 use common::digest::Digest;
+use common::dump;
 use common::failure::{Failure, FailureKind};
 use common::id::HostName;
 use common::secret::Secret;
@@ -118,6 +119,7 @@ fn settings(path: Option<&Path>, log: Option<String>) -> Result<Settings, Failur
         Failure::from(error).context("configuration", used.display().to_string())
     })?;
     telemetry::init(log.as_deref().or(settings.log.as_deref()), settings.log_form.into());
+    dump::forbid();
     Ok(settings)
 }
 

@@ -17,13 +17,14 @@ use proto::channel::Coordinators;
 use sd_notify::NotifyState;
 use tokio::signal::unix::{Signal, SignalKind, signal};
 use tokio::sync::{mpsc, watch};
-use transfer::{Endpoint, EndpointSettings, ResetKey};
+use transfer::{Endpoint, EndpointSettings, ResetKey, Secrets};
 
 use crate::config::Settings;
 use crate::journal::Journal;
 use crate::link::membership::{Membership, MembershipError};
 use crate::link::outbox::Outbox;
 use crate::link::renewal::Renewal;
+use crate::link::secrets::{Ask, SecretDesk};
 use crate::link::session::Session;
 use crate::state_dir::StateDir;
 use crate::step::Step;
@@ -85,11 +86,13 @@ impl Daemon {
         let journal = open_journal(state_dir).await?;
         let outbox = Outbox::open(journal.clone())?;
         let (clock_ahead_ms, ahead) = watch::channel(0);
+        let (desk, asks) = SecretDesk::new(membership.tenant.clone(), membership.name.clone())?;
+        let secrets = Secrets::new(desk.clone());
         let daemon = Self {
             executor: Shutdown::new(),
             session: Shutdown::new(),
             rest: Shutdown::new(),
-            endpoint: open_endpoint(state_dir, settings, &membership, &identity, &journal, ahead)?,
+            endpoint: open_endpoint(state_dir, settings, &membership, &identity, &journal, (ahead, secrets))?,
             journal: journal.clone(),
         };
         let given = Given {
@@ -105,8 +108,9 @@ impl Daemon {
             clock_ahead_ms,
             facts: watch::Sender::new(first_survey(&given).await),
         };
-        daemon.keep_membership(&channels, state_dir, membership, identity, &coordinators);
-        daemon.take_orders(&channels, steps, state_dir, outbox, coordinators);
+        let link = (coordinators, Arc::clone(&identity));
+        daemon.keep_membership(&channels, state_dir, membership, identity, &link.0);
+        daemon.take_orders(&channels, steps, state_dir, outbox, link, (desk, asks));
         let rest = daemon.rest.clone();
         daemon.rest.spawn(survey::keep_looking(given, channels.facts, rest));
         Ok(daemon)
@@ -140,7 +144,8 @@ impl Daemon {
         steps: &'static [&'static dyn Step],
         state_dir: &StateDir,
         outbox: Outbox,
-        coordinators: Arc<Coordinators>,
+        (coordinators, identity): (Arc<Coordinators>, Arc<Identity>),
+        (desk, secrets): (SecretDesk, mpsc::Receiver<Ask>),
     ) {
         let (orders, orders_taken) = mpsc::channel(ORDERS_MAX);
         let (reports, reports_heard) = mpsc::channel(REPORTS_MAX);
@@ -163,6 +168,9 @@ impl Daemon {
             held: leases.held,
             released: leases.released,
             stopping: self.executor.token().clone(),
+            secrets,
+            sealing_key: desk.key(),
+            identity,
             certificate_end: channels.certificate_end.subscribe(),
             addresses: channels.addresses.clone(),
             clock_ahead_ms: channels.clock_ahead_ms.clone(),
@@ -215,7 +223,7 @@ fn open_endpoint(
     membership: &Membership,
     identity: &Arc<Identity>,
     journal: &Journal,
-    clock_ahead_ms: watch::Receiver<i64>,
+    (clock_ahead_ms, secrets): (watch::Receiver<i64>, Secrets),
 ) -> Result<Endpoint, Failure> {
     let endpoint = EndpointSettings {
         listen: settings.listen_data,
@@ -225,6 +233,7 @@ fn open_endpoint(
         clock_ahead_ms,
         incarnation: journal.incarnation(),
         reset_key: ResetKey::new(state_dir.data_port_key()?),
+        secrets,
         segmentation_offload: true,
     };
     Endpoint::open(endpoint, &Shutdown::new())

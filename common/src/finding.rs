@@ -52,6 +52,8 @@ pub enum Rule {
     Differs,
     /// The plan cannot be made as asked: roots, hosts, versions.
     Plan,
+    /// Could not be masked as the spec asks, so it was not copied.
+    NotSanitized,
 }
 
 /// One result of a check or of a run about one object.

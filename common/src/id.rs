@@ -94,6 +94,8 @@ ids! {
     LabelKey, "label", 63;
     /// What a label says, as `shop`.
     LabelValue, "label's value", 63;
+    /// A secret, unique in its tenant.
+    SecretName, "secret name", 63;
 }
 
 impl TenantId {

@@ -29,6 +29,9 @@ pub const SNAPSHOT_PIECE_BYTES: usize = 1024 * 1024;
 /// Findings of one rule that a migration's record holds; the rest is in a file at the agent.
 pub const FINDINGS_PER_RULE_MAX: usize = 1_000;
 
+/// The largest value of a secret: key stores and certificates are far smaller, and it fits one message to its agent.
+pub const SECRET_BYTES_MAX: usize = 1024 * 1024;
+
 /// How long a join token lives.
 pub const JOIN_TOKEN_TTL: Duration = Duration::from_secs(15 * 60);
 /// How long a certificate of a node or an agent lives.

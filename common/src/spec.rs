@@ -7,6 +7,7 @@ use serde::{Deserialize, Serialize};
 
 use crate::grant::Labels;
 use crate::location::Location;
+use crate::sanitize::Sanitize;
 
 /// The version of the document that this program writes.
 pub const SPEC_VERSION: u32 = 1;
@@ -29,6 +30,9 @@ pub struct MigrationSpec {
     /// What happens around it.
     #[serde(default)]
     pub options: OptionsSpec,
+    /// What is dropped, replaced or masked on its way.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub sanitize: Option<Sanitize>,
     /// Whether this came from a document or from flags only, which decides when the way back ends by default.
     #[serde(default)]
     pub origin: Origin,

@@ -14,16 +14,21 @@ use crate::clock::WallMs;
 use crate::fence::FencingToken;
 use crate::id::{HostName, MigrationId, StepId, TenantId};
 use crate::principal::Principal;
+use crate::sanitize::Sanitize;
 use crate::tls::Peer;
 
 /// The version of [`Ticket`] and of its signed form.
 pub const TICKET_VERSION: u8 = 1;
+/// The version of one that carries rules for what is sanitised; a source that does not know it lets nobody in.
+const SANITIZING_VERSION: u8 = 2;
 
-/// The largest signed ticket: two paths of 4 KiB and names.
-pub const TICKET_BYTES_MAX: usize = 16 * 1024;
+/// The largest signed ticket: two paths of 4 KiB, names and rules.
+pub const TICKET_BYTES_MAX: usize = 30 * 1024;
 
 /// What every signed text begins with.
 const SIGNED_PREFIX: &[u8] = b"drover ticket\0";
+/// What it begins with when rules follow, so that none can be read as if they did not.
+const SANITIZING_PREFIX: &[u8] = b"drover ticket 2\0";
 
 /// The one scheme of the authority's key.
 const SCHEME: SignatureScheme = SignatureScheme::ECDSA_NISTP256_SHA256;
@@ -61,6 +66,9 @@ pub struct Ticket {
     pub token: FencingToken,
     /// When it ends, by the coordinator's clock.
     pub expires: WallMs,
+    /// What the source drops, replaces and masks before anything leaves it.
+    #[serde(skip)]
+    pub sanitize: Option<Sanitize>,
 }
 
 /// Why a ticket is refused.
@@ -114,6 +122,9 @@ pub enum TicketKeyError {
     /// The ticket cannot be encoded.
     #[error("encoding a ticket")]
     Encode(#[from] postcard::Error),
+    /// Its rules cannot be encoded.
+    #[error("encoding the rules of a ticket")]
+    Rules(#[from] serde_json::Error),
 }
 
 /// Signs tickets; the leader's.
@@ -145,9 +156,15 @@ impl TicketKey {
     /// # Errors
     /// When it cannot be encoded or signed.
     pub fn sign(&self, ticket: &Ticket) -> Result<Vec<u8>, TicketKeyError> {
-        let payload = postcard::to_allocvec(ticket)?;
-        let signature = self.sign_text(&signed_text(&payload))?;
-        Ok(postcard::to_extend(&Signed { payload, signature }, vec![TICKET_VERSION])?)
+        let (version, payload) = match &ticket.sanitize {
+            None => (TICKET_VERSION, postcard::to_allocvec(ticket)?),
+            // The rules are JSON, because they grow by fields.
+            Some(rules) => {
+                (SANITIZING_VERSION, postcard::to_allocvec(&(ticket, serde_json::to_string(rules)?))?)
+            }
+        };
+        let signature = self.sign_text(&signed_text(version, &payload))?;
+        Ok(postcard::to_extend(&Signed { payload, signature }, vec![version])?)
     }
 
     /// Returns the signature of a text, which begins with what parts it from all other signed texts.
@@ -164,13 +181,19 @@ impl Ticket {
     /// When it is no ticket, or was not signed by this authority. Whether it holds here and now is [`Self::admits`].
     pub fn open(bytes: &[u8], authority: &CertificateDer<'_>) -> Result<Self, InvalidTicket> {
         let (version, rest) = bytes.split_first().ok_or(InvalidTicket::Form)?;
-        if *version != TICKET_VERSION || bytes.len() > TICKET_BYTES_MAX {
+        if !matches!(*version, TICKET_VERSION | SANITIZING_VERSION) || bytes.len() > TICKET_BYTES_MAX {
             return Err(InvalidTicket::Form);
         }
         let signed: Signed = postcard::from_bytes(rest).map_err(|_error| InvalidTicket::Form)?;
-        verify(&signed_text(&signed.payload), &signed.signature, authority)
+        verify(&signed_text(*version, &signed.payload), &signed.signature, authority)
             .ok_or(InvalidTicket::Signature)?;
-        postcard::from_bytes(&signed.payload).map_err(|_error| InvalidTicket::Form)
+        if *version == TICKET_VERSION {
+            return postcard::from_bytes(&signed.payload).map_err(|_error| InvalidTicket::Form);
+        }
+        let (ticket, rules): (Self, String) =
+            postcard::from_bytes(&signed.payload).map_err(|_error| InvalidTicket::Form)?;
+        let sanitize = serde_json::from_str(&rules).map_err(|_error| InvalidTicket::Form)?;
+        Ok(Self { sanitize: Some(sanitize), ..ticket })
     }
 
     /// Checks that the ticket lets `peer` read from `source`, now.
@@ -229,8 +252,9 @@ impl Ticket {
     }
 }
 
-fn signed_text(payload: &[u8]) -> Vec<u8> {
-    [SIGNED_PREFIX, payload].concat()
+fn signed_text(version: u8, payload: &[u8]) -> Vec<u8> {
+    let prefix = if version == SANITIZING_VERSION { SANITIZING_PREFIX } else { SIGNED_PREFIX };
+    [prefix, payload].concat()
 }
 
 /// Returns something when the authority's key made this signature.
@@ -266,6 +290,7 @@ mod tests {
             direction: Direction::Pull,
             token: FencingToken { epoch: 1, index: 9 },
             expires: WallMs(1_000),
+            sanitize: None,
         }
     }
 
@@ -295,6 +320,20 @@ mod tests {
             altered[at] ^= 1;
             assert!(Ticket::open(&altered, &certificate).is_err(), "an altered byte {at} went unnoticed");
         }
+    }
+
+    #[test]
+    fn rules_are_signed_and_cannot_be_left_out() {
+        use crate::sanitize::{Action, FileRule};
+        let (certificate, key) = authority();
+        let rule = FileRule { patterns: vec!["*.log".to_owned()], action: Action::Drop };
+        let rules = Sanitize { key: None, key_version: None, files: vec![rule] };
+        let ticket = Ticket { sanitize: Some(rules), ..ticket() };
+        let signed = key.sign(&ticket).unwrap();
+        assert_eq!(Ticket::open(&signed, &certificate), Ok(ticket));
+        let mut downgraded = signed;
+        downgraded[0] = TICKET_VERSION;
+        assert_eq!(Ticket::open(&downgraded, &certificate), Err(InvalidTicket::Signature));
     }
 
     #[test]

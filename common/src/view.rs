@@ -10,14 +10,14 @@ use crate::digest::Digest;
 use crate::failure::Failure;
 use crate::finding::Finding;
 use crate::host::{HostFacts, HostStatus};
-use crate::id::{HostName, MigrationId, NodeName, StepId, TenantId};
+use crate::id::{HostName, MigrationId, NodeName, SecretName, StepId, TenantId};
 use crate::phase::Phase;
 use crate::plan::Plan;
 use crate::progress::Progress;
 use crate::reach::Reach;
 use crate::spec::MigrationSpec;
 use crate::step::StepKind;
-use crate::step::file::Proof;
+use crate::step::file::{Proof, Sanitized};
 
 /// Where a migration stands.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
@@ -236,6 +236,9 @@ pub struct MigrationView {
     pub findings: Vec<Finding>,
     /// All findings.
     pub findings_total: u64,
+    /// To how many files each rule of `sanitize` applied, in the order of the rules.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub sanitized: Vec<Sanitized>,
     /// Levels of proof.
     pub proof: Proof,
     /// Root of the source's tree.
@@ -373,4 +376,36 @@ pub struct ErrorView {
     pub exit_code: u8,
     /// Whom to ask.
     pub support_contact: Option<String>,
+}
+
+/// A secret, without its value: `ctl secret list`.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct SecretView {
+    /// Its name.
+    pub name: SecretName,
+    /// The version that is opened for a migration that begins now.
+    pub version: u32,
+    /// Versions that can still be opened: a migration goes on with the one that it began with.
+    pub versions: Vec<u32>,
+    /// When it was first made.
+    pub created: WallMs,
+    /// When this version was set.
+    pub set: WallMs,
+    /// Who set it.
+    pub set_by: String,
+    /// The id of the cluster key that it is wrapped by.
+    pub cluster_key: String,
+}
+
+/// How far a rotation of the cluster key is: `ctl cluster rotate-key`.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct KeyRotationView {
+    /// The id of the key that everything is sealed under now.
+    pub key: String,
+    /// The id of the key before it, where this call changed it.
+    pub previous: Option<String>,
+    /// Versions of secrets that were wrapped again.
+    pub rewrapped: u64,
+    /// Whether keys before the present one were dropped.
+    pub is_old_dropped: bool,
 }

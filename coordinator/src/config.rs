@@ -1,10 +1,12 @@
 //! The coordinator's settings: `coordinator.toml`, whose unknown keys are errors.
 
+use std::collections::BTreeMap;
 use std::net::{Ipv4Addr, SocketAddr};
 use std::path::{Path, PathBuf};
 
 use common::failure::{Failure, FailureKind};
-use common::id::NodeName;
+use common::id::{NodeName, TenantId};
+use common::reference::Reference;
 use serde::Deserialize;
 
 use crate::audit::settings::AuditSettings;
@@ -35,10 +37,28 @@ pub struct Settings {
     pub audit: AuditSettings,
     /// How long migrations that ended are kept.
     pub retention: RetentionSettings,
+    /// A command that prints the cluster key, as a list of words; no shell reads it. Wins over the file.
+    pub cluster_key_command: Vec<String>,
+    /// Where `${vault:…}` is looked up, by tenant.
+    pub vault: BTreeMap<TenantId, VaultSettings>,
     /// Shown to operators with errors.
     pub support_contact: Option<String>,
     /// Which log lines are shown, in the form of `RUST_LOG`; the flag `--log` wins.
     pub log: Option<String>,
+}
+
+/// A HashiCorp Vault, version 2 of its key-value engine.
+#[derive(Clone, Debug, PartialEq, Eq, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct VaultSettings {
+    /// Its address, as `https://vault.example:8200`.
+    pub address: String,
+    /// Where its token stands: `${file:/PATH}`, `${env:NAME}` or `${secret:NAME}` of the tenant.
+    pub token: Reference,
+    /// The authority that its certificate is checked against, in PEM form.
+    pub ca_file: Option<PathBuf>,
+    /// The namespace, where the vault has any.
+    pub namespace: Option<String>,
 }
 
 impl Default for Settings {
@@ -54,6 +74,8 @@ impl Default for Settings {
             cluster_key_file: None,
             audit: AuditSettings::default(),
             retention: RetentionSettings::default(),
+            cluster_key_command: Vec::new(),
+            vault: BTreeMap::new(),
             support_contact: None,
             log: None,
         }

@@ -36,11 +36,13 @@ use crate::raft::wire::Wire;
 use crate::reconcile::retention::RetentionSettings;
 use crate::state::migration::Migration;
 use crate::state::{Command, Outcome, State};
-use crate::vault::envelope;
+use crate::vault::envelope::{self, EnvelopeError, Parts};
+use crate::vault::hashicorp::Vaults;
 use crate::vault::keyring::ClusterKey;
+use crate::vault::ring::Keyring;
 
 /// What the envelope of the authority's key is bound to, before the cluster's id.
-const AUTHORITY_CONTEXT: &str = "drover authority key of cluster ";
+pub(crate) const AUTHORITY_CONTEXT: &str = "drover authority key of cluster ";
 
 /// How long the connections of a host that was revoked stay open after its session was ended.
 const CUT_DELAY: Duration = Duration::from_millis(250);
@@ -89,14 +91,16 @@ pub struct Hub {
     pub proposer: Proposer,
     /// This node's raft.
     pub raft: RaftNode,
-    /// The cluster key.
-    pub cluster_key: ClusterKey,
+    /// The cluster keys that this node has.
+    pub keyring: Keyring,
     /// The way to the other nodes.
     pub peers: Peers,
     /// What this node keeps for the audit.
     pub audit: NodeAudit,
     /// How long migrations that ended are kept.
     pub retention: RetentionSettings,
+    /// The HashiCorp Vaults of the tenants.
+    pub vaults: Vaults,
     /// Shown to operators with errors.
     pub support_contact: Option<String>,
     /// Who is connected.
@@ -136,14 +140,17 @@ pub fn seal_authority_key(
 ///
 /// # Errors
 /// When the cluster key is not the one that it was sealed under, or the envelope is damaged.
-pub fn open_authority(cluster_key: &ClusterKey, sealed: &SealedAuthority) -> Result<Seals, Failure> {
+pub fn open_authority(keyring: &Keyring, sealed: &SealedAuthority) -> Result<Seals, Failure> {
     let context = format!("{AUTHORITY_CONTEXT}{}", sealed.cluster);
-    let key = envelope::open(cluster_key, &context, &sealed.sealed_key).map_err(|error| {
-        let failure = Failure::of(FailureKind::Invalid, &error);
+    let unopened = |failure: Failure| {
         let message = format!("the authority's key cannot be opened: {}", failure.message);
         Failure { message, ..failure }
             .hint("put the cluster key of this cluster in place; another coordinator or your backup has it")
-    })?;
+    };
+    let invalid = |error: &EnvelopeError| unopened(Failure::of(FailureKind::Invalid, error));
+    let id = key_id(&sealed.sealed_key).map_err(|error| invalid(&error))?;
+    let cluster_key = keyring.key(id).map_err(unopened)?;
+    let key = envelope::open(&cluster_key, &context, &sealed.sealed_key).map_err(|error| invalid(&error))?;
     let bug = |error| Failure::of(FailureKind::Bug, &error);
     let authority = Authority::open(&sealed.cluster, &sealed.certificate, &key).map_err(bug)?;
     let ticket_key = authority.ticket_key().map_err(bug)?;
@@ -180,7 +187,23 @@ pub fn absent_migration(id: &str) -> Failure {
         .hint("see `ctl list` for what there is")
 }
 
+/// Returns the id of the key that the authority's key is sealed under, which is the present one.
+fn key_id(sealed: &[u8]) -> Result<[u8; 8], EnvelopeError> {
+    Parts::of(sealed)?.key_id()
+}
+
 impl Hub {
+    /// Returns the present cluster key.
+    ///
+    /// # Errors
+    /// When this node does not have it.
+    pub fn cluster_key(&self) -> Result<ClusterKey, Failure> {
+        let state = self.state();
+        let id =
+            key_id(&state.cluster().ca_key).map_err(|error| Failure::of(FailureKind::Invalid, &error))?;
+        self.keyring.key(id)
+    }
+
     /// Returns the state as this node has applied it.
     pub fn state(&self) -> Seen {
         Seen(self.proposer.read())
@@ -272,7 +295,7 @@ impl Hub {
             if state.cluster().is_initialized() {
                 // Two callers may open it at once; both get the same, and one is kept.
                 let _lost_the_race =
-                    self.seals.set(open_authority(&self.cluster_key, &SealedAuthority::of(state.cluster()))?);
+                    self.seals.set(open_authority(&self.keyring, &SealedAuthority::of(state.cluster()))?);
             }
         }
         let absent =

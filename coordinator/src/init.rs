@@ -26,6 +26,7 @@ use crate::raft::wire::GrpcWire;
 use crate::reconcile::renewal::own_certificate;
 use crate::state::{Command, cluster};
 use crate::vault::keyring::KeySources;
+use crate::vault::ring::Keyring;
 
 /// The number of the first node.
 const FIRST_NODE: u64 = 1;
@@ -142,7 +143,7 @@ pub fn context(
             .hint("start this node once with `drover-coordinator serve`, or do this on another coordinator")
     })?;
     let contexts = open_contexts(context_file, context_name)?;
-    let seals = open_authority(&sources.load()?, &sealed)?;
+    let seals = open_authority(&Keyring::open(sources.clone())?, &sealed)?;
     let context = operator_context(&seals, operator.as_str(), sealed.coordinators)?;
     add_context(contexts, context_file, context_name, context)?;
     Ok(Made { cluster: sealed.cluster, context: context_name.to_owned() })

@@ -17,6 +17,7 @@ pub mod pki;
 pub mod planner;
 pub mod raft;
 pub mod reconcile;
+pub mod rotate;
 pub mod saga;
 pub mod state;
 pub mod vault;
@@ -26,6 +27,7 @@ use std::path::PathBuf;
 use std::process::ExitCode;
 
 use clap::Parser;
+use common::dump;
 use common::failure::{Failure, FailureKind};
 use common::telemetry::{self, LogForm};
 use tokio::signal::unix::{SignalKind, signal};
@@ -69,7 +71,9 @@ async fn run(cli: Cli) -> Result<(), Failure> {
     let asked = cli.log.as_deref().or(settings.log.as_deref());
     let is_asked_by_environment = std::env::var_os("RUST_LOG").is_some();
     telemetry::init(asked.or((!is_asked_by_environment).then_some(quiet)), LogForm::Text);
-    let sources = KeySources::of_environment(settings.cluster_key_file());
+    dump::forbid();
+    let sources =
+        KeySources::of_environment(settings.cluster_key_file(), settings.cluster_key_command.clone());
     match cli.command {
         Command::Init(args) => init_command(&settings, &sources, args).await,
         Command::Join(args) => {

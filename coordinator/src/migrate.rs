@@ -10,6 +10,7 @@ use common::finding::{Finding, Rule};
 use common::host::{HostFacts, HostStatus};
 use common::id::{HostName, MigrationId, TenantId};
 use common::plan::{Plan, PlannedStep};
+use common::reference::Reference;
 use common::spec::{MigrationSpec, SPEC_VERSION, SideSpec};
 use common::step::file::{RootAnswer, RootQuestion, RootSide};
 use proto::v1::question::Question;
@@ -84,8 +85,9 @@ pub fn verification(migration: &Migration, is_deep: bool) -> Result<PlannedStep,
 }
 
 async fn prepare(hub: &Hub, asked: &Asked) -> Result<(MigrationSpec, Roots, Plan), Failure> {
-    let spec = read_spec(&asked.spec)?;
+    let mut spec = read_spec(&asked.spec)?;
     let state = hub.state();
+    pin_secrets(&state, &asked.tenant, &mut spec)?;
     let source_facts = check_host(hub, &state, &asked.tenant, &spec.source.location.host)?;
     let destination_facts = check_host(hub, &state, &asked.tenant, &spec.destination.location.host)?;
     let source = ask(hub, &asked.tenant, &spec.source, RootSide::Source);
@@ -111,6 +113,29 @@ async fn prepare(hub: &Hub, asked: &Asked) -> Result<(MigrationSpec, Roots, Plan
     let plan =
         planner::plan(&id, &spec, source, destination, settles).map_err(|findings| refused(&findings))?;
     Ok((spec, roots, plan))
+}
+
+/// Checks what is sanitised, and notes which version of a secret the migration begins with, so that it goes on with it.
+fn pin_secrets(state: &State, tenant: &TenantId, spec: &mut MigrationSpec) -> Result<(), Failure> {
+    let Some(sanitize) = &mut spec.sanitize else { return Ok(()) };
+    sanitize.check().map_err(|error| {
+        let failure = Failure::of(FailureKind::Invalid, &error);
+        Failure { message: format!("`sanitize`: {}", failure.message), ..failure }
+            .hint("see the section on sanitising in the README for what rules can say")
+    })?;
+    sanitize.key_version = None;
+    if let Some(Reference::Secret(name)) = sanitize.needed_key() {
+        let newest = state.secrets().get(tenant, name).and_then(|record| record.newest());
+        let newest = newest.ok_or_else(|| {
+            Failure::new(
+                FailureKind::NotFound,
+                format!("the spec names the secret `{name}`, and there is none"),
+            )
+            .hint(format!("keep it with `ctl secret set {name}`"))
+        })?;
+        sanitize.key_version = Some(newest.number);
+    }
+    Ok(())
 }
 
 /// The path of an absent host, and of one that the caller may not know of; the words are those of the state.
@@ -200,7 +225,7 @@ fn refused(findings: &[Finding]) -> Failure {
     let kind = match first.rule {
         Rule::Unreadable | Rule::Unwritable => FailureKind::Denied,
         Rule::Capacity => FailureKind::Exhausted,
-        Rule::Attribute | Rule::SpecialFile | Rule::HardLink => FailureKind::Unsupported,
+        Rule::Attribute | Rule::SpecialFile | Rule::HardLink | Rule::NotSanitized => FailureKind::Unsupported,
         Rule::Plan
         | Rule::Vanished
         | Rule::Changed

@@ -33,8 +33,11 @@ use crate::raft::membership::{Admission, join};
 use crate::raft::node::{RaftNode, RaftSettings};
 use crate::raft::wire::{GrpcWire, Wire};
 use crate::reconcile::{driver, renewal, retention};
+use crate::rotate;
 use crate::state::State;
+use crate::vault::hashicorp::Vaults;
 use crate::vault::keyring::KeySources;
+use crate::vault::ring::Keyring;
 
 /// How long connections and tasks may take to end; what is left then ends with the process.
 const FINISH_DEADLINE: Duration = Duration::from_secs(5);
@@ -60,7 +63,7 @@ impl Node {
     pub async fn start(settings: &Settings, sources: &KeySources) -> Result<Self, Failure> {
         let files = NodeFiles::create(&settings.state_dir)?;
         let membership = files.membership()?.ok_or_else(|| no_member(settings))?;
-        let cluster_key = sources.load()?;
+        let keyring = Keyring::open(sources.clone())?;
         settings.retention.check()?;
         let node_audit = NodeAudit::open(&settings.state_dir, &settings.audit)?;
         let (api, raft_listener) = (bind(settings.listen_api).await?, bind(settings.listen_raft).await?);
@@ -88,10 +91,11 @@ impl Node {
             name: membership.name.clone(),
             proposer: raft.proposer().clone(),
             raft: raft.clone(),
-            cluster_key,
+            keyring,
             peers: Peers(Arc::clone(&wire)),
             audit: node_audit,
             retention: settings.retention.clone(),
+            vaults: Vaults::new(&settings.vault)?,
             support_contact: settings.support_contact.clone(),
             sessions: Sessions::default(),
             lease_clock: LeaseClock::default(),
@@ -121,6 +125,7 @@ impl Node {
         audit::spawn(&hub);
         node.shutdown.spawn(retention::run(Arc::clone(&hub)));
         node.shutdown.spawn(renewal::run(Arc::clone(&hub), identity));
+        node.shutdown.spawn(rotate::keep_keys(Arc::clone(&hub), files.clone()));
         node.shutdown.spawn(stay_member(hub, wire, (membership, files), member));
         Ok(node)
     }

@@ -9,17 +9,17 @@ use std::time::Duration;
 
 use common::context::Context;
 use common::failure::{Failure, FailureKind};
-use common::id::{HostName, MigrationId, NodeName, TenantId};
+use common::id::{HostName, MigrationId, NodeName, SecretName, TenantId};
 use common::secret::Secret;
 use common::spec::MigrationSpec;
 use common::tls::{self, ALPN_GRPC, Identity, Peer};
-use common::view::{ClusterView, HostView, JoinView, MigrationView, ReportView};
-use proto::channel::{Coordinators, Way, control_client};
+use common::view::{ClusterView, HostView, JoinView, KeyRotationView, MigrationView, ReportView, SecretView};
+use proto::channel::{Coordinators, Way, control_client, secret_client};
 use proto::shown::Shown;
 use proto::status::to_failure;
 use proto::v1::{
     ActRequest, ClusterRequest, Document, DrainRequest, HostRequest, MigrateRequest, MigrationRequest,
-    NodeRequest, Page, PageRequest, Piece,
+    NodeRequest, Page, PageRequest, Piece, RotateClusterKeyRequest, SecretRequest, SetSecretRequest,
 };
 use rustls::pki_types::CertificateDer;
 use serde::de::DeserializeOwned;
@@ -300,6 +300,60 @@ impl Client {
     pub(crate) async fn cluster(&self) -> Result<ClusterView, Failure> {
         let call = |channel| async move { control_client(channel).get_cluster(ClusterRequest {}).await };
         read(&self.coordinators.call(self.ask_deadline, call).await?)
+    }
+
+    /// Keeps a secret.
+    ///
+    /// # Errors
+    /// When the cluster refuses it or cannot be reached.
+    pub(crate) async fn set_secret(
+        &self,
+        name: &SecretName,
+        value: &Secret<Vec<u8>>,
+        must_exist: bool,
+    ) -> Result<SecretView, Failure> {
+        let request_id = uuid::Uuid::new_v4().to_string();
+        let call = |channel| {
+            let request = SetSecretRequest {
+                name: name.to_string(),
+                value: value.expose().clone(),
+                must_exist,
+                request_id: request_id.clone(),
+            };
+            async move { secret_client(channel).set_secret(request).await }
+        };
+        read(&self.coordinators.call(CHANGE_DEADLINE, call).await?)
+    }
+
+    /// Returns the names of all secrets.
+    ///
+    /// # Errors
+    /// When the cluster cannot be reached.
+    pub(crate) async fn secrets(&self) -> Result<Vec<SecretView>, Failure> {
+        self.pages(|channel, request| async move { secret_client(channel).list_secrets(request).await }).await
+    }
+
+    /// Forgets a secret; returns it as it was.
+    ///
+    /// # Errors
+    /// When there is none or the cluster cannot be reached.
+    pub(crate) async fn delete_secret(&self, name: &SecretName) -> Result<SecretView, Failure> {
+        let call = |channel| {
+            let request = SecretRequest { name: name.to_string() };
+            async move { secret_client(channel).delete_secret(request).await }
+        };
+        read(&self.coordinators.call(CHANGE_DEADLINE, call).await?)
+    }
+
+    /// Moves everything sealed under another cluster key, or drops the keys before the present one.
+    ///
+    /// # Errors
+    /// When a coordinator lacks the next key or the cluster cannot be reached.
+    pub(crate) async fn rotate_cluster_key(&self, drop_old: bool) -> Result<KeyRotationView, Failure> {
+        let call = |channel| async move {
+            secret_client(channel).rotate_cluster_key(RotateClusterKeyRequest { drop_old }).await
+        };
+        read(&self.coordinators.call(CHANGE_DEADLINE, call).await?)
     }
 
     /// Reads a list to its end.

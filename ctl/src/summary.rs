@@ -289,6 +289,7 @@ mod tests {
             ],
             findings: vec![finding(Severity::Notice, "a"), finding(Severity::Error, "b\x1b[2J")],
             findings_total: 9,
+            sanitized: Vec::new(),
             ..view()
         };
         let shown = text(&failed, None, false).render(false);

@@ -37,6 +37,7 @@ use crate::v1::agent_service_client::AgentServiceClient;
 use crate::v1::audit_service_client::AuditServiceClient;
 use crate::v1::control_service_client::ControlServiceClient;
 use crate::v1::raft_service_client::RaftServiceClient;
+use crate::v1::secret_service_client::SecretServiceClient;
 
 /// How long TCP and TLS together may take, a lost first packet included; a coordinator that needs longer counts as
 /// silent.
@@ -130,6 +131,13 @@ pub fn audit_client(way: Way) -> AuditServiceClient<Way> {
 /// Returns a client of the service for users, keys and tenants, with our limit on messages.
 pub fn access_client(way: Way) -> AccessServiceClient<Way> {
     AccessServiceClient::new(way)
+        .max_decoding_message_size(MESSAGE_BYTES_MAX)
+        .max_encoding_message_size(MESSAGE_BYTES_MAX)
+}
+
+/// Returns a client of the service for operators, with our limit on messages.
+pub fn secret_client(way: Way) -> SecretServiceClient<Way> {
+    SecretServiceClient::new(way)
         .max_decoding_message_size(MESSAGE_BYTES_MAX)
         .max_encoding_message_size(MESSAGE_BYTES_MAX)
 }

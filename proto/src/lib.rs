@@ -5,6 +5,7 @@
 
 pub mod channel;
 mod passwords;
+mod redacted;
 pub mod shown;
 pub mod status;
 

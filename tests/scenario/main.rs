@@ -3,6 +3,7 @@
 #![expect(clippy::unwrap_used, reason = "a test ends where something is not as it must be")]
 
 mod audit;
+mod canary;
 mod damage;
 mod dev;
 mod domain;
@@ -11,6 +12,7 @@ mod kill;
 mod network;
 mod plain;
 mod refusal;
+mod secrets;
 mod three;
 mod undo;
 mod unit;

@@ -168,6 +168,7 @@ impl World {
             destination: side(format!("{destination}:{path}")),
             transfer: TransferSpec::default(),
             options,
+            sanitize: None,
             origin: Origin::Flags,
             labels: Default::default(),
         };

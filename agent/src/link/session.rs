@@ -20,7 +20,9 @@ use common::clock::{self, WallMs};
 use common::failure::{Failure, FailureKind};
 use common::fence::FencingToken;
 use common::host::HostFacts;
+use common::sealing::SealingKey;
 use common::shutdown::Shutdown;
+use common::tls::Identity;
 use proto::channel::{Coordinators, agent_client};
 use proto::status::to_failure;
 use proto::v1;
@@ -34,6 +36,7 @@ use tonic::{Status, Streaming};
 use super::heartbeat::{Heartbeats, LOOK_INTERVAL, ahead_ms};
 use super::lease::HeldLease;
 use super::outbox::Outbox;
+use super::secrets::{self, Ask, Asked};
 use super::{intake, wire};
 use crate::step::order::{Order, Report};
 
@@ -71,6 +74,12 @@ pub struct Session {
     pub orders: mpsc::Sender<Order>,
     /// What the executor has to say; droppable.
     pub reports: mpsc::Receiver<Report>,
+    /// Secrets that steps and served connections ask for.
+    pub secrets: mpsc::Receiver<Ask>,
+    /// What they are sealed to.
+    pub sealing_key: Arc<SealingKey>,
+    /// The certificate, which shows whose that key is.
+    pub identity: Arc<Identity>,
     /// The leases that the executor works under.
     pub held: watch::Receiver<Vec<HeldLease>>,
     /// When the certificate ends; an expired one is shown to nobody.
@@ -106,6 +115,7 @@ enum Event {
     Held,
     Facts,
     Beat,
+    Secret(Ask),
 }
 
 impl Session {
@@ -191,8 +201,9 @@ async fn open(session: &mut Session) -> Result<(Conversation, v1::Welcome), Fail
     let ends = session.outbox.ends()?;
     let facts = session.facts.borrow_and_update().clone();
     let (held, incarnation, is_urgent) = (session.held.clone(), session.incarnation, session.is_urgent());
+    let sealing = secrets::shown(&session.sealing_key, &session.identity);
     let dial = |channel| {
-        let hello = wire::hello(incarnation, &facts, &held.borrow(), &ends);
+        let hello = wire::hello(incarnation, &facts, &held.borrow(), &ends, sealing.clone());
         async move {
             let (outgoing, stream) = mpsc::channel(OUTGOING_MAX);
             // The channel is empty and its other end is in our hands, so there is room.
@@ -215,6 +226,7 @@ async fn open(session: &mut Session) -> Result<(Conversation, v1::Welcome), Fail
                 outgoing,
                 incoming,
                 heartbeats: Heartbeats::default(),
+                asked: Asked::default(),
                 sent_to: 0,
                 number: 0,
                 returning: BTreeSet::new(),
@@ -231,6 +243,7 @@ struct Conversation {
     outgoing: mpsc::Sender<v1::AgentMessage>,
     incoming: Streaming<v1::CoordinatorMessage>,
     heartbeats: Heartbeats,
+    asked: Asked,
     /// The last event that was sent in this conversation, or was acknowledged before it.
     sent_to: u64,
     /// Counts the sessions of this process, so that an answer never goes to another one than its question came from.
@@ -270,6 +283,7 @@ impl Conversation {
                 Ok(()) = durable.changed() => Event::Outbox,
                 Some(report) = session.reports.recv() => Event::Report(report),
                 Ok(()) = session.facts.changed() => Event::Facts,
+                Some(ask) = session.secrets.recv() => Event::Secret(ask),
             };
             match event {
                 Event::Shutdown => return Ok(()),
@@ -282,6 +296,10 @@ impl Conversation {
                 Event::Beat => self.beat(session, true).await?,
                 Event::Outbox => self.send_events(session).await?,
                 Event::Report(report) => self.report(report).await?,
+                Event::Secret(ask) => {
+                    let ask = self.asked.enter(ask);
+                    self.send(ask).await?;
+                }
                 Event::Facts => {
                     let facts = wire::facts(&session.facts.borrow_and_update());
                     self.send(facts).await?;
@@ -334,6 +352,10 @@ impl Conversation {
             Some(Message::Question(question)) => intake::asked(session, self.number, question).await,
             Some(Message::Serve(serve)) => intake::serve(session, serve).await,
             Some(Message::PeerSeen(seen)) => intake::peer_seen(session, seen).await,
+            Some(Message::OpenedSecret(opened)) => {
+                self.asked.answered(opened);
+                Ok(())
+            }
             // A second welcome changes nothing, and a newer leader may say what this agent does not know.
             Some(Message::Welcome(_)) | None => Ok(()),
         }
@@ -495,6 +517,9 @@ mod tests {
             facts: watch::channel(HostFacts { cpus: 3, ..HostFacts::default() }).1,
             orders: orders_to,
             reports: reports_from,
+            secrets: mpsc::channel(1).1,
+            sealing_key: Arc::new(SealingKey::generate().unwrap()),
+            identity: Arc::clone(&host.identity),
             held: held_seen,
             certificate_end: certificate_end.subscribe(),
             addresses: addresses_to,

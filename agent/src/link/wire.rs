@@ -8,12 +8,14 @@ use common::fence::FencingToken;
 use common::host::HostFacts;
 use common::id::{HostName, MigrationId, StepId, TenantId};
 use common::progress::Progress;
+use common::reference::Reference;
+use common::sealing::Sealed;
 use proto::v1;
 use proto::v1::agent_message::Message;
 use proto::v1::answer::Answer as AnswerForm;
 use proto::v1::step_event::Event;
 use serde::Serialize;
-use transfer::{PeerNews, ServeOrder};
+use transfer::{PeerNews, Right, ServeOrder};
 
 use super::lease::HeldLease;
 use crate::journal::{OutboxEvent, OutboxRecord};
@@ -134,6 +136,7 @@ pub(super) fn hello(
     facts: &HostFacts,
     leases: &[HeldLease],
     ends: &[OutboxRecord],
+    (sealing_key, sealing_signature): (Vec<u8>, Vec<u8>),
 ) -> v1::AgentMessage {
     let running = leases.iter().filter(|lease| lease.ended().is_none()).map(held);
     let ending = ends.iter().map(|record| v1::HeldLease {
@@ -146,7 +149,31 @@ pub(super) fn hello(
         incarnation,
         facts: document(facts),
         held: running.chain(ending).collect(),
+        sealing_key,
+        sealing_signature,
     }))
+}
+
+pub(super) fn open_secret(number: u64, right: Right, reference: &Reference) -> v1::AgentMessage {
+    use v1::open_secret::Right as Form;
+    let Right { migration, step, token, ticket } = right;
+    let lease =
+        || v1::HeldLease { migration: migration.to_string(), step: step.to_string(), token: to_token(token) };
+    let right = Some(ticket.map_or_else(|| Form::Lease(lease()), Form::Ticket));
+    message(Message::OpenSecret(v1::OpenSecret { number, reference: reference.to_string(), right }))
+}
+
+pub(super) fn opened_secret(answer: Option<v1::opened_secret::Answer>) -> Result<Sealed, Failure> {
+    use v1::opened_secret::Answer as Form;
+    match answer {
+        Some(Form::Sealed(v1::SealedSecret { encapsulated, ciphertext })) => {
+            Ok(Sealed { encapsulated, ciphertext })
+        }
+        Some(Form::Failure(v1::Failure { document })) => Err(serde_json::from_str(&document)
+            .unwrap_or_else(|error| Failure::of(FailureKind::Unsupported, &error))),
+        None => Err(Failure::new(FailureKind::Unsupported, "the leader's answer cannot be read")
+            .hint("bring the agent and the coordinator to the same version")),
+    }
 }
 
 pub(super) fn held(lease: &HeldLease) -> v1::HeldLease {

@@ -320,6 +320,7 @@ mod tests {
             clock_ahead_ms: watch::channel(0).1,
             incarnation: 1,
             reset_key: transfer::ResetKey::new([7; 32]),
+            secrets: transfer::Secrets::none(),
             segmentation_offload: true,
         };
         let workplace = Workplace {

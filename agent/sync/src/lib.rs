@@ -16,5 +16,6 @@ pub mod frame;
 pub mod listing;
 pub mod pack;
 pub mod range;
+pub mod sanitize;
 pub mod stamp;
 pub mod wire;

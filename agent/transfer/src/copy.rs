@@ -8,7 +8,8 @@ use std::time::Duration;
 
 use common::clock::{self, BootTime};
 use common::failure::{Failure, FailureKind};
-use common::step::file::{FileOutput, FileParams, VERSION};
+use common::sanitize::Sanitize;
+use common::step::file::{FileOutput, FileParams, Sanitized, VERSION};
 use sync::byte_string::ByteString;
 use sync::filter::Filter;
 use sync::wire::control::{Counters as Counted, Opened};
@@ -72,6 +73,7 @@ pub async fn run_copy(
     let peer = peer_of(&ctx)?.clone();
     let source = reach::open(&ctx, endpoint, &memory).await?;
     let incoming = incoming(&source, &params).await?;
+    let rules = params.sanitize.clone();
     let attempt = Arc::new(Attempt::new(&ctx, began, source.opened()));
     let work_attempt = Arc::clone(&attempt);
     let mut work = tokio::task::spawn_blocking(move || pass(&work_attempt, params, &memory, incoming));
@@ -80,10 +82,18 @@ pub async fn run_copy(
     ctx.findings.flush()?;
     done.map_err(|failure| name_source(failure, &peer))?;
     let mut output = attempt.output(wire, counted.content_bytes);
+    output.sanitized = sanitized(rules.as_ref(), &attempt.counters);
     output.findings_total = ctx.findings.totals().total;
     output.reach = ctx.progress.borrow().reach;
     output.list_file = Some(FINDINGS_LIST.to_owned());
     Ok(output)
+}
+
+/// Returns to how many files each rule applied.
+fn sanitized(rules: Option<&Sanitize>, counters: &Counters) -> Vec<Sanitized> {
+    let files = pull::lock(&counters.sanitized);
+    let rules = rules.into_iter().flat_map(|rules| &rules.files);
+    rules.zip(files.iter()).map(|(rule, files)| Sanitized { rule: rule.title(), files: *files }).collect()
 }
 
 /// One attempt: what its threads share, and what it counts together with those before it.
@@ -264,7 +274,7 @@ fn pass(attempt: &Attempt, params: FileParams, memory: &Memory, incoming: Incomi
         is_network_source: attempt.is_network_source,
         source_root: attempt.source_root.clone(),
     };
-    let settings = ScanSettings { filter, workers: SCAN_WORKERS, spill_dir: memory.folder().to_owned() };
+    let settings = ScanSettings { workers: SCAN_WORKERS, ..ScanSettings::new(filter, memory.folder()) };
     let scan = Scan::start(committer.stage().root.clone(), settings)?;
     let findings = ctx.findings.clone();
     let pass = Pass::new(params, &committer, findings, Arc::clone(counters), Arc::clone(flow), host)?;

@@ -131,6 +131,7 @@ impl Job {
                     filter: filter_of(&self.params)?,
                     workers: SCAN_WORKERS,
                     spill_dir: self.memory.folder().to_owned(),
+                    sanitizer: None,
                 };
                 Present::Scan(Scan::start(root.dir(), settings)?, root.clone())
             }

@@ -30,6 +30,7 @@ use tokio::sync::{OwnedSemaphorePermit, Semaphore, watch};
 use crate::link::Link;
 use crate::reach::{self, Awaited, Offered, Offers, ServeOrder};
 use crate::reset_key::{RandomIds, ResetKey};
+use crate::secrets::Secrets;
 use crate::serve;
 use crate::ticket;
 use crate::window::{Role, WINDOW_BYTES_MAX, WindowBudget};
@@ -70,6 +71,8 @@ pub struct EndpointSettings {
     pub incarnation: u64,
     /// What lets peers notice a restart.
     pub reset_key: ResetKey,
+    /// Opens the keys that rules for sanitising need.
+    pub secrets: Secrets,
     /// Whether the network card may cut large sends into packets; some virtual ones pretend to.
     pub segmentation_offload: bool,
 }

@@ -178,6 +178,7 @@ impl Pair {
                 clock_ahead_ms: clock_ahead_ms.clone(),
                 incarnation: 1,
                 reset_key: ResetKey::new([7; 32]),
+                secrets: crate::secrets::Secrets::none(),
                 segmentation_offload: true,
             };
             Endpoint::open(settings, &shutdown).unwrap()
@@ -201,6 +202,7 @@ impl Pair {
             validation_level: ValidationLevel::Basic,
             keep_way_back: true,
             scope: Scope::Whole,
+            sanitize: None,
         };
         Self {
             source_root,
@@ -241,6 +243,7 @@ impl Pair {
             direction: Direction::Pull,
             token,
             expires: WallMs(clock::wall().0 + 60_000),
+            sanitize: None,
         };
         let (_renewals, ticket) = watch::channel(self.key.sign(&ticket).unwrap());
         let (_limit, bandwidth) = watch::channel(self.params.bandwidth_limit);

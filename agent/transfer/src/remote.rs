@@ -88,7 +88,7 @@ impl PeerListings {
                     owners.apply(&RelPath::root(), &mut root)?;
                     return Ok(Self { manifest, owners, root });
                 }
-                Some(Item::Listing(_) | Item::End(_)) | None => {
+                Some(Item::Listing(_) | Item::Sanitized(_) | Item::End(_)) | None => {
                     return Err(breach("its manifest has no beginning"));
                 }
             }
@@ -107,7 +107,7 @@ impl PeerListings {
                     self.owners.apply_all(&mut listing)?;
                     return Ok(Some(listing));
                 }
-                Some(Item::Head(_) | Item::End(_)) => {}
+                Some(Item::Head(_) | Item::Sanitized(_) | Item::End(_)) => {}
                 None => return Ok(None),
             }
         }

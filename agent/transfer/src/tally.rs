@@ -1,5 +1,6 @@
 //! What a pass has counted so far, for progress and for the output.
 
+use std::sync::Mutex;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering::Relaxed};
 
 use common::progress::Progress;
@@ -28,6 +29,8 @@ pub(crate) struct Counters {
     pub(crate) destination_entries: AtomicU64,
     /// Whether something could not be brought as asked.
     pub(crate) is_partial: AtomicBool,
+    /// To how many files each rule of the spec applied at the source.
+    pub(crate) sanitized: Mutex<Vec<u64>>,
 }
 
 /// Adds to a counter.

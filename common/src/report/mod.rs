@@ -9,6 +9,7 @@ use crate::failure::Failure;
 use crate::finding::{Finding, Rule, Severity};
 use crate::human;
 use crate::spec::{MaxDelete, MigrationSpec};
+use crate::step::file::Sanitized;
 use crate::view::{End, MigrationStatus, MigrationView, ReportView, StepStatus, StepView};
 
 pub mod html;
@@ -61,6 +62,9 @@ pub fn document(view: &ReportView) -> Document {
         Section { heading: "What moved", body: Body::Facts(moved(migration)), note: None },
         proof(migration),
     ];
+    if !migration.sanitized.is_empty() {
+        sections.push(sanitized(&migration.sanitized));
+    }
     if !migration.errors.is_empty() {
         sections.push(errors(&migration.errors));
     }
@@ -226,6 +230,13 @@ fn proof(migration: &MigrationView) -> Section {
     }
 }
 
+fn sanitized(rules: &[Sanitized]) -> Section {
+    let rows = rules.iter().map(|rule| vec![rule.rule.clone(), human::count(rule.files)]).collect();
+    let note = "Each was dropped, replaced or masked before it left the source; a masked file that is listed under the findings was not copied.";
+    let body = Body::Table { headings: vec!["Rule", "Files"], rows };
+    Section { heading: "Sanitised", body, note: Some(note.to_owned()) }
+}
+
 fn digest(digest: Option<crate::digest::Digest>) -> String {
     digest.map_or_else(|| "-".to_owned(), |digest| digest.to_string())
 }
@@ -302,6 +313,7 @@ fn rule(rule: Rule) -> &'static str {
         Rule::Capacity => "capacity",
         Rule::Differs => "differs",
         Rule::Plan => "plan",
+        Rule::NotSanitized => "not sanitised",
     }
 }
 

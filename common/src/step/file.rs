@@ -9,6 +9,8 @@ use super::{Reversibility, StepDescriptor, StepKind};
 use crate::digest::Digest;
 use crate::phase::{Phase, Scope};
 use crate::reach::Reach;
+use crate::reference::Reference;
+use crate::sanitize::Sanitize;
 use crate::spec::{MaxDelete, ValidationLevel};
 
 /// The version of [`FileParams`] and [`FileOutput`].
@@ -94,6 +96,27 @@ pub struct FileParams {
     pub keep_way_back: bool,
     /// Over what the step works.
     pub scope: Scope,
+    /// What is dropped, replaced or masked on its way; an agent that does not know of it refuses the step.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub sanitize: Option<Sanitize>,
+}
+
+impl FileParams {
+    /// Returns the references that the agent of a side opens, and which version of a secret is meant.
+    pub fn references(&self, side: RootSide) -> Vec<(&Reference, Option<u32>)> {
+        let sanitize = self.sanitize.as_ref().filter(|_| side == RootSide::Source);
+        let key = sanitize.and_then(|sanitize| Some((sanitize.needed_key()?, sanitize.key_version)));
+        key.into_iter().collect()
+    }
+}
+
+/// To how many files a rule applied.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Sanitized {
+    /// The rule, as `mask *.sql`.
+    pub rule: String,
+    /// Files; a directory that was dropped counts as one.
+    pub files: u64,
 }
 
 /// What a file step did, over all its attempts where a field says so.
@@ -140,6 +163,8 @@ pub struct FileOutput {
     pub is_partial: bool,
     /// Which of both agents dialled the other, in the last attempt; none where they had nothing to say.
     pub reach: Option<Reach>,
+    /// To how many files each rule of `sanitize` applied, in the order of the rules.
+    pub sanitized: Vec<Sanitized>,
     /// Where the itemised list of a dry run, or the whole list of findings, stands at the destination's agent.
     pub list_file: Option<String>,
 }

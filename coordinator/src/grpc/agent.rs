@@ -20,7 +20,7 @@ use proto::v1::{
     AgentMessage, CoordinatorMessage, EnrollRequest, EnrollResponse, Hello, RenewRequest, RenewResponse,
     Revoke, Welcome,
 };
-use tokio::sync::mpsc;
+use tokio::sync::{Semaphore, mpsc};
 use tokio_stream::Stream;
 use tokio_stream::wrappers::ReceiverStream;
 use tonic::{Request, Response, Status, Streaming};
@@ -35,6 +35,8 @@ use crate::pki::join_token::JoinToken;
 use crate::pki::node_document::NodeDocument;
 use crate::state::join::Join;
 use crate::state::{Command, Outcome, cluster, host};
+use crate::vault::keyring::ClusterKey;
+use crate::vault::opening;
 
 /// How long an agent may take from opening a session to its hello.
 const HELLO_DEADLINE: Duration = Duration::from_secs(10);
@@ -72,7 +74,7 @@ impl AgentDoor {
         key: &RequestedKey,
     ) -> Result<EnrollResponse, Status> {
         let principal = Principal::Agent { tenant: tenant.clone(), host: name.clone() };
-        let token = token.digest(self.hub.cluster_key.expose(), &principal);
+        let token = token.digest(self.cluster_key()?.expose(), &principal);
         let state = self.hub.state();
         let join = state.hosts().get(&tenant, &name).and_then(|host| host.join.as_ref());
         check_join(join, &name, &token, key)?;
@@ -101,7 +103,7 @@ impl AgentDoor {
         token: &JoinToken,
         key: &RequestedKey,
     ) -> Result<EnrollResponse, Status> {
-        let token = token.digest(self.hub.cluster_key.expose(), &actor);
+        let token = token.digest(self.cluster_key()?.expose(), &actor);
         let state = self.hub.state();
         let join = state.cluster().nodes.get(&name).and_then(|node| node.join.as_ref());
         check_join(join, &name, &token, key)?;
@@ -110,7 +112,7 @@ impl AgentDoor {
             return Err(Status::internal("a node joined without a number"));
         };
         let state = self.hub.state();
-        let document = NodeDocument::new(node_id, &state, &self.hub.cluster_key);
+        let document = NodeDocument::new(node_id, &state, &self.cluster_key()?);
         Ok(EnrollResponse {
             certificate: self.issue(&actor, None, key)?,
             ca_certificate: self.authority()?.to_vec(),
@@ -119,6 +121,10 @@ impl AgentDoor {
             generation: 1,
             node_document: document.to_text().map_err(|failure| to_status(&failure))?,
         })
+    }
+
+    fn cluster_key(&self) -> Result<ClusterKey, Status> {
+        self.hub.cluster_key().map_err(|failure| to_status(&failure))
     }
 
     fn issue(
@@ -280,6 +286,8 @@ impl AgentService for AgentDoor {
         let hello = first_message(&mut inbound).await?;
         check_protocol(hello.protocol)?;
         self.greet(&peer, &tenant, &host, &hello).await?;
+        let sealing_key = opening::shown_key(&peer, hello.sealing_key, &hello.sealing_signature)
+            .map_err(|failure| to_status(&failure))?;
         let cut = self.hub.shutdown.token().child_token();
         let (handle, requests) = self.hub.sessions.enter(&tenant, &host, hello.incarnation, cut.clone());
         // The host may have been revoked, or the leadership lost, while the hello was made known.
@@ -317,6 +325,8 @@ impl AgentService for AgentDoor {
             requests,
             cut,
             questions: Questions::default(),
+            sealing_key,
+            openings: Arc::new(Semaphore::new(session::OPENINGS_MAX)),
         };
         self.hub.shutdown.spawn(session.run());
         self.hub.wake.notify_one();

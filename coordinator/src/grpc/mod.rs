@@ -13,6 +13,7 @@ pub mod invite;
 pub mod login;
 pub mod raft;
 pub mod refuse;
+pub mod secret;
 pub mod session;
 #[cfg(test)]
 mod tests;
@@ -33,6 +34,7 @@ use proto::v1::agent_service_server::AgentServiceServer;
 use proto::v1::audit_service_server::AuditServiceServer;
 use proto::v1::control_service_server::ControlServiceServer;
 use proto::v1::raft_service_server::RaftServiceServer;
+use proto::v1::secret_service_server::SecretServiceServer;
 use tokio::net::TcpListener;
 use tokio_rustls::TlsAcceptor;
 use tonic::transport::Server;
@@ -47,6 +49,7 @@ use audit::AuditDoor;
 use contact::ContactLayer;
 use control::ControlDoor;
 use door::{Door, DoorLimits};
+use secret::SecretDoor;
 use witness::WitnessLayer;
 
 /// Ten thousand agents, their reconnects after a failover, and the operators.
@@ -76,6 +79,9 @@ pub fn serve_api(hub: &Arc<Hub>, listener: TcpListener, tls: rustls::ServerConfi
     let auditors = AuditServiceServer::new(AuditDoor::new(Arc::clone(hub)))
         .max_decoding_message_size(MESSAGE_BYTES_MAX)
         .max_encoding_message_size(MESSAGE_BYTES_MAX);
+    let secrets = SecretServiceServer::new(SecretDoor::new(Arc::clone(hub)))
+        .max_decoding_message_size(MESSAGE_BYTES_MAX)
+        .max_encoding_message_size(MESSAGE_BYTES_MAX);
     // A password and a scope fit into a few hundred bytes.
     let accounts = AccessServiceServer::new(AccountDoor::new(Arc::clone(hub)))
         .max_decoding_message_size(ACCOUNT_BYTES_MAX)
@@ -84,7 +90,8 @@ pub fn serve_api(hub: &Arc<Hub>, listener: TcpListener, tls: rustls::ServerConfi
         .add_service(agents)
         .add_service(operators)
         .add_service(accounts)
-        .add_service(auditors);
+        .add_service(auditors)
+        .add_service(secrets);
     serve(hub, "api", listener, tls, API_LIMITS, router, shutdown);
 }
 

@@ -2,6 +2,7 @@
 
 use std::sync::Arc;
 
+use common::failure::{Failure, FailureKind};
 use common::principal::Principal;
 use proto::status::to_status;
 use proto::v1::RaftMessage;
@@ -30,7 +31,7 @@ impl RaftDoor {
     }
 }
 
-fn answer(result: Result<Vec<u8>, common::failure::Failure>) -> Answered {
+fn answer(result: Result<Vec<u8>, Failure>) -> Answered {
     result.map(|payload| Response::new(RaftMessage { payload })).map_err(|failure| to_status(&failure))
 }
 
@@ -83,5 +84,11 @@ impl RaftService for RaftDoor {
             return Err(Status::permission_denied("only nodes ask this"));
         };
         answer(exchange::serve(&self.hub, &name, &request.into_inner().payload).await)
+    }
+
+    async fn holds_key(&self, request: Request<RaftMessage>) -> Answered {
+        let id: Result<[u8; 8], _> = admit(request)?.as_slice().try_into();
+        let held = id.map_err(|error| Failure::of(FailureKind::Invalid, &error));
+        answer(held.and_then(|id| self.hub.keyring.holds(id)).map(|is_held| vec![u8::from(is_held)]))
     }
 }

@@ -15,10 +15,11 @@ use common::host::HostFacts;
 use common::id::{HostName, MigrationId, StepId, TenantId};
 use common::principal::Principal;
 use common::progress::Progress;
+use common::sealing::Sealed;
 use proto::v1::agent_message::Message as FromAgent;
 use proto::v1::coordinator_message::Message as ToAgent;
 use proto::v1::{self, AgentMessage, CoordinatorMessage};
-use tokio::sync::{mpsc, oneshot};
+use tokio::sync::{Semaphore, mpsc, oneshot};
 use tokio_util::sync::CancellationToken;
 use tonic::{Status, Streaming};
 
@@ -29,6 +30,7 @@ use crate::live::progress::LiveProgress;
 use crate::live::sessions::{Request, SessionHandle};
 use crate::state::step::Event as StepEvent;
 use crate::state::{Command, Outcome, host, lease, migration};
+use crate::vault::opening::{self, Asker};
 
 /// A session over which nothing was heard for this long is as good as gone; agents send a heartbeat every few seconds.
 const SILENCE_MAX: Duration = Duration::from_secs(30);
@@ -38,6 +40,8 @@ const SEND_DEADLINE: Duration = Duration::from_secs(10);
 const PIECE_DEADLINE: Duration = Duration::from_secs(2);
 /// Questions to one agent that wait for an answer.
 const QUESTIONS_MAX: usize = 64;
+/// Secrets that are opened for one agent at once.
+pub(super) const OPENINGS_MAX: usize = 8;
 /// Leases in one heartbeat; far more than an agent runs at once.
 const RENEWALS_MAX: usize = 1024;
 
@@ -52,6 +56,8 @@ pub struct Session {
     pub(super) requests: mpsc::Receiver<Request>,
     pub(super) cut: CancellationToken,
     pub(super) questions: Questions,
+    pub(super) sealing_key: Option<Vec<u8>>,
+    pub(super) openings: Arc<Semaphore>,
 }
 
 /// Questions that wait for an answer, by number.
@@ -139,6 +145,7 @@ impl Session {
             | FromAgent::Progress(_)
             | FromAgent::Event(_)
             | FromAgent::Answer(_)
+            | FromAgent::OpenSecret(_)
             | FromAgent::Facts(_)
             | FromAgent::Leaving(_) => None,
         };
@@ -159,6 +166,10 @@ impl Session {
             }
             FromAgent::Facts(facts) => self.take_facts(&facts.facts).await,
             FromAgent::Leaving(leaving) => self.take_back(leaving).await,
+            FromAgent::OpenSecret(request) => {
+                self.open_secret(request);
+                Ok(())
+            }
         }
     }
 
@@ -295,6 +306,34 @@ impl Session {
         }
     }
 
+    /// Opens a secret beside the loop: a vault may take its time, and renewals must not wait for it.
+    fn open_secret(&self, request: v1::OpenSecret) {
+        let number = request.number;
+        let (hub, handle) = (Arc::clone(&self.hub), self.handle.clone());
+        let asker = Asker {
+            tenant: self.tenant.clone(),
+            host: self.host.clone(),
+            sealing_key: self.sealing_key.clone(),
+        };
+        let turn = Arc::clone(&self.openings).try_acquire_owned();
+        self.hub.shutdown.spawn(async move {
+            let opened = match turn {
+                Ok(_turn) => tokio::select! {
+                    () = hub.shutdown.cancelled() => return,
+                    opened = opening::open(&hub, &asker, request) => opened,
+                },
+                Err(_full) => {
+                    Err(Failure::new(FailureKind::Unreachable, "too many secrets are asked for at once"))
+                }
+            };
+            if let Err(failure) = &opened {
+                tracing::warn!(host = %asker.host, %failure, "a secret was not opened");
+            }
+            // A session that has ended is followed by one that asks again.
+            handle.send(ToAgent::OpenedSecret(answer_of(number, opened))).ok();
+        });
+    }
+
     async fn propose(&self, command: Command) -> Result<Outcome, Failure> {
         let principal = Principal::Agent { tenant: self.tenant.clone(), host: self.host.clone() };
         self.hub.propose(principal, command).await
@@ -357,6 +396,19 @@ impl Questions {
             | (Waiting::List(_), Some(Answer::Document(_)) | None) => {}
         }
     }
+}
+
+fn answer_of(number: u64, opened: Result<Sealed, Failure>) -> v1::OpenedSecret {
+    use v1::opened_secret::Answer;
+    let answer = match opened {
+        Ok(Sealed { encapsulated, ciphertext }) => {
+            Answer::Sealed(v1::SealedSecret { encapsulated, ciphertext })
+        }
+        Err(failure) => {
+            Answer::Failure(v1::Failure { document: serde_json::to_string(&failure).unwrap_or_default() })
+        }
+    };
+    v1::OpenedSecret { number, answer: Some(answer) }
 }
 
 /// Whether a proposal failed because this node does not lead, or cannot.

@@ -87,6 +87,7 @@ pub fn ticket(
         direction: Direction::Pull,
         token: lease.token,
         expires: WallMs(now.0.saturating_add(millis(LEASE_TTL))),
+        sanitize: params.sanitize,
     };
     key.sign(&ticket).map_err(|error| Failure::of(FailureKind::Bug, &error))
 }

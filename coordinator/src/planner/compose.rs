@@ -75,6 +75,7 @@ fn step(
         validation_level: if is_deep { ValidationLevel::Strict } else { spec.options.validation_level },
         keep_way_back: spec.rollback_window_ms() > 0,
         scope,
+        sanitize: spec.sanitize.clone(),
     };
     let params = serde_json::to_string(&params)
         .map_err(|error| check::finding("plan", &error.to_string(), "report this as a bug"))?;

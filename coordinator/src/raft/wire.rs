@@ -42,6 +42,8 @@ pub enum Method {
     Admit,
     /// Something about the audit.
     Audit,
+    /// Whether it has a cluster key by itself.
+    HoldsKey,
 }
 
 /// A way to the peers.
@@ -95,6 +97,7 @@ impl Wire for GrpcWire {
                 Method::HandOver => client.hand_over(message).await,
                 Method::Admit => client.admit(message).await,
                 Method::Audit => client.audit(message).await,
+                Method::HoldsKey => client.holds_key(message).await,
             };
             answered
                 .map(|answer| answer.into_inner().payload)

@@ -175,6 +175,15 @@ impl Cluster {
         }
     }
 
+    /// Puts the authority's key into another envelope, unless it is in another one than was read.
+    pub(super) fn reseal(&mut self, before: &[u8], after: &[u8]) -> Result<(), Refusal> {
+        if self.ca_key != before {
+            return Err(conflict("the cluster key was changed at the same moment", "ask again"));
+        }
+        self.ca_key = after.to_vec();
+        Ok(())
+    }
+
     fn node_mut(&mut self, name: &NodeName) -> Result<&mut Node, Refusal> {
         let present = self.nodes.get_mut(name).filter(|node| !node.is_removed);
         present.ok_or_else(|| Refusal::absent("node", name))

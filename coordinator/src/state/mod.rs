@@ -34,6 +34,7 @@ pub mod retention;
 pub mod roots;
 #[cfg(test)]
 pub(crate) mod sample;
+pub mod secret;
 pub mod snapshot;
 pub mod stamp;
 pub mod step;
@@ -58,6 +59,7 @@ use migration::Migrations;
 use outbox::Outboxes;
 use piece::{Piece, Pieces};
 use refusal::Refusal;
+use secret::Secrets;
 use stamp::Stamp;
 
 /// Everything that is replicated. A copy costs the same however much it holds.
@@ -70,6 +72,7 @@ pub struct State {
     audit: Audit,
     pieces: Pieces,
     access: Access,
+    secrets: Secrets,
 }
 
 /// What can be asked of the state: an intent, not resulting rows.
@@ -91,6 +94,8 @@ pub enum Command {
     AuditLog(audit::Command),
     /// A user, an API key, a tenant, or a host's labels.
     Access(access::command::Command),
+    /// A secret, or the cluster key.
+    Secret(secret::Command),
 }
 
 /// What a command did.
@@ -139,6 +144,11 @@ pub enum Outcome {
         number: u64,
         /// Whether it changed something; a late one under a lease that is over does not.
         is_effective: bool,
+    },
+    /// A secret has this version.
+    SecretSet {
+        /// Its number.
+        version: u32,
     },
 }
 
@@ -194,6 +204,7 @@ impl State {
             }
             Command::AuditLog(it) => self.audit.apply(stamp, &self.cluster.ca_key, it)?,
             Command::Access(it) => self.apply_access(stamp, it)?,
+            Command::Secret(it) => self.apply_secret(stamp, it)?,
             Command::Piece(it) => match self.pieces.take(stamp, it)? {
                 None => Applied::done(),
                 Some(bytes) => {
@@ -331,6 +342,13 @@ impl State {
         }
     }
 
+    fn apply_secret(&mut self, stamp: &Stamp, command: secret::Command) -> Result<Applied, Refusal> {
+        if let secret::Command::UseKey { ca_key, before } = &command {
+            Arc::make_mut(&mut self.cluster).reseal(before, ca_key)?;
+        }
+        self.secrets.apply(stamp, command)
+    }
+
     /// A plan's hosts are the tenant's own and have joined.
     fn check_hosts(&self, create: &migration::Create) -> Result<(), Refusal> {
         let hosts = create.plan.steps.iter().flat_map(|step| std::iter::once(&step.host).chain(&step.peer));
@@ -370,6 +388,11 @@ impl State {
         &self.access
     }
 
+    /// Returns the secrets, sealed.
+    pub fn secrets(&self) -> &Secrets {
+        &self.secrets
+    }
+
     /// Returns the end of the audit chain.
     pub fn audit(&self) -> &Audit {
         &self.audit
@@ -380,7 +403,14 @@ impl Command {
     /// Returns whose records the command is about; none when it is about the cluster.
     pub fn tenant(&self) -> Option<&TenantId> {
         match self {
-            Self::Cluster(_) | Self::AuditLog(_) => None,
+            Self::Cluster(_)
+            | Self::AuditLog(_)
+            | Self::Secret(
+                secret::Command::Rewrap(_)
+                | secret::Command::NextKey(_)
+                | secret::Command::UseKey { .. }
+                | secret::Command::ForgetNextKey,
+            ) => None,
             Self::Host(host::Command { tenant, .. })
             | Self::Lease(
                 lease::Command::Grant { tenant, .. }
@@ -389,6 +419,7 @@ impl Command {
             )
             | Self::Audit(Note { tenant, .. })
             | Self::Piece(Piece { tenant, .. })
+            | Self::Secret(secret::Command::Set { tenant, .. } | secret::Command::Delete { tenant, .. })
             | Self::Migration(
                 migration::Command::Act { tenant, .. }
                 | migration::Command::Event { tenant, .. }
@@ -431,6 +462,15 @@ impl Command {
             Self::Audit(note) => note.object.clone(),
             Self::AuditLog(_) => "audit".to_owned(),
             Self::Piece(_) => "command".to_owned(),
+            Self::Secret(secret::Command::Set { name, .. } | secret::Command::Delete { name, .. }) => {
+                name.to_string()
+            }
+            Self::Secret(
+                secret::Command::Rewrap(_)
+                | secret::Command::NextKey(_)
+                | secret::Command::UseKey { .. }
+                | secret::Command::ForgetNextKey,
+            ) => "cluster key".to_owned(),
         }
     }
 
@@ -454,6 +494,7 @@ impl Command {
                 | host::Change::Started { .. }
                 | host::Change::Facts(_) => None,
             },
+            Self::Secret(it) => it.action(),
             Self::Migration(migration::Command::Create(_)) => Some("migration.create"),
             Self::Migration(migration::Command::Act { act, .. }) => match act {
                 migration::Act::Cancel => Some("migration.cancel"),

@@ -19,6 +19,7 @@ impl Refusal {
             "user" => "ctl user list",
             "API key" => "ctl key list",
             "tenant" => "ctl tenant list",
+            "secret" => "ctl secret list",
             _ => "ctl list",
         };
         let hint = format!("see `{list}` for what there is");

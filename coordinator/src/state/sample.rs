@@ -46,6 +46,7 @@ pub(crate) fn spec() -> MigrationSpec {
         destination: side("web2:/b"),
         transfer: TransferSpec::default(),
         options: OptionsSpec::default(),
+        sanitize: None,
         origin: Origin::Flags,
         labels: common::grant::Labels::new(),
     }

@@ -11,7 +11,7 @@ use common::audit::line::Line;
 use common::digest::Digest;
 use common::failure::FailureKind;
 use common::grant::Labels;
-use common::id::{HostName, KeyId, OperatorName, TenantId};
+use common::id::{HostName, KeyId, OperatorName, SecretName, TenantId};
 use common::view::MigrationView;
 use serde::de::DeserializeOwned;
 use serde::{Deserialize, Serialize};
@@ -26,7 +26,7 @@ use super::host::Host;
 use super::migration::Migration;
 use super::piece::Pieces;
 use super::refusal::Refusal;
-use super::{Command, State};
+use super::{Command, State, secret};
 
 /// The version of [`Command`] in the log.
 pub const COMMAND_VERSION: u8 = 1;
@@ -36,6 +36,8 @@ pub const ADDRESSED_VERSION: u8 = 2;
 pub const SNAPSHOT_VERSION: u8 = 2;
 /// The oldest version that is read; what it lacks is empty.
 const SNAPSHOT_VERSION_MIN: u8 = 1;
+/// The version of the frames that hold secrets.
+const SECRET_VERSION: u8 = 1;
 /// What a snapshot file begins with.
 const MAGIC: &[u8; 7] = b"DROVERS";
 /// The largest frame that is believed: a migration with a thousand findings of each rule is about 8 MiB.
@@ -79,6 +81,8 @@ enum Tag {
     AuditLine = 21,
     AuditPage = 22,
     CondensedMigration = 23,
+    Secret = 30,
+    NextKey = 31,
 }
 
 impl Tag {
@@ -99,6 +103,8 @@ impl Tag {
             Self::AuditLine,
             Self::AuditPage,
             Self::CondensedMigration,
+            Self::Secret,
+            Self::NextKey,
         ];
         all.into_iter().find(|tag| *tag as u8 == byte)
     }
@@ -179,6 +185,10 @@ pub fn write(state: &State, to: &mut dyn Write) -> Result<(), SnapshotError> {
         frames.frame(Tag::AuditLine, line.as_ref())?;
     }
     frames.frame(Tag::Pieces, &state.pieces)?;
+    for (tenant, name, record) in state.secrets.all() {
+        frames.frame(Tag::Secret, &(SECRET_VERSION, tenant, name, record))?;
+    }
+    frames.frame(Tag::NextKey, &(SECRET_VERSION, state.secrets.next_key()))?;
     write_access(state, &mut frames)?;
     frames.end()
 }
@@ -257,6 +267,17 @@ pub fn read(from: &mut dyn Read) -> Result<State, SnapshotError> {
                 let (tenant, host, labels): (TenantId, HostName, Labels) = postcard::from_bytes(&bytes)?;
                 state.access.put_labels(&tenant, host, labels);
             }
+            Tag::Secret => {
+                let (version, tenant, name, record): (u8, TenantId, SecretName, secret::Record) =
+                    postcard::from_bytes(&bytes)?;
+                check_secret_version(version)?;
+                state.secrets.put(&tenant, name, record);
+            }
+            Tag::NextKey => {
+                let (version, key): (u8, Option<secret::NextKey>) = postcard::from_bytes(&bytes)?;
+                check_secret_version(version)?;
+                state.secrets.put_next_key(key);
+            }
             Tag::End => return Ok(state),
         }
     }
@@ -268,6 +289,11 @@ fn rechained(cluster: &Cluster, audit: &AuditV1) -> Result<Audit, SnapshotError>
         "it holds an audit of a first version that has lost lines already, which cannot be chained anew";
     let Some(node) = cluster.nodes.keys().next() else { return Ok(Audit::default()) };
     audit.rechained(&cluster.ca_key, node).ok_or(SnapshotError::Damaged(message))
+}
+
+fn check_secret_version(version: u8) -> Result<(), SnapshotError> {
+    let is_known = version == SECRET_VERSION;
+    if is_known { Ok(()) } else { Err(SnapshotError::Damaged("a secret of a version that is not known")) }
 }
 
 struct FrameWriter<'a> {

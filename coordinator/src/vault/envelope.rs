@@ -46,21 +46,107 @@ pub enum EnvelopeError {
     Random(#[from] getrandom::Error),
 }
 
-/// Seals a secret for one context.
+/// Bytes of the head: everything before the sealed secret itself. Only this changes with the cluster key.
+pub const HEAD_BYTES: usize = 1 + ID_BYTES + NONCE_BYTES + WRAPPED_BYTES;
+
+/// An envelope in the two parts that it is kept in.
+#[derive(Clone, Copy, Debug)]
+pub struct Parts<'a> {
+    /// Which key wraps the data key, and the wrapped data key.
+    pub head: &'a [u8],
+    /// The sealed secret.
+    pub body: &'a [u8],
+}
+
+impl<'a> Parts<'a> {
+    /// Splits a whole envelope.
+    ///
+    /// # Errors
+    /// When it is too short to be one.
+    pub fn of(envelope: &'a [u8]) -> Result<Self, EnvelopeError> {
+        let (head, body) = envelope.split_at_checked(HEAD_BYTES).ok_or(EnvelopeError::Form)?;
+        Ok(Self { head, body })
+    }
+
+    /// Returns the id of the cluster key that wraps it.
+    ///
+    /// # Errors
+    /// When this is no envelope.
+    pub fn key_id(&self) -> Result<[u8; ID_BYTES], EnvelopeError> {
+        self.split().map(|(id, _, _)| id)
+    }
+
+    /// Returns the id of the key, the nonce and the wrapped data key.
+    fn split(&self) -> Result<([u8; ID_BYTES], &'a [u8], &'a [u8]), EnvelopeError> {
+        let (version, rest) = self.head.split_first().ok_or(EnvelopeError::Form)?;
+        let (id, rest) = rest.split_first_chunk::<ID_BYTES>().ok_or(EnvelopeError::Form)?;
+        let (nonce, wrapped) = rest.split_at_checked(NONCE_BYTES).ok_or(EnvelopeError::Form)?;
+        if *version != VERSION || wrapped.len() != WRAPPED_BYTES {
+            return Err(EnvelopeError::Form);
+        }
+        Ok((*id, nonce, wrapped))
+    }
+
+    fn data_key(&self, key: &ClusterKey, context: &str) -> Result<Secret<Vec<u8>>, EnvelopeError> {
+        let (id, nonce, wrapped) = self.split()?;
+        if id != key.id() {
+            return Err(EnvelopeError::WrongKey { sealed: hex(&id), ours: hex(&key.id()) });
+        }
+        decrypt(key.expose(), nonce, context, wrapped).map(Secret::new)
+    }
+
+    /// Opens what was sealed for the same context.
+    ///
+    /// # Errors
+    /// When the key is another, the envelope was altered, or the context is another.
+    pub fn open(&self, key: &ClusterKey, context: &str) -> Result<Secret<Vec<u8>>, EnvelopeError> {
+        let data_key = self.data_key(key, context)?;
+        let (nonce, sealed) = self.body.split_at_checked(NONCE_BYTES).ok_or(EnvelopeError::Form)?;
+        let data_key = data_key.expose().as_slice().try_into().map_err(|_length| EnvelopeError::Damaged)?;
+        Ok(Secret::new(decrypt(data_key, nonce, context, sealed)?))
+    }
+
+    /// Returns the head that wraps the same data key by another cluster key.
+    ///
+    /// # Errors
+    /// When it cannot be opened, or randomness fails.
+    pub fn rewrap(
+        &self,
+        from: &ClusterKey,
+        to: &ClusterKey,
+        context: &str,
+    ) -> Result<Vec<u8>, EnvelopeError> {
+        let data_key = self.data_key(from, context)?;
+        wrap(to, context, data_key.expose())
+    }
+}
+
+/// Seals a secret for one context; returns head and body.
+///
+/// # Errors
+/// When randomness fails.
+pub fn seal_parts(
+    key: &ClusterKey,
+    context: &str,
+    secret: &[u8],
+) -> Result<(Vec<u8>, Vec<u8>), EnvelopeError> {
+    let mut data_key = [0; KEY_BYTES];
+    let mut nonce = [0; NONCE_BYTES];
+    getrandom::fill(&mut data_key)?;
+    getrandom::fill(&mut nonce)?;
+    let data_key = Secret::new(data_key);
+    let head = wrap(key, context, data_key.expose())?;
+    let sealed = encrypt(data_key.expose(), &nonce, context, secret)?;
+    Ok((head, [nonce.as_slice(), &sealed].concat()))
+}
+
+/// Seals a secret for one context, as one run of bytes.
 ///
 /// # Errors
 /// When randomness fails.
 pub fn seal(key: &ClusterKey, context: &str, secret: &[u8]) -> Result<Vec<u8>, EnvelopeError> {
-    let mut data_key = [0; KEY_BYTES];
-    let mut nonces = [[0; NONCE_BYTES]; 2];
-    getrandom::fill(&mut data_key)?;
-    for nonce in &mut nonces {
-        getrandom::fill(nonce)?;
-    }
-    let data_key = Secret::new(data_key);
-    let wrapped = encrypt(key.expose(), &nonces[0], context, data_key.expose())?;
-    let sealed = encrypt(data_key.expose(), &nonces[1], context, secret)?;
-    Ok([&[VERSION], key.id().as_slice(), &nonces[0], &wrapped, &nonces[1], &sealed].concat())
+    let (head, body) = seal_parts(key, context, secret)?;
+    Ok([head, body].concat())
 }
 
 /// Opens what was sealed for the same context.
@@ -68,20 +154,14 @@ pub fn seal(key: &ClusterKey, context: &str, secret: &[u8]) -> Result<Vec<u8>, E
 /// # Errors
 /// When the key is another, the envelope was altered, or the context is another.
 pub fn open(key: &ClusterKey, context: &str, envelope: &[u8]) -> Result<Secret<Vec<u8>>, EnvelopeError> {
-    let (version, rest) = envelope.split_first().ok_or(EnvelopeError::Form)?;
-    let (id, rest) = rest.split_at_checked(ID_BYTES).ok_or(EnvelopeError::Form)?;
-    let (outer_nonce, rest) = rest.split_at_checked(NONCE_BYTES).ok_or(EnvelopeError::Form)?;
-    let (wrapped, rest) = rest.split_at_checked(WRAPPED_BYTES).ok_or(EnvelopeError::Form)?;
-    let (inner_nonce, sealed) = rest.split_at_checked(NONCE_BYTES).ok_or(EnvelopeError::Form)?;
-    if *version != VERSION {
-        return Err(EnvelopeError::Form);
-    }
-    if id != key.id() {
-        return Err(EnvelopeError::WrongKey { sealed: hex(id), ours: hex(&key.id()) });
-    }
-    let data_key = Secret::new(decrypt(key.expose(), outer_nonce, context, wrapped)?);
-    let data_key = data_key.expose().as_slice().try_into().map_err(|_length| EnvelopeError::Damaged)?;
-    Ok(Secret::new(decrypt(data_key, inner_nonce, context, sealed)?))
+    Parts::of(envelope)?.open(key, context)
+}
+
+fn wrap(key: &ClusterKey, context: &str, data_key: &[u8]) -> Result<Vec<u8>, EnvelopeError> {
+    let mut nonce = [0; NONCE_BYTES];
+    getrandom::fill(&mut nonce)?;
+    let wrapped = encrypt(key.expose(), &nonce, context, data_key)?;
+    Ok([&[VERSION], key.id().as_slice(), &nonce, &wrapped].concat())
 }
 
 fn encrypt(
@@ -106,7 +186,8 @@ fn decrypt(
     XChaCha20Poly1305::new(key.into()).decrypt(&nonce, payload).map_err(|_error| EnvelopeError::Damaged)
 }
 
-fn hex(bytes: &[u8]) -> String {
+/// Returns an id as people read it.
+pub fn hex(bytes: &[u8]) -> String {
     bytes.iter().map(|byte| format!("{byte:02x}")).collect()
 }
 
@@ -141,6 +222,18 @@ mod tests {
             }
             assert!(open(&key(1), "x", &envelope[..at]).is_err(), "a cut at {at} went unnoticed");
         }
+    }
+
+    #[test]
+    fn another_key_takes_over_without_touching_the_body() {
+        let (head, body) = seal_parts(&key(1), "x", b"secret").unwrap();
+        assert_eq!(head.len(), HEAD_BYTES);
+        let head = Parts { head: &head, body: &body }.rewrap(&key(1), &key(2), "x").unwrap();
+        let parts = Parts { head: &head, body: &body };
+        assert_eq!(parts.open(&key(2), "x").unwrap().expose(), b"secret");
+        assert!(matches!(parts.open(&key(1), "x"), Err(EnvelopeError::WrongKey { .. })));
+        assert_eq!(parts.key_id().unwrap(), key(2).id());
+        assert!(parts.rewrap(&key(2), &key(3), "y").is_err());
     }
 
     #[test]

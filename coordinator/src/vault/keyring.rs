@@ -1,8 +1,10 @@
 //! The cluster key: where it comes from, and what it looks like.
 //!
 //! It is 32 random bytes, written as 64 hex digits. In this order it is taken from the environment, from systemd's
-//! credentials, or from a file that only its owner can read. Without it a node serves nothing: everything sealed would
-//! be out of reach, and a node that made itself a new key would seal what nobody else can open.
+//! credentials, from an external keeper, or from a file that only its owner can read. Each may hold several keys, one
+//! after the other: while the key is being rotated, the present one and the next. Which of them is the present one
+//! says the state, by id. Without it a node serves nothing: everything sealed would be out of reach, and a node that
+//! made itself a new key would seal what nobody else can open.
 
 use std::fmt;
 use std::io;
@@ -13,10 +15,16 @@ use common::atomic_file;
 use common::failure::{Failure, FailureKind};
 use common::secret::Secret;
 
+use super::keeper;
+
 /// The environment variable that may hold the key.
 pub const KEY_VARIABLE: &str = "DROVER_CLUSTER_KEY";
 /// The name of the key among systemd's credentials.
 const CREDENTIAL_NAME: &str = "cluster.key";
+/// Digits of a key.
+const HEX_DIGITS: usize = 64;
+/// Keys in one source: the present one, the next one, and some that were forgotten there.
+const KEYS_MAX: usize = 8;
 /// Separates the key's id from every other use of it.
 const ID_CONTEXT: &str = "drover 2026-11 id of a cluster key";
 
@@ -31,34 +39,64 @@ pub struct KeySources {
     pub variable: Option<Secret<String>>,
     /// The value of `CREDENTIALS_DIRECTORY`.
     pub credentials_directory: Option<PathBuf>,
+    /// The command of an external keeper and its arguments; empty when there is none.
+    pub command: Vec<String>,
     /// The configured file.
     pub file: PathBuf,
 }
 
+/// Which of the sources the keys come from.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Source {
+    /// The environment.
+    Variable,
+    /// systemd.
+    Credential,
+    /// An external keeper.
+    Keeper,
+    /// A file; the only one that we can write.
+    File,
+}
+
 impl KeySources {
     /// Reads the sources out of this process's environment.
-    pub fn of_environment(file: PathBuf) -> Self {
+    pub fn of_environment(file: PathBuf, command: Vec<String>) -> Self {
         Self {
             variable: std::env::var(KEY_VARIABLE).ok().map(Secret::new),
             credentials_directory: std::env::var_os("CREDENTIALS_DIRECTORY").map(PathBuf::from),
+            command,
             file,
         }
     }
 
-    /// Returns the key and where it was found, or nothing when no source has one.
+    /// Returns the first key, or nothing when no source has one.
     ///
     /// # Errors
     /// When a source has something that is not a key, or a file that others can read.
     pub fn find(&self) -> Result<Option<ClusterKey>, Failure> {
+        Ok(self.find_all()?.and_then(|(_, keys)| keys.into_iter().next()))
+    }
+
+    /// Returns all keys of the first source that has any.
+    ///
+    /// # Errors
+    /// When a source has something that is not a key, or a file that others can read.
+    pub fn find_all(&self) -> Result<Option<(Source, Vec<ClusterKey>)>, Failure> {
         if let Some(text) = &self.variable {
-            return parse(text.expose(), &format!("the variable {KEY_VARIABLE}")).map(Some);
+            let keys = parse(text.expose(), &format!("the variable {KEY_VARIABLE}"))?;
+            return Ok(Some((Source::Variable, keys)));
         }
         let credential = self.credentials_directory.as_ref().map(|directory| directory.join(CREDENTIAL_NAME));
-        if let Some(found) = credential.as_deref().map(read).transpose()?.flatten() {
-            return Ok(Some(found));
+        if let Some(keys) = credential.as_deref().map(read).transpose()?.flatten() {
+            return Ok(Some((Source::Credential, keys)));
+        }
+        if !self.command.is_empty() {
+            let keys =
+                parse(keeper::ask(&self.command)?.expose(), "what the keeper of the cluster key printed")?;
+            return Ok(Some((Source::Keeper, keys)));
         }
         check_mode(&self.file)?;
-        read(&self.file)
+        Ok(read(&self.file)?.map(|keys| (Source::File, keys)))
     }
 
     /// Returns the key.
@@ -69,7 +107,7 @@ impl KeySources {
         let missing = || {
             let message = format!("there is no cluster key at {}", self.file.display());
             Failure::new(FailureKind::Invalid, message).hint(format!(
-                "copy the file from another coordinator, or pass the key as systemd credential `{CREDENTIAL_NAME}` or in {KEY_VARIABLE}"
+                "copy the file from another coordinator, or pass the key as systemd credential `{CREDENTIAL_NAME}`, by `cluster_key_command` or in {KEY_VARIABLE}"
             ))
         };
         self.find()?.ok_or_else(missing)
@@ -83,9 +121,7 @@ impl KeySources {
         if let Some(key) = self.find()? {
             return Ok(key);
         }
-        let mut bytes = [0; 32];
-        getrandom::fill(&mut bytes).map_err(|error| Failure::of(FailureKind::Bug, &error))?;
-        let key = ClusterKey::new(bytes);
+        let key = ClusterKey::generate()?;
         self.store(&key)?;
         Ok(key)
     }
@@ -95,7 +131,19 @@ impl KeySources {
     /// # Errors
     /// When it cannot be written.
     pub fn store(&self, key: &ClusterKey) -> Result<(), Failure> {
-        let text = Secret::new(format!("{}\n", key.reveal().expose()));
+        self.store_all(std::slice::from_ref(key))
+    }
+
+    /// Writes keys into the configured file, instead of what it holds.
+    ///
+    /// # Errors
+    /// When it cannot be written.
+    pub fn store_all(&self, keys: &[ClusterKey]) -> Result<(), Failure> {
+        let mut text = Secret::new(String::with_capacity(keys.len() * (HEX_DIGITS + 1)));
+        for key in keys {
+            text.expose_mut().push_str(key.reveal().expose());
+            text.expose_mut().push('\n');
+        }
         let written = atomic_file::write(&self.file, text.expose().as_bytes(), 0o600);
         written.map_err(|error| unusable(&self.file, &error))
     }
@@ -112,7 +160,18 @@ impl ClusterKey {
     /// # Errors
     /// When the text is something else.
     pub fn parse(text: &str) -> Result<Self, Failure> {
-        parse(text, "the given text")
+        let keys = parse(text, "the given text")?;
+        keys.into_iter().next().ok_or_else(|| no_key("the given text"))
+    }
+
+    /// Makes a new key.
+    ///
+    /// # Errors
+    /// When randomness fails.
+    pub fn generate() -> Result<Self, Failure> {
+        let mut bytes = [0; 32];
+        getrandom::fill(&mut bytes).map_err(|error| Failure::of(FailureKind::Bug, &error))?;
+        Ok(Self::new(bytes))
     }
 
     /// Returns the key itself.
@@ -139,7 +198,7 @@ impl fmt::Debug for ClusterKey {
     }
 }
 
-fn read(path: &Path) -> Result<Option<ClusterKey>, Failure> {
+fn read(path: &Path) -> Result<Option<Vec<ClusterKey>>, Failure> {
     match std::fs::read_to_string(path) {
         Ok(text) => {
             let text = Secret::new(text);
@@ -164,14 +223,17 @@ fn check_mode(path: &Path) -> Result<(), Failure> {
     Err(Failure::new(FailureKind::Invalid, message).hint(format!("chmod 600 {}", path.display())))
 }
 
-fn parse(text: &str, place: &str) -> Result<ClusterKey, Failure> {
-    let key = blake3::Hash::from_hex(text.trim()).map(|parsed| ClusterKey::new(*parsed.as_bytes()));
-    key.map_err(|_error| {
-        Failure::new(
-            FailureKind::Invalid,
-            format!("{place} holds no cluster key: 64 hex digits are expected"),
-        )
-    })
+/// Reads keys with blanks or line ends between them.
+fn parse(text: &str, place: &str) -> Result<Vec<ClusterKey>, Failure> {
+    let key = |word| blake3::Hash::from_hex(word).map(|parsed| ClusterKey::new(*parsed.as_bytes()));
+    let keys: Result<Vec<ClusterKey>, _> = text.split_whitespace().take(KEYS_MAX).map(key).collect();
+    keys.ok().filter(|keys| !keys.is_empty()).ok_or_else(|| no_key(place))
+}
+
+fn no_key(place: &str) -> Failure {
+    let message = format!("{place} holds no cluster key: {HEX_DIGITS} hex digits are expected");
+    Failure::new(FailureKind::Invalid, message)
+        .hint("put the cluster key of this cluster in place; another coordinator or your backup has it")
 }
 
 fn unusable(path: &Path, error: &io::Error) -> Failure {
@@ -203,6 +265,7 @@ mod tests {
         let mut sources = KeySources {
             variable: Some(Secret::new(hex("01"))),
             credentials_directory: Some(directory.path().to_owned()),
+            command: Vec::new(),
             file,
         };
         sources.store(&ClusterKey::new([3; 32])).unwrap();

@@ -77,7 +77,6 @@ fn global_flags_stand_anywhere() {
 #[test]
 fn what_is_not_served_is_unknown() {
     for line in [
-        "ctl migrate -f spec.yaml",
         "ctl migrate a:/x b:/x --database mysql://x",
         "ctl migrate a:/x b:/x --database-to mysql://x",
         "ctl plan -f spec.yaml",

@@ -1,7 +1,9 @@
 //! `ctl migrate`.
 
+use std::path::PathBuf;
 use std::time::Duration;
 
+use common::document::{self, Form};
 use common::failure::{Failure, FailureKind};
 use common::grant::ScopeItem;
 use common::human;
@@ -25,6 +27,9 @@ use crate::output::style::{Meaning, Text};
 /// unchanged are not sent again; files that are only at the destination stay, unless --delete is given. Everything
 /// that was written is read again and proven by digest. If the move fails, the destination is given back as it was.
 ///
+/// A spec says more than flags can: with -f SPEC, everything comes from that document, and only --dry-run and --detach
+/// may stand beside it.
+///
 /// Asks before something that cannot be taken for granted: --delete, and a destination where an earlier migration's
 /// way back would end. --yes agrees beforehand; where nobody can be asked, it is needed for these. --dry-run changes
 /// nothing and never asks.
@@ -33,11 +38,22 @@ use crate::output::style::{Meaning, Text};
 #[derive(Debug, clap::Args)]
 pub(crate) struct MigrateArgs {
     /// Where from, as HOST:/path
-    #[arg(value_parser = parse_location)]
-    source: Location,
+    #[arg(value_parser = parse_location, required_unless_present = "file")]
+    source: Option<Location>,
     /// Where to, as HOST:/path
-    #[arg(value_parser = parse_location)]
-    destination: Location,
+    #[arg(value_parser = parse_location, required_unless_present = "file")]
+    destination: Option<Location>,
+    /// Take everything from this spec instead, in YAML or, if its name ends so, in TOML
+    #[arg(
+        short = 'f',
+        long = "file",
+        value_name = "SPEC",
+        conflicts_with_all = [
+            "source", "destination", "delete", "max_delete", "exclude", "include", "checksum", "numeric_ids",
+            "bandwidth", "rollback_window", "label",
+        ]
+    )]
+    file: Option<PathBuf>,
     /// Remove at the destination what the source does not have
     #[arg(long)]
     delete: bool,
@@ -113,8 +129,27 @@ fn parse_bandwidth(text: &str) -> Result<u64, String> {
 }
 
 impl MigrateArgs {
+    /// Returns what is asked for: by the spec, or by the flags.
+    fn asked(&self) -> Result<MigrationSpec, CommandError> {
+        let Some(path) = &self.file else { return self.spec() };
+        let text = std::fs::read_to_string(path)
+            .map_err(|error| CommandError::io("reading", path.display(), &error))?;
+        let mut spec =
+            document::spec::read(&text, Form::of_name(&path.to_string_lossy())).map_err(|failure| {
+                Failure { message: format!("{}: {}", path.display(), failure.message), ..failure }
+            })?;
+        spec.options.dry_run |= self.dry_run;
+        Ok(spec)
+    }
+
     /// Returns the spec that the flags stand for.
-    fn spec(&self) -> MigrationSpec {
+    fn spec(&self) -> Result<MigrationSpec, CommandError> {
+        let (Some(source), Some(destination)) = (&self.source, &self.destination) else {
+            return Err(CommandError::invalid(
+                "source and destination are missing",
+                "name both, or a spec with -f",
+            ));
+        };
         // Of a label that is given twice the last counts.
         let labels = self.label.iter().cloned().filter_map(|item| match item {
             ScopeItem::Label(key, value) => Some((key, value)),
@@ -122,19 +157,15 @@ impl MigrateArgs {
         });
         let labels = labels.collect();
         let window = self.rollback_window.map(|window| u64::try_from(window.as_millis()).unwrap_or(u64::MAX));
-        MigrationSpec {
+        Ok(MigrationSpec {
             version: SPEC_VERSION,
-            name: format!("{} to {}", self.source, self.destination),
+            name: format!("{source} to {destination}"),
             source: SideSpec {
-                location: self.source.clone(),
+                location: source.clone(),
                 exclude: self.exclude.clone(),
                 include: self.include.clone(),
             },
-            destination: SideSpec {
-                location: self.destination.clone(),
-                exclude: Vec::new(),
-                include: Vec::new(),
-            },
+            destination: SideSpec { location: destination.clone(), exclude: Vec::new(), include: Vec::new() },
             transfer: TransferSpec {
                 delete: self.delete,
                 max_delete: self.max_delete.unwrap_or_default(),
@@ -150,16 +181,17 @@ impl MigrateArgs {
                 validation_level: ValidationLevel::Basic,
                 timeout_ms: None,
             },
+            sanitize: None,
             origin: Origin::Flags,
             labels,
-        }
+        })
     }
 }
 
 /// Runs `ctl migrate`.
 pub(crate) async fn run(context: &CommandContext, args: MigrateArgs) -> Result<u8, CommandError> {
+    let spec = args.asked()?;
     let client = context.client()?;
-    let spec = args.spec();
     if spec.transfer.delete && !spec.options.dry_run {
         context.output.confirm(&delete_sentence(&spec))?;
     }
@@ -277,7 +309,7 @@ mod tests {
     fn flags_become_a_spec() {
         let line = "web1:/srv/ web2:/srv --delete --max-delete 80% --exclude *.log --exclude tmp/** --include keep.log \
                     --checksum --dry-run --numeric-ids --bandwidth 10MiB --rollback-window 24h";
-        let spec = parse(line).unwrap().spec();
+        let spec = parse(line).unwrap().spec().unwrap();
         assert_eq!(spec.name, "web1:/srv to web2:/srv");
         assert_eq!(spec.source.exclude, ["*.log", "tmp/**"]);
         assert_eq!(spec.source.include, ["keep.log"]);
@@ -297,7 +329,7 @@ mod tests {
 
     #[test]
     fn without_flags_nothing_is_removed_and_no_way_back_is_kept() {
-        let spec = parse("web1:/srv web2:/srv").unwrap().spec();
+        let spec = parse("web1:/srv web2:/srv").unwrap().spec().unwrap();
         assert_eq!(spec.transfer, TransferSpec::default());
         assert_eq!(spec.rollback_window_ms(), 0);
         assert!(spec.options.rollback_on_failure && spec.options.verify_after);
@@ -315,6 +347,8 @@ mod tests {
             ("web1:/srv web2:/srv --bandwidth 0", "no limit"),
             ("web1:/srv web2:/srv --bandwidth fast", "10MiB"),
             ("web1:/srv web2:/srv --rollback-window 5", "24h"),
+            ("-f shop.yaml --delete", "cannot be used with"),
+            ("-f shop.yaml web1:/srv web2:/srv", "cannot be used with"),
         ] {
             let error = parse(line).unwrap_err();
             assert!(error.contains(needle), "{line}: {error}");
@@ -323,7 +357,7 @@ mod tests {
 
     #[test]
     fn a_delete_says_what_and_how_much() {
-        let spec = parse("web1:/srv web2:/srv --delete --max-delete 12").unwrap().spec();
+        let spec = parse("web1:/srv web2:/srv --delete --max-delete 12").unwrap().spec().unwrap();
         assert_eq!(
             delete_sentence(&spec),
             "--delete removes from web2:/srv what web1:/srv does not have, up to 12 entries."

@@ -18,6 +18,7 @@ mod migrate;
 mod report;
 mod retry;
 mod rollback;
+mod secret;
 mod settle;
 mod status;
 mod tenant;
@@ -50,6 +51,8 @@ pub(crate) enum Command {
     Report(report::ReportArgs),
     Retry(retry::RetryArgs),
     Rollback(rollback::RollbackArgs),
+    #[command(subcommand)]
+    Secret(secret::SecretCommand),
     Settle(settle::SettleArgs),
     Status(status::StatusArgs),
     #[command(subcommand)]
@@ -81,6 +84,7 @@ impl Command {
             Self::Report(args) => report::run(context, args).await,
             Self::Retry(args) => retry::run(context, args).await,
             Self::Rollback(args) => rollback::run(context, args).await,
+            Self::Secret(command) => command.run(context).await,
             Self::Settle(args) => settle::run(context, args).await,
             Self::Status(args) => status::run(context, args).await,
             Self::Tenant(command) => command.run(context).await,

@@ -211,6 +211,7 @@ pub(crate) mod tests {
             steps: Vec::new(),
             findings: Vec::new(),
             findings_total: 0,
+            sanitized: Vec::new(),
             proof: common::step::file::Proof::default(),
             source_digest: None,
             destination_digest: None,

@@ -230,6 +230,11 @@ pub enum Why {
         /// Why, for people.
         why: String,
     },
+    /// It would have to be masked and cannot be; only where the ticket carries rules.
+    Unmaskable {
+        /// Why, for people.
+        why: String,
+    },
 }
 
 impl Message for Request {
@@ -263,7 +268,7 @@ impl Message for Reply {
             Self::Failed(failed) => {
                 failed.len() <= BATCH_MAX
                     && failed.iter().all(|failed| match &failed.why {
-                        Why::Unreadable { why } => why.len() <= TEXT_BYTES_MAX,
+                        Why::Unreadable { why } | Why::Unmaskable { why } => why.len() <= TEXT_BYTES_MAX,
                         Why::Changed { stamp } => stamp.is_none_or(|stamp| stamp.is_possible()),
                         Why::Vanished => true,
                     })

@@ -4,6 +4,7 @@
 //! the reader's memory is one block, and it knows before it decompresses how much may come.
 
 use common::rel_path::is_component;
+use common::sanitize::RULES_MAX;
 use serde::{Deserialize, Serialize};
 
 use crate::byte_string::ByteString;
@@ -36,6 +37,8 @@ pub enum Item {
     Listing(Listing),
     /// The last item; without it the manifest is not whole.
     End(End),
+    /// To how many files each rule of the ticket applied; before the end, and only where there are rules.
+    Sanitized(#[serde(deserialize_with = "crate::bounded::list::<_, _, RULES_MAX>")] Vec<u64>),
 }
 
 /// How a scan begins.
@@ -102,6 +105,7 @@ impl Message for Item {
                         ListingEnd::More | ListingEnd::Complete | ListingEnd::Vanished => true,
                     }
             }
+            Self::Sanitized(counts) => counts.len() <= RULES_MAX,
             Self::End(End { entries: _, directories: _ }) => true,
         }
     }

@@ -120,7 +120,7 @@ impl ManifestReceiver {
             Item::Listing(_) | Item::End(_) if !self.is_begun => {
                 return Err(broken("it has no beginning"));
             }
-            Item::Names(_) => {}
+            Item::Names(_) | Item::Sanitized(_) => {}
             Item::Listing(listing) => {
                 order.accept(listing).map_err(breach)?;
                 for problem in &mut listing.problems {

@@ -374,6 +374,12 @@ fn report(pass: &Shared, path: &RelPath, why: &Why) {
             "it changed each time it was read; nothing of it was written".to_owned(),
             "Run the migration again when it is quieter, or stop whatever writes to it.",
         ),
+        Why::Unmaskable { why } => (
+            Rule::NotSanitized,
+            Severity::Error,
+            format!("it was not copied, because it cannot be masked: {why}"),
+            "Drop or replace it in `sanitize`, or leave it out of the rule that masks.",
+        ),
         Why::Unreadable { why } => (
             Rule::Unreadable,
             Severity::Error,

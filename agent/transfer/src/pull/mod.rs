@@ -36,6 +36,7 @@ use common::rel_path::RelPath;
 use common::step::file::FileParams;
 use serde::{Deserialize, Serialize};
 use sync::entry::{Entry, Kind};
+use sync::sanitize::{Sanitizer, Treatment};
 use tree::{Name, Problem};
 
 use crate::breach::breach;
@@ -85,6 +86,8 @@ pub(crate) struct Pass {
     source_root: RootMark,
     /// The pass of the first attempt of this step.
     first_pass: u32,
+    /// Which files come otherwise than they are at the source.
+    sanitizer: Option<Sanitizer>,
 }
 
 /// What is asked of the source and not yet answered.
@@ -218,8 +221,11 @@ impl Pass {
     ) -> Result<Self, Failure> {
         let stage = committer.stage().clone();
         let passes = Passes::read(&stage.dir)?;
+        let sanitizer = params.sanitize.as_ref().map(|rules| Sanitizer::new(rules, None)).transpose();
+        let sanitizer = sanitizer.map_err(|error| Failure::of(FailureKind::Invalid, &error))?;
         Ok(Self {
             params,
+            sanitizer,
             number: host.pass,
             stage,
             findings,
@@ -244,6 +250,11 @@ impl Pass {
     fn send(&self, items: &mpsc::SyncSender<Item>, item: Item) -> Result<(), Failure> {
         self.flow.send();
         items.send(item).or_else(|_ended| self.flow.check())
+    }
+
+    /// Whether a file comes otherwise than it is at the source, so that what looks like it may not be it.
+    fn is_sanitized(&self, path: &RelPath) -> bool {
+        self.sanitizer.as_ref().is_some_and(|sanitizer| sanitizer.treatment_of(path) != Treatment::Kept)
     }
 
     /// Has something asked for once more when the rest has come.
@@ -324,7 +335,7 @@ fn unasked() -> Failure {
 
 /// What is locked here is changed by single calls, so a poisoned lock holds a whole value; and a thread that panicked
 /// has failed the pass.
-fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
+pub(crate) fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
     mutex.lock().unwrap_or_else(PoisonError::into_inner)
 }
 

@@ -93,7 +93,7 @@ impl<'a> Planner<'a> {
             candidates: FrameWriter::new(spill("deletes")?),
             links: Sorter::new(&pass.stage.spill, "links"),
             room: Room::default(),
-            compares: pass.params.checksum || !lock(&pass.passes).is_first(),
+            compares: pass.params.checksum || pass.sanitizer.is_some() || !lock(&pass.passes).is_first(),
             open: None,
             whole: BTreeSet::new(),
         })
@@ -130,7 +130,7 @@ impl<'a> Planner<'a> {
             None => None,
         };
         let is_doubtful =
-            self.compares && source.kind.is_file() && self.is_doubtful(&source, history.as_ref());
+            self.compares && source.kind.is_file() && self.is_doubtful(&path, &source, history.as_ref());
         self.links.push(LinkName { path, domain, source, seen, is_doubtful })
     }
 
@@ -344,7 +344,7 @@ impl<'a> Planner<'a> {
             };
             return self.bring(path, source, Some(Box::new(seen)));
         }
-        if may_be_doubtful && self.is_doubtful(&source, history.as_ref()) {
+        if may_be_doubtful && self.is_doubtful(&path, &source, history.as_ref()) {
             let is_ours = history.is_some_and(|history| history.is_ours(destination.ino));
             return self.compare(path, source, Seen { entry: destination, is_ours });
         }
@@ -360,9 +360,10 @@ impl<'a> Planner<'a> {
     }
 
     /// Whether a file that looks the same must be compared by content.
-    fn is_doubtful(&self, source: &Entry, history: Option<&History>) -> bool {
+    fn is_doubtful(&self, path: &RelPath, source: &Entry, history: Option<&History>) -> bool {
         let wrote = history.and_then(|history| Some(history.changes.last()?.intent.pass));
         self.pass.params.checksum
+            || self.pass.is_sanitized(path)
             || self.pass.is_network_source
             || lock(&self.pass.passes).is_doubtful(source, wrote)
     }

@@ -35,7 +35,7 @@ impl<'a> SourceListings<'a> {
             match manifest.blocking_next()? {
                 Some(Item::Head(head)) => break head,
                 Some(Item::Names(names)) => owners.learn(names)?,
-                Some(Item::Listing(_) | Item::End(_)) | None => {
+                Some(Item::Listing(_) | Item::Sanitized(_) | Item::End(_)) | None => {
                     return Err(breach("its manifest has no beginning"));
                 }
             }
@@ -65,6 +65,7 @@ impl<'a> SourceListings<'a> {
                     return Ok(Some(listing));
                 }
                 Some(Item::Head(_)) | None => return Ok(None),
+                Some(Item::Sanitized(files)) => *super::lock(&self.pass.counters.sanitized) = files,
                 Some(Item::End(_)) => {
                     *super::lock(&self.pass.manifest) = self.writer.take();
                     self.pass.counters.is_scan_complete.store(true, std::sync::atomic::Ordering::Relaxed);

@@ -17,7 +17,7 @@
 
 use std::collections::{BTreeMap, VecDeque};
 use std::io;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
 use std::thread::JoinHandle;
 
@@ -25,6 +25,7 @@ use common::failure::{Failure, FailureKind};
 use common::rel_path::RelPath;
 use sync::filter::Filter;
 use sync::listing::{Listing, ListingEnd};
+use sync::sanitize::Sanitizer;
 use tree::Dir;
 
 mod feeder;
@@ -51,6 +52,15 @@ pub struct ScanSettings {
     pub workers: usize,
     /// Where temporary files are made for directories that are too large for memory.
     pub spill_dir: PathBuf,
+    /// What is dropped or comes otherwise than it is; the source's only.
+    pub sanitizer: Option<Arc<Sanitizer>>,
+}
+
+impl ScanSettings {
+    /// Returns settings for one thread.
+    pub fn new(filter: Filter, spill_dir: &Path) -> Self {
+        Self { filter, workers: 1, spill_dir: spill_dir.to_owned(), sanitizer: None }
+    }
 }
 
 /// What a walk may hold in memory.
@@ -332,7 +342,6 @@ fn spill_failed(error: &io::Error) -> Failure {
 #[cfg(test)]
 mod tests {
     use std::os::unix::fs::PermissionsExt;
-    use std::path::Path;
 
     use sync::listing::ListingOrder;
     use tree::Root;
@@ -340,7 +349,7 @@ mod tests {
     use super::*;
 
     fn settings(spill: &Path, workers: usize) -> ScanSettings {
-        ScanSettings { filter: Filter::default(), workers, spill_dir: spill.to_owned() }
+        ScanSettings { workers, ..ScanSettings::new(Filter::default(), spill) }
     }
 
     /// Walks, checks the order, and returns the paths of all entries and how directories ended that are not whole.

@@ -6,6 +6,7 @@ use common::rel_path::RelPath;
 use sync::byte_string::ByteString;
 use sync::entry::Entry;
 use sync::listing::{Listing, ListingEnd, PART_BYTES_MAX, PART_ENTRIES_MAX, Problem};
+use sync::sanitize::Treatment;
 use tree::{Dir, TreeError};
 
 use crate::marker;
@@ -161,8 +162,22 @@ impl Reader<'_> {
         if is_directory && marker::is_stage(&self.dir, &name, &stat) {
             return Seen::Stage(found.name.clone());
         }
+        let treatment = match &self.shared.settings.sanitizer {
+            None => Treatment::Kept,
+            Some(sanitizer) => sanitizer.treatment(&self.path, &found.name, is_directory),
+        };
+        if let (Treatment::Dropped(number), Some(sanitizer)) = (&treatment, &self.shared.settings.sanitizer) {
+            sanitizer.count(*number);
+            return Seen::Nothing;
+        }
         match look::entry_at(&self.dir, &name, &stat) {
-            Ok(entry) if entry.is_well_formed() => Seen::Entry(entry),
+            Ok(mut entry) if entry.is_well_formed() => {
+                let treated = self.shared.settings.sanitizer.as_ref();
+                match treated.map_or(Ok(()), |sanitizer| sanitizer.treat(&treatment, &mut entry)) {
+                    Ok(()) => Seen::Entry(entry),
+                    Err(why) => problem(why),
+                }
+            }
             Ok(_) => problem("it has attributes that cannot be carried over".to_owned()),
             Err(NotSeen::Vanished) => Seen::Nothing,
             Err(NotSeen::Unreadable(why)) => problem(why),

@@ -69,7 +69,9 @@ fn scan(session: &Session, request: &ScanRequest, units: mpsc::Sender<Outgoing>)
     let workers = std::thread::available_parallelism().map_or(2, usize::from);
     let spill_dir = session.settings.state_dir.clone();
     let mut end = End::default();
-    for listing in Scan::start(session.root.clone(), ScanSettings { filter, workers, spill_dir })? {
+    let sanitizer = session.sanitizer.clone();
+    let settings = ScanSettings { filter, workers, spill_dir, sanitizer };
+    for listing in Scan::start(session.root.clone(), settings)? {
         let listing = listing?;
         end.entries += listing.entries.len() as u64;
         end.directories += u64::from(listing.end != ListingEnd::More);
@@ -77,6 +79,9 @@ fn scan(session: &Session, request: &ScanRequest, units: mpsc::Sender<Outgoing>)
         if session.is_stopped() {
             return Err(gone());
         }
+    }
+    if let Some(sanitizer) = &session.sanitizer {
+        blocks.push(&Item::Sanitized(sanitizer.counts()))?;
     }
     blocks.push(&Item::End(end))?;
     blocks.flush()

@@ -16,8 +16,10 @@ use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::time::Duration;
 
 use common::clock;
+use common::failure::FailureKind;
 use common::shutdown::Shutdown;
 use common::ticket::Ticket;
+use sync::sanitize::Sanitizer;
 use sync::stamp::Time;
 use sync::wire::control::{Bye, COUNTERS_EVERY_MS, Opened, ToDestination, ToSource};
 use sync::wire::error_code::ErrorCode;
@@ -34,6 +36,7 @@ use crate::lane::{Lane, LaneError, LaneReceiver, LaneSender};
 use crate::link::Link;
 use crate::reach::Offers;
 use crate::scan::look::describe;
+use crate::secrets::{Right, Secrets};
 use crate::throttle::Throttle;
 use crate::ticket;
 
@@ -43,6 +46,7 @@ mod manifest;
 mod outgoing;
 mod pack;
 mod read;
+mod sanitized;
 mod worker;
 
 /// For the first frame of a lane.
@@ -57,6 +61,8 @@ const CONTENT_LANES_MAX: usize = 8;
 struct Session {
     link: Link,
     root: Dir,
+    /// What is dropped, replaced or masked, as the ticket says.
+    sanitizer: Option<Arc<Sanitizer>>,
     /// The wall clock when the connection was opened.
     began: Time,
     settings: Arc<EndpointSettings>,
@@ -144,10 +150,12 @@ async fn begin(
             ..goodbye(ErrorCode::Version, &message)
         });
     }
-    let ticket = ticket::admit(&ticket, link.peer(), &settings).map_err(|refused| {
+    let signed = ticket;
+    let ticket = ticket::admit(&signed, link.peer(), &settings).map_err(|refused| {
         tracing::warn!(peer = %link.peer().principal, address = %link.address(), reason = %refused, "ticket refused");
         refused.to_bye()
     })?;
+    let sanitizer = sanitizer(&ticket, signed, &settings.secrets).await?;
     let path = ticket.source_root.clone();
     let looked = tokio::task::spawn_blocking(move || look_at_root(&path)).await;
     let (root, opened) =
@@ -155,6 +163,7 @@ async fn begin(
     let session = Session {
         link: link.clone(),
         root,
+        sanitizer,
         began: opened.now,
         settings,
         throttle: Throttle::new(bandwidth_limit),
@@ -166,6 +175,35 @@ async fn begin(
         is_stopped: AtomicBool::new(false),
     };
     Ok((session, ticket, opened))
+}
+
+/// Makes the ticket's rules ready, with their key if they need one; without it nothing is served.
+async fn sanitizer(
+    ticket: &Ticket,
+    signed: Vec<u8>,
+    secrets: &Secrets,
+) -> Result<Option<Arc<Sanitizer>>, Bye> {
+    let Some(rules) = &ticket.sanitize else { return Ok(None) };
+    let key = match rules.needed_key() {
+        None => None,
+        Some(reference) => {
+            let opened = secrets.open(Right::of_source(ticket, signed), reference.clone()).await;
+            Some(opened.map_err(|failure| {
+                let message =
+                    format!("the key of the rules in `sanitize` cannot be had: {}", failure.message);
+                let code = if failure.kind == FailureKind::Unreachable {
+                    ErrorCode::ResumeLater
+                } else {
+                    ErrorCode::Denied
+                };
+                Bye { hint: failure.hint.unwrap_or_default(), ..goodbye(code, &message) }
+            })?)
+        }
+    };
+    let made = Sanitizer::new(rules, key.as_ref());
+    let unusable =
+        |error| goodbye(ErrorCode::Denied, &format!("the rules in `sanitize` cannot be used: {error}"));
+    made.map(|made| Some(Arc::new(made))).map_err(unusable)
 }
 
 fn look_at_root(path: &str) -> Result<(Dir, Opened), Bye> {

@@ -6,9 +6,11 @@ use bytes::Bytes;
 use common::failure::{Failure, FailureKind};
 use sync::codec;
 use sync::range::{self, RANGE_BYTES};
+use sync::sanitize::Treatment;
+use sync::stamp::Stamp;
 use sync::wire::content::{
-    Coding, Confirmed, Digested, Failed, Fetch, Pack, PackedFile, RangeReply, Reply, Request, VALUES_MAX,
-    Values, What, Why,
+    Coding, Confirmed, Digested, Failed, Fetch, Layout, Pack, PackedFile, RangeReply, Reply, Request,
+    VALUES_MAX, Values, What, Why,
 };
 use tokio::sync::mpsc;
 use tree::ReadFile;
@@ -21,6 +23,7 @@ use crate::serve::directories::{Directories, NotOpened};
 use crate::serve::outgoing::Outgoing;
 use crate::serve::pack::OpenPack;
 use crate::serve::read;
+use crate::serve::sanitized::{Reader, Sanitized};
 
 /// Digests and refusals that are gathered before they are sent, unless the batch ends before.
 const GATHERED_MAX: usize = 256;
@@ -33,6 +36,8 @@ pub(super) struct Worker {
     pack: OpenPack,
     digests: Vec<Digested>,
     failed: Vec<Failed>,
+    /// Of a session whose ticket has rules.
+    sanitized: Option<Reader>,
 }
 
 /// Why a thread stops early.
@@ -49,7 +54,9 @@ impl Worker {
             UnitCompressor::new().map_err(|error| Failure::of(FailureKind::Exhausted, &error))?;
         let directories = Directories::new(session.root.clone());
         let pack = OpenPack::new(&session.buffers);
-        Ok(Self { session, units, directories, compressor, pack, digests: Vec::new(), failed: Vec::new() })
+        let sanitized = session.sanitizer.clone().map(Reader::new);
+        let (digests, failed) = (Vec::new(), Vec::new());
+        Ok(Self { session, units, directories, compressor, pack, digests, failed, sanitized })
     }
 
     /// Serves batches until there are no more.
@@ -69,6 +76,14 @@ impl Worker {
             if self.session.is_stopped() {
                 return Err(Stop::Gone);
             }
+            let treatment = match &self.sanitized {
+                Some(reader) => reader.treatment(&fetch.path),
+                None => Treatment::Kept,
+            };
+            if matches!(treatment, Treatment::Dropped(_)) {
+                self.fail(fetch.id, Why::Vanished)?;
+                continue;
+            }
             let file = match self.directories.open(&fetch.path) {
                 Ok(file) => file,
                 Err(NotOpened::Vanished) => {
@@ -80,6 +95,10 @@ impl Worker {
                     continue;
                 }
             };
+            if treatment != Treatment::Kept {
+                self.sanitized(&fetch, &treatment, &file)?;
+                continue;
+            }
             match fetch.what {
                 What::Whole => self.whole(&fetch, &file)?,
                 What::Range { index } => self.range(&fetch, index, &file)?,
@@ -125,8 +144,18 @@ impl Worker {
             }
             (Err(error), _) | (_, Err(error)) => return self.fail(fetch.id, read::unreadable(&error)),
         };
+        self.send_range(fetch.id, index, (stamp, length, layout), content)
+    }
+
+    fn send_range(
+        &mut self,
+        id: u64,
+        index: u64,
+        (stamp, length, layout): (Stamp, u32, Layout),
+        content: Buffer,
+    ) -> Result<(), Stop> {
         let mut reply = RangeReply {
-            id: fetch.id,
+            id,
             index,
             stamp,
             length,
@@ -194,6 +223,71 @@ impl Worker {
         }
         self.send(&Reply::Values(values), Buffer::default())?;
         let confirmed = Confirmed { id: fetch.id, stamp: now, is_reread: true };
+        self.send(&Reply::Confirmed(confirmed), Buffer::default())
+    }
+
+    /// Serves a file that is replaced or masked, as what it becomes.
+    fn sanitized(&mut self, fetch: &Fetch, treatment: &Treatment, file: &ReadFile) -> Result<(), Stop> {
+        let Some(reader) = &mut self.sanitized else { return Ok(()) };
+        // What is confirmed must be as it is now.
+        let served = match reader.read(&fetch.path, treatment, file, fetch.what == What::Confirm) {
+            Ok(served) => served,
+            Err(why) => return self.fail(fetch.id, why),
+        };
+        let Sanitized { stamp, content } = served.as_ref();
+        match fetch.what {
+            What::Whole => {
+                if self.pack.is_full_for(stamp.size) {
+                    self.send_pack()?;
+                }
+                if stamp.size > RANGE_BYTES {
+                    return self.fail(fetch.id, Why::Changed { stamp: Some(*stamp) });
+                }
+                self.pack.content.extend_from_slice(content);
+                let digest = *blake3::hash(content).as_bytes();
+                let (stamp, layout) = (*stamp, Layout::Dense);
+                self.pack.files.push(PackedFile { id: fetch.id, stamp, layout, digest });
+                Ok(())
+            }
+            What::Range { index } => {
+                let bounds = range::bounds(fetch.stamp.size, index);
+                let bounds = bounds.filter(|_| fetch.stamp.may_have_grown_into(stamp));
+                let part = bounds.and_then(|bounds| {
+                    let end = usize::try_from(bounds.end).ok()?;
+                    content.get(usize::try_from(bounds.start).ok()?..end)
+                });
+                let Some(part) = part else {
+                    return self.fail(fetch.id, Why::Changed { stamp: Some(*stamp) });
+                };
+                let mut buffer = self.session.buffers.take();
+                buffer.extend_from_slice(part);
+                let length = u32::try_from(buffer.len()).unwrap_or(u32::MAX);
+                self.send_range(fetch.id, index, (*stamp, length, Layout::Dense), buffer)
+            }
+            What::Digest => {
+                let digest = *blake3::hash(content).as_bytes();
+                self.session.counter.digest(content.len());
+                self.digests.push(Digested { id: fetch.id, stamp: *stamp, digest });
+                if self.digests.len() >= GATHERED_MAX { self.send_digests() } else { Ok(()) }
+            }
+            What::Confirm => self.confirm_sanitized(fetch, &served),
+        }
+    }
+
+    /// Confirms by a second read, always: what was masked has no times of its own.
+    fn confirm_sanitized(&mut self, fetch: &Fetch, served: &Sanitized) -> Result<(), Stop> {
+        let Sanitized { stamp, content } = served;
+        if !fetch.stamp.may_have_grown_into(stamp) {
+            return self.fail(fetch.id, Why::Changed { stamp: Some(*stamp) });
+        }
+        let length = usize::try_from(fetch.stamp.size).unwrap_or(usize::MAX).min(content.len());
+        let step = usize::try_from(RANGE_BYTES).unwrap_or(usize::MAX);
+        // At most sixteen ranges: a masked file is no larger.
+        let values = content[..length].chunks(step).zip(0_u64..);
+        let values = values.map(|(part, index)| range::chaining_value(index, part)).collect();
+        self.session.counter.digest(length);
+        self.send(&Reply::Values(Values { id: fetch.id, first: 0, values }), Buffer::default())?;
+        let confirmed = Confirmed { id: fetch.id, stamp: *stamp, is_reread: true };
         self.send(&Reply::Confirmed(confirmed), Buffer::default())
     }
 

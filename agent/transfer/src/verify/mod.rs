@@ -170,6 +170,7 @@ impl Job {
                 filter: filter_of(&self.params)?,
                 workers: SCAN_WORKERS,
                 spill_dir: self.memory.folder().to_owned(),
+                sanitizer: None,
             },
         )?;
         let content = self.content.take();

@@ -39,7 +39,7 @@ use crate::vault::keyring::KeySources;
 pub(super) const PATIENCE: Duration = Duration::from_secs(20);
 
 pub(super) struct Cluster {
-    pub(super) _directory: tempfile::TempDir,
+    pub(super) directory: tempfile::TempDir,
     pub(super) settings: Settings,
     pub(super) sources: KeySources,
     pub(super) node: Node,
@@ -49,15 +49,20 @@ pub(super) struct Cluster {
 }
 impl Cluster {
     pub(super) async fn start() -> Self {
+        Self::start_with(|_directory, _settings| {}).await
+    }
+
+    pub(super) async fn start_with(change: impl FnOnce(&std::path::Path, &mut Settings)) -> Self {
         drop(rustls::crypto::aws_lc_rs::default_provider().install_default());
         let directory = tempfile::tempdir().unwrap();
-        let settings = Settings {
+        let mut settings = Settings {
             name: "n1".parse().unwrap(),
             state_dir: directory.path().join("state"),
             listen_api: "127.0.0.1:0".parse().unwrap(),
             listen_raft: "127.0.0.1:0".parse().unwrap(),
             ..Settings::default()
         };
+        change(directory.path(), &mut settings);
         let sources = KeySources { file: settings.cluster_key_file(), ..KeySources::default() };
         let contexts = directory.path().join("contexts.toml");
         init(&settings, &sources, &contexts, "test").await.unwrap();
@@ -66,7 +71,7 @@ impl Cluster {
         let authority = node.hub().seals().unwrap().authority.certificate().clone();
         let tls = tls::keyed::client_config(&authority, ALPN_GRPC).unwrap();
         let strangers = Coordinators::new(vec![node.api_address().to_string()], Arc::new(tls));
-        Self { _directory: directory, settings, sources, node, operator, strangers }
+        Self { directory, settings, sources, node, operator, strangers }
     }
 
     pub(super) fn authority(&self) -> CertificateDer<'static> {
@@ -106,7 +111,7 @@ impl Cluster {
         F: Fn(AccessServiceClient<Way>) -> Fut,
         Fut: Future<Output = Result<tonic::Response<T>, tonic::Status>>,
     {
-        let contexts = self._directory.path().join("contexts.toml");
+        let contexts = self.directory.path().join("contexts.toml");
         let way = operator(&contexts, self.node.api_address()).showing(self.shown(None, Some(tenant)));
         way.call(PATIENCE, |way| call(access_client(way))).await.unwrap()
     }
@@ -233,6 +238,16 @@ impl Cluster {
         source: &str,
         destination: &str,
     ) -> Result<MigrationView, Failure> {
+        self.migrate_sanitized(request_id, source, destination, None).await
+    }
+
+    pub(super) async fn migrate_sanitized(
+        &self,
+        request_id: &str,
+        source: &str,
+        destination: &str,
+        sanitize: Option<common::sanitize::Sanitize>,
+    ) -> Result<MigrationView, Failure> {
         let side = |location: &str| SideSpec {
             location: location.parse().unwrap(),
             exclude: Vec::new(),
@@ -245,6 +260,7 @@ impl Cluster {
             destination: side(destination),
             transfer: common::spec::TransferSpec::default(),
             options: common::spec::OptionsSpec::default(),
+            sanitize,
             origin: Origin::Flags,
             labels: common::grant::Labels::new(),
         };
@@ -293,6 +309,16 @@ pub(super) struct Agent {
 }
 impl Agent {
     pub(super) async fn connect(way: &Coordinators, host: &str, incarnation: u64) -> Result<Self, Failure> {
+        Self::connect_showing(way, host, incarnation, (Vec::new(), Vec::new())).await
+    }
+
+    /// Connects an agent that shows a key for secrets, and a signature.
+    pub(super) async fn connect_showing(
+        way: &Coordinators,
+        host: &str,
+        incarnation: u64,
+        (sealing_key, sealing_signature): (Vec<u8>, Vec<u8>),
+    ) -> Result<Self, Failure> {
         let steps = [common::step::StepKind::FileCopy, common::step::StepKind::FileVerify];
         let facts = HostFacts {
             boot_id: format!("boot of {host}"),
@@ -305,6 +331,8 @@ impl Agent {
             incarnation,
             facts: serde_json::to_string(&facts).unwrap(),
             held: Vec::new(),
+            sealing_key,
+            sealing_signature,
         };
         let opened = std::sync::Mutex::new(None);
         let inbound = way

@@ -50,7 +50,7 @@ async fn a_token_that_has_ended_joins_nobody() {
     let hub = cluster.node.hub();
     let (tenant, host): (_, HostName) = (TenantId::default_tenant(), "web1".parse().unwrap());
     let token = JoinToken::for_host(tenant.clone(), [7; 16]);
-    let digest = token.digest(hub.cluster_key.expose(), &token.principal("web1").unwrap());
+    let digest = token.digest(hub.cluster_key().unwrap().expose(), &token.principal("web1").unwrap());
     let change = host::Change::Invite { token: digest, expires: WallMs(clock::wall().0 - 1) };
     hub.propose(hub.principal(), Command::Host(host::Command { tenant, host, change })).await.unwrap();
     let refused = cluster.enroll(&token.reveal(), "web1", &KeyPair::generate().unwrap()).await.unwrap_err();
@@ -177,7 +177,7 @@ async fn another_operator_gets_a_context_while_the_node_runs() {
 async fn a_node_starts_only_with_its_own_cluster_key() {
     let cluster = Cluster::start().await;
     let (settings, sources) = (cluster.settings.clone(), cluster.sources.clone());
-    let Cluster { _directory: directory, node, .. } = cluster;
+    let Cluster { directory, node, .. } = cluster;
     node.stop().await;
     std::fs::remove_file(&sources.file).unwrap();
     let missing = Node::start(&settings, &sources).await.err().unwrap();

@@ -6,5 +6,6 @@ mod doors;
 mod fixture;
 mod join;
 mod raw;
+mod secrets;
 mod sessions;
 mod walls;

@@ -39,9 +39,9 @@ impl Layout {
         self.dir.join("contexts.toml")
     }
 
-    /// The key that all nodes share.
-    pub(super) fn cluster_key_file(&self) -> PathBuf {
-        self.dir.join("cluster.key")
+    /// A node's own copy of the key that all nodes share; the join brings it.
+    pub(super) fn cluster_key_file(&self, name: &str) -> PathBuf {
+        self.home(name).join("cluster.key")
     }
 
     /// The folder of one process.

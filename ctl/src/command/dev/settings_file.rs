@@ -37,7 +37,7 @@ pub(super) fn text(layout: &Layout, process: &Process) -> Result<String, Command
             state_dir,
             listen_api: address(process, 0)?,
             listen_raft: address(process, 1)?,
-            cluster_key_file: layout.cluster_key_file(),
+            cluster_key_file: layout.cluster_key_file(&process.name),
         }),
         Role::Agent => {
             let listen_data = address(process, 0)?;

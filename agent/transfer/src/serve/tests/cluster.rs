@@ -65,6 +65,7 @@ impl Cluster {
             clock_ahead_ms: watch::channel(0).1,
             incarnation: 1,
             reset_key: ResetKey::new([7; 32]),
+            secrets: crate::secrets::Secrets::none(),
             segmentation_offload: true,
         }
     }
@@ -82,6 +83,7 @@ impl Cluster {
             direction: Direction::Pull,
             token: FencingToken { epoch: 1, index: 9 },
             expires: WallMs(clock::wall().0 + 60_000),
+            sanitize: None,
         }
     }
 

@@ -1,0 +1,293 @@
+//! Secrets over the real port: what operators may do with them, and which agent gets which.
+
+use std::sync::{Arc, Mutex};
+
+use common::failure::{Failure, FailureKind};
+use common::fence::FencingToken;
+use common::sanitize::{Action, FileRule, Find, Mask, Sanitize, With};
+use common::sealing::{self, Sealed, SealingKey};
+use common::shutdown::Shutdown;
+use common::tls::Identity;
+use common::view::SecretView;
+use proto::channel::secret_client;
+use proto::v1::agent_message::Message as FromAgent;
+use proto::v1::coordinator_message::Message as ToAgent;
+use proto::v1::{self, open_secret::Right, opened_secret::Answer};
+use rustls::pki_types::{PrivateKeyDer, PrivatePkcs8KeyDer};
+use tokio::io::{AsyncReadExt, AsyncWriteExt};
+use tokio::net::TcpListener;
+
+use super::fixture::{Agent, Cluster, PATIENCE};
+use crate::config::{Settings, VaultSettings};
+
+const TOKEN: &str = "hvs.canary-token";
+
+async fn set(cluster: &Cluster, name: &str, value: &[u8]) -> Result<SecretView, Failure> {
+    let request_id = format!("{name} {}", value.len());
+    let call = |channel| {
+        let (name, value, request_id) = (name.to_owned(), value.to_vec(), request_id.clone());
+        let request = v1::SetSecretRequest { name, value, must_exist: false, request_id };
+        async move { secret_client(channel).set_secret(request).await }
+    };
+    let answer = cluster.operator.call(PATIENCE, call).await?;
+    Ok(serde_json::from_str(&answer.document).unwrap())
+}
+
+/// Rules that mask with this key.
+fn rules(key: &str) -> Sanitize {
+    let mask = Mask { find: vec![Find::Email], regex: Vec::new(), with: With::Key };
+    let rule = FileRule { patterns: vec!["*.sql".to_owned()], action: Action::Mask(mask) };
+    Sanitize { key: Some(key.parse().unwrap()), key_version: None, files: vec![rule] }
+}
+
+/// An agent with a key for secrets.
+struct Sealing {
+    agent: Agent,
+    host: &'static str,
+    key: SealingKey,
+    asked: u64,
+}
+
+impl Sealing {
+    async fn join(cluster: &Cluster, host: &'static str) -> Self {
+        let (own, certificate) = cluster.join(host).await;
+        let der = || PrivateKeyDer::Pkcs8(PrivatePkcs8KeyDer::from(own.serialize_der()));
+        let identity = Identity::new(vec![certificate.clone()], der()).unwrap();
+        let (key, peer) = (SealingKey::generate().unwrap(), identity.peer().unwrap());
+        let text = sealing::signed_text(&peer.cluster, &peer.principal, key.public());
+        let way = cluster.way_of(certificate, &own);
+        let another = SealingKey::generate().unwrap().public().to_vec();
+        let signature = identity.sign(&text).unwrap();
+        let forged = Agent::connect_showing(&way, host, 1, (another, signature.clone())).await;
+        assert_eq!(forged.err().unwrap().kind, FailureKind::Unauthenticated, "a key that nobody signed");
+        let shown = (key.public().to_vec(), signature);
+        let agent = Agent::connect_showing(&way, host, 1, shown).await.unwrap();
+        Self { agent, host, key, asked: 0 }
+    }
+
+    async fn grant(&mut self) -> v1::Grant {
+        match self.agent.next_but_roots().await {
+            Some(ToAgent::Grant(grant)) => grant,
+            other => panic!("{} got {other:?} and no grant", self.host),
+        }
+    }
+
+    /// Asks for a secret and opens what comes.
+    async fn ask(&mut self, reference: &str, right: Right, grant: &v1::Grant) -> Result<Vec<u8>, Failure> {
+        self.asked += 1;
+        let number = self.asked;
+        let request = v1::OpenSecret { number, reference: reference.to_owned(), right: Some(right) };
+        self.agent.send(FromAgent::OpenSecret(request)).await;
+        let Some(ToAgent::OpenedSecret(opened)) = self.agent.next_but_roots().await else {
+            panic!("{} got no answer", self.host)
+        };
+        assert_eq!(opened.number, number);
+        match opened.answer.unwrap() {
+            Answer::Failure(failure) => Err(serde_json::from_str(&failure.document).unwrap()),
+            Answer::Sealed(v1::SealedSecret { encapsulated, ciphertext }) => {
+                let v1::Token { epoch, index } = grant.token.unwrap();
+                let (migration, step) = (grant.migration.parse().unwrap(), grant.step.parse().unwrap());
+                let step = (&migration, &step, FencingToken { epoch, index });
+                let (tenant, host) = ("default".parse().unwrap(), self.host.parse().unwrap());
+                let purpose = sealing::purpose(&tenant, &host, step, &reference.parse().unwrap());
+                let opened = self.key.open(&purpose, &Sealed { encapsulated, ciphertext }).unwrap();
+                Ok(opened.expose().clone())
+            }
+        }
+    }
+}
+
+fn lease(grant: &v1::Grant) -> Right {
+    let v1::Grant { migration, step, token, .. } = grant.clone();
+    Right::Lease(v1::HeldLease { migration, step, token })
+}
+
+#[tokio::test]
+async fn a_secret_is_opened_for_its_side_of_its_step_and_nobody_else() {
+    let cluster = Cluster::start().await;
+    let (mut web1, mut web2, web3) = (
+        Sealing::join(&cluster, "web1").await,
+        Sealing::join(&cluster, "web2").await,
+        Sealing::join(&cluster, "web3").await,
+    );
+    let migrating = cluster.migrate_sanitized("r0", "web1:/a", "web2:/b", Some(rules("${secret:mask}")));
+    let refused = tokio::select! {
+        refused = migrating => refused.unwrap_err(),
+        _ = answering(&mut web1, &mut web2) => unreachable!("the agents have nothing to say"),
+    };
+    assert_eq!(refused.kind, FailureKind::NotFound, "a secret that does not exist: {refused}");
+    assert_eq!(set(&cluster, "mask", b"\xff canary").await.unwrap().version, 1);
+    set(&cluster, "other", b"canary").await.unwrap();
+    let grant = begin(&cluster, ("r1", "web1:/a", "web2:/b"), "${secret:mask}", &mut web1, &mut web2).await;
+    let ticket = || Right::Ticket(grant.ticket.clone());
+    // A version that is set later is not that of this migration.
+    set(&cluster, "mask", b"the next canary").await.unwrap();
+    let opened = web1.ask("${secret:mask}", ticket(), &grant).await;
+    assert_eq!(opened.unwrap(), b"\xff canary");
+
+    let mut cut = grant.ticket.clone();
+    cut.pop();
+    let denied = FailureKind::Denied;
+    let mut askers = [web1, web2, web3];
+    for (case, asker, reference, right, kind) in [
+        ("the holder of the lease, for the source's", 1, "${secret:mask}", lease(&grant), denied),
+        ("the destination, with the source's ticket", 1, "${secret:mask}", ticket(), denied),
+        ("a third host, with the source's ticket", 2, "${secret:mask}", ticket(), denied),
+        ("a third host, with the lease of another", 2, "${secret:mask}", lease(&grant), denied),
+        ("the source, with the lease of another", 0, "${secret:mask}", lease(&grant), denied),
+        ("the source, for what its step does not name", 0, "${secret:other}", ticket(), denied),
+        ("the source, for what does not exist", 0, "${secret:absent}", ticket(), denied),
+        ("the source, for a file of the coordinator", 0, "${file:/etc/shadow}", ticket(), denied),
+        ("an altered ticket", 0, "${secret:mask}", Right::Ticket(cut), denied),
+        ("no reference", 0, "mask", ticket(), FailureKind::Invalid),
+    ] {
+        let refused = askers[asker].ask(reference, right, &grant).await.unwrap_err();
+        assert_eq!(refused.kind, kind, "{case}: {refused}");
+        assert!(!refused.to_string().contains("canary"), "{case}");
+    }
+    let [mut web1, mut web2, _web3] = askers;
+    web2.agent.succeed(&grant, &common::step::file::FileOutput::default()).await;
+    let over = web1.ask("${secret:mask}", ticket(), &grant).await.unwrap_err();
+    assert_eq!(over.kind, denied, "a lease that is over: {over}");
+    cluster.stop().await;
+}
+
+/// Starts a migration that masks with this key, and returns what the destination is granted.
+async fn begin(
+    cluster: &Cluster,
+    (request, from, to): (&str, &str, &str),
+    key: &str,
+    web1: &mut Sealing,
+    web2: &mut Sealing,
+) -> v1::Grant {
+    let migrating = cluster.migrate_sanitized(request, from, to, Some(rules(key)));
+    // The grant may come before the answer to who asked for the migration.
+    let both = async { tokio::join!(migrating, web2.grant()) };
+    tokio::select! {
+        (made, grant) = both => {
+            made.unwrap();
+            grant
+        }
+        other = web1.agent.next_but_roots() => panic!("web1 has no part in it yet: {other:?}"),
+    }
+}
+
+/// Answers questions of both, for ever.
+async fn answering(web1: &mut Sealing, web2: &mut Sealing) {
+    loop {
+        tokio::select! {
+            _ = web1.agent.next_but_roots() => {}
+            _ = web2.agent.next_but_roots() => {}
+        }
+    }
+}
+
+#[tokio::test]
+async fn empty_large_and_badly_named_secrets_are_refused() {
+    let cluster = Cluster::start().await;
+    for (name, value, needle) in [
+        ("mask", Vec::new(), "empty"),
+        ("mask", vec![7; 1024 * 1024 + 1], "1048577"),
+        ("Bad Name", vec![7], "Bad Name"),
+    ] {
+        let refused = set(&cluster, name, &value).await.unwrap_err();
+        assert_eq!(refused.kind, FailureKind::Invalid, "{name}");
+        assert!(refused.message.contains(needle), "{refused}");
+    }
+    assert_eq!(set(&cluster, "mask", &vec![0xff; 1024 * 1024]).await.unwrap().version, 1);
+    cluster.stop().await;
+}
+
+/// A vault of a few lines, after the API of HashiCorp Vault's key-value engine, version 2; notes what it was asked.
+struct FakeVault {
+    address: String,
+    asked: Arc<Mutex<Vec<String>>>,
+    shutdown: Shutdown,
+}
+
+impl FakeVault {
+    async fn start() -> Self {
+        let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let address = format!("http://{}", listener.local_addr().unwrap());
+        let (asked, shutdown) = (Arc::new(Mutex::new(Vec::new())), Shutdown::new());
+        let notes = Arc::clone(&asked);
+        shutdown.spawn(async move {
+            while let Ok((mut stream, _)) = listener.accept().await {
+                let mut request = Vec::new();
+                while !request.windows(4).any(|window| window == b"\r\n\r\n") {
+                    let mut piece = [0; 1024];
+                    match stream.read(&mut piece).await {
+                        Ok(count) if count > 0 => request.extend_from_slice(&piece[..count]),
+                        Ok(_) | Err(_) => break,
+                    }
+                }
+                let request = String::from_utf8(request).unwrap();
+                let (status, body) = Self::answer(&request);
+                notes.lock().unwrap().push(request);
+                let answer = format!(
+                    "HTTP/1.1 {status}\r\nContent-Type: application/json\r\nContent-Length: {}\r\n\r\n{body}",
+                    body.len()
+                );
+                stream.write_all(answer.as_bytes()).await.ok();
+            }
+        });
+        Self { address, asked, shutdown }
+    }
+
+    fn answer(request: &str) -> (&'static str, &'static str) {
+        let header = |name: &str| {
+            request.lines().find_map(|line| {
+                let (found, value) = line.split_once(": ")?;
+                found.eq_ignore_ascii_case(name).then_some(value)
+            })
+        };
+        let path = request.split(' ').nth(1).unwrap_or_default();
+        match (header("x-vault-token"), path) {
+            (Some(TOKEN), "/v1/secret/data/shop/mask") => (
+                "200 OK",
+                r#"{"request_id":"1","data":{"data":{"key":"the canary of the vault"},"metadata":{"version":2,"destroyed":false,"deletion_time":""}}}"#,
+            ),
+            (Some(TOKEN), "/v1/secret/data/shop/denied") => {
+                ("403 Forbidden", r#"{"errors":["1 error occurred:\n\t* permission denied\n\n"]}"#)
+            }
+            (Some(TOKEN), _) => ("404 Not Found", r#"{"errors":[]}"#),
+            (_, _) => ("403 Forbidden", r#"{"errors":["permission denied"]}"#),
+        }
+    }
+}
+
+#[tokio::test]
+async fn a_vault_is_asked_with_its_token_for_the_path_and_the_field() {
+    let vault = FakeVault::start().await;
+    let address = vault.address.clone();
+    let cluster = Cluster::start_with(|directory, settings: &mut Settings| {
+        let token = directory.join("vault.token");
+        std::fs::write(&token, format!("{TOKEN}\n")).unwrap();
+        let token = format!("${{file:{}}}", token.display()).parse().unwrap();
+        let settings_of = VaultSettings { address, token, ca_file: None, namespace: Some("team".to_owned()) };
+        settings.vault.insert("default".parse().unwrap(), settings_of);
+    })
+    .await;
+    let (mut web1, mut web2) = (Sealing::join(&cluster, "web1").await, Sealing::join(&cluster, "web2").await);
+    for (number, (reference, expected)) in [
+        ("${vault:secret/shop/mask#key}", Ok(b"the canary of the vault".to_vec())),
+        ("${vault:secret/shop/mask#absent}", Err(FailureKind::NotFound)),
+        ("${vault:secret/shop/absent#key}", Err(FailureKind::NotFound)),
+        ("${vault:secret/shop/denied#key}", Err(FailureKind::Denied)),
+    ]
+    .into_iter()
+    .enumerate()
+    {
+        let (from, to) = (format!("web1:/a{number}"), format!("web2:/b{number}"));
+        let request = format!("r{number}");
+        let grant = begin(&cluster, (&request, &from, &to), reference, &mut web1, &mut web2).await;
+        let opened = web1.ask(reference, Right::Ticket(grant.ticket.clone()), &grant).await;
+        assert_eq!(opened.map_err(|failure| failure.kind), expected, "{reference}");
+    }
+    let asked = vault.asked.lock().unwrap().clone();
+    assert!(asked[0].starts_with("GET /v1/secret/data/shop/mask HTTP/1.1\r\n"), "{}", asked[0]);
+    assert!(asked[0].to_ascii_lowercase().contains("x-vault-namespace: team\r\n"), "{}", asked[0]);
+    assert_eq!(asked.len(), 4, "nothing is cached");
+    cluster.stop().await;
+    vault.shutdown.finish().await;
+}

@@ -1,0 +1,220 @@
+//! Moving everything that is sealed under another cluster key, while the cluster serves.
+//!
+//! ```text
+//! next key told (sealed under the present one) ─▶ every node keeps it ─▶ asked: has each one? ─▶ used for what is new
+//!    ─▶ old heads re-wrapped ─▶ later, on request: old key dropped
+//! ```
+//!
+//! A node keeps the next key in its own file before anything is sealed under it, so any node can be killed or take
+//! over the leadership at any moment. Each arrow may be repeated; a rotation that was cut goes on with the next call.
+//! Where the keys come from the environment, from systemd or from a keeper, an operator puts the next one there, behind
+//! the present one; then it does not travel at all.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use crate::access::actor::Actor;
+use common::clock;
+use common::failure::{Failure, FailureKind};
+use common::view::KeyRotationView;
+
+use crate::hub::{AUTHORITY_CONTEXT, Hub};
+use crate::membership::SealedAuthority;
+use crate::raft::wire::Method;
+use crate::state::Command;
+use crate::state::secret::{Command as SecretCommand, NextKey, REWRAPS_MAX, Rewrapped};
+use crate::vault::envelope::{self, Parts, hex};
+use crate::vault::keyring::ClusterKey;
+use crate::vault::sealed_secret::Place;
+
+/// What the next key is sealed for on its way.
+const NEXT_KEY_CONTEXT: &str = "drover next cluster key of cluster ";
+/// How long all nodes may take to keep the next key.
+const NODES_DEADLINE: Duration = Duration::from_secs(8);
+/// The pause before they are asked again.
+const NODES_PAUSE: Duration = Duration::from_millis(200);
+/// Rounds of re-wrapping: what was sealed under the old key while one ran is found by the next.
+const ROUNDS_MAX: u32 = 20;
+
+/// Rotates the cluster key, or drops the keys before the present one.
+///
+/// # Errors
+/// When a node lacks the next key, or this one does not lead any more; what was done so far stays.
+pub async fn rotate(hub: &Arc<Hub>, principal: Actor, drop_old: bool) -> Result<KeyRotationView, Failure> {
+    let present = hub.cluster_key()?;
+    if drop_old {
+        let rewrapped = rewrap_all(hub, &present).await?;
+        await_nodes(hub, present.id()).await?;
+        hub.propose(principal, Command::Secret(SecretCommand::ForgetNextKey)).await?;
+        hub.keyring.keep_only(present.id())?;
+        let key = hex(&present.id());
+        return Ok(KeyRotationView { key, previous: None, rewrapped, is_old_dropped: true });
+    }
+    let next = next_key(hub, &present).await?;
+    await_nodes(hub, next.id()).await?;
+    use_key(hub, principal, &present, &next).await?;
+    let rewrapped = rewrap_all(hub, &next).await?;
+    tracing::info!(key = hex(&next.id()), rewrapped, "the cluster key was rotated");
+    Ok(KeyRotationView {
+        key: hex(&next.id()),
+        previous: Some(hex(&present.id())),
+        rewrapped,
+        is_old_dropped: false,
+    })
+}
+
+/// Returns the key to move to: the one under way, the one that an operator prepared, or a new one that is told.
+async fn next_key(hub: &Arc<Hub>, present: &ClusterKey) -> Result<ClusterKey, Failure> {
+    if let Some(next) = told_key(hub)?.filter(|next| next.id() != present.id()) {
+        return Ok(next);
+    }
+    if let Some(prepared) = hub.keyring.prepared(present.id())? {
+        return Ok(prepared);
+    }
+    let next = ClusterKey::generate()?;
+    hub.keyring.add(&next)?;
+    let context = format!("{NEXT_KEY_CONTEXT}{}", hub.state().cluster().id);
+    let envelope = envelope::seal(present, &context, next.expose());
+    let envelope = envelope.map_err(|error| Failure::of(FailureKind::Bug, &error))?;
+    let command = SecretCommand::NextKey(NextKey { id: next.id(), envelope });
+    hub.propose(hub.principal(), Command::Secret(command)).await?;
+    Ok(next)
+}
+
+/// Opens the next key that the state tells of.
+fn told_key(hub: &Hub) -> Result<Option<ClusterKey>, Failure> {
+    let state = hub.state();
+    let Some(told) = state.secrets().next_key() else { return Ok(None) };
+    if let Ok(known) = hub.keyring.key(told.id) {
+        return Ok(Some(known));
+    }
+    let invalid = |error: envelope::EnvelopeError| Failure::of(FailureKind::Invalid, &error);
+    let parts = Parts::of(&told.envelope).map_err(invalid)?;
+    let sealed_under = hub.keyring.key(parts.key_id().map_err(invalid)?)?;
+    let context = format!("{NEXT_KEY_CONTEXT}{}", state.cluster().id);
+    let opened = parts.open(&sealed_under, &context).map_err(invalid)?;
+    let bytes = opened.expose().as_slice().try_into();
+    Ok(Some(ClusterKey::new(bytes.map_err(|error| Failure::of(FailureKind::Invalid, &error))?)))
+}
+
+/// Waits until every other node says that it has the key by itself.
+async fn await_nodes(hub: &Arc<Hub>, id: [u8; 8]) -> Result<(), Failure> {
+    let deadline = clock::boot().after(NODES_DEADLINE);
+    if !hub.keyring.holds(id)? {
+        return Err(lacking(hub.name.as_str()));
+    }
+    let others: Vec<_> =
+        hub.raft.member_views().into_iter().filter(|member| member.name != hub.name).collect();
+    for member in others {
+        loop {
+            let asked = hub.peers.0.call(&member.raft_address, Method::HoldsKey, id.to_vec()).await;
+            match asked {
+                Ok(answer) if answer == [1] => break,
+                Ok(_) | Err(_) if clock::boot() < deadline => tokio::time::sleep(NODES_PAUSE).await,
+                Ok(_) => return Err(lacking(member.name.as_str())),
+                Err(failure) => return Err(failure.context("node", member.name.to_string())),
+            }
+        }
+    }
+    Ok(())
+}
+
+fn lacking(node: &str) -> Failure {
+    let message = format!("the node `{node}` does not have the next cluster key");
+    Failure::new(FailureKind::Conflict, message).hint(
+        "where its key comes from the environment, systemd or a keeper, put the next one there behind the present one; then rotate again",
+    )
+}
+
+/// Makes the next key the present one, for all that is sealed from now on.
+async fn use_key(
+    hub: &Hub,
+    principal: Actor,
+    present: &ClusterKey,
+    next: &ClusterKey,
+) -> Result<(), Failure> {
+    let state = hub.state();
+    let before = state.cluster().ca_key.clone();
+    let context = format!("{AUTHORITY_CONTEXT}{}", state.cluster().id);
+    let bug = |error| Failure::of(FailureKind::Bug, &error);
+    let parts = Parts::of(&before).map_err(bug)?;
+    let head = parts.rewrap(present, next, &context).map_err(bug)?;
+    let ca_key = [head.as_slice(), parts.body].concat();
+    let command = SecretCommand::UseKey { ca_key, before: before.clone() };
+    hub.propose(principal, Command::Secret(command)).await.map(drop)
+}
+
+/// Re-wraps what is under another key, until nothing is; returns how many versions it were.
+async fn rewrap_all(hub: &Hub, to: &ClusterKey) -> Result<u64, Failure> {
+    let mut count = 0;
+    for _ in 0..ROUNDS_MAX {
+        let state = hub.state();
+        let mut found = Vec::new();
+        for (tenant, name, record) in state.secrets().all() {
+            for version in &record.versions {
+                let place = Place { tenant, name, version: version.number };
+                let Some(after) = place.rewrap(&hub.keyring, to, version)? else { continue };
+                found.push(Rewrapped {
+                    tenant: tenant.clone(),
+                    name: name.clone(),
+                    version: version.number,
+                    before: version.head.clone(),
+                    after,
+                });
+            }
+        }
+        if found.is_empty() {
+            return Ok(count);
+        }
+        for batch in found.chunks(REWRAPS_MAX) {
+            let command = SecretCommand::Rewrap(batch.to_vec());
+            hub.propose(hub.principal(), Command::Secret(command)).await?;
+            count += batch.len() as u64;
+        }
+    }
+    Err(Failure::new(
+        FailureKind::Conflict,
+        "secrets are set faster than they are moved to the next cluster key",
+    )
+    .hint("rotate again; what was moved stays moved"))
+}
+
+/// Keeps the next key as soon as the state tells of it, forgets the ones before when it no longer does, and keeps the
+/// sealed authority beside raft as it is now. On every node, until the shutdown.
+pub async fn keep_keys(hub: Arc<Hub>, files: crate::membership::NodeFiles) {
+    let mut replicas = hub.proposer.replicas();
+    let mut seen: (Option<[u8; 8]>, Vec<u8>) = (None, Vec::new());
+    loop {
+        let state = hub.state();
+        let now = (state.secrets().next_key().map(|key| key.id), state.cluster().ca_key.clone());
+        if now != seen && state.cluster().is_initialized() {
+            if let Err(failure) = keep(&hub, &files, &seen) {
+                tracing::warn!(%failure, "the keys of this node could not be kept up to date");
+            }
+            seen = now;
+        }
+        tokio::select! {
+            biased;
+            () = hub.shutdown.cancelled() => return,
+            changed = replicas.changed() => if changed.is_err() { return },
+        }
+    }
+}
+
+fn keep(
+    hub: &Hub,
+    files: &crate::membership::NodeFiles,
+    before: &(Option<[u8; 8]>, Vec<u8>),
+) -> Result<(), Failure> {
+    let state = hub.state();
+    match told_key(hub)? {
+        Some(next) => hub.keyring.add(&next)?,
+        None if before.0.is_some() => {
+            let present = Parts::of(&state.cluster().ca_key).and_then(|parts| parts.key_id());
+            let present = present.map_err(|error| Failure::of(FailureKind::Invalid, &error))?;
+            hub.keyring.keep_only(present)?;
+        }
+        None => {}
+    }
+    files.write_authority(&SealedAuthority::of(state.cluster()))
+}
