@@ -244,6 +244,7 @@ fn leader(group: &[LinkName]) -> Option<Leader> {
 /// Has the first name of a group brought, as its anchor.
 fn bring_first(planner: &mut Planner<'_>, first: LinkName) -> Result<(), Failure> {
     let LinkName { path, domain, source, seen, .. } = first;
+    planner.enter(domain)?;
     if matches!(source.kind, Kind::File { size, .. } if size > 0) {
         return planner.fetch(Again { path, domain, source, seen, is_anchor: true, times_asked: 0 });
     }
@@ -292,7 +293,7 @@ fn make_anchor(pass: &Pass, domain: DomainId, leader: &Leader, group: (u64, u64)
 
 /// Links names to anchors, group by group.
 struct Linker<'p, 'a> {
-    planner: &'p Planner<'a>,
+    planner: &'p mut Planner<'a>,
     /// The group of the last name, and its anchor if it has one.
     known: Option<((u64, u64), DomainId, Option<Anchor>)>,
 }
@@ -304,6 +305,7 @@ impl Linker<'_, '_> {
     fn link(&mut self, link: Link) -> Result<(), Failure> {
         let pass = self.planner.pass;
         let Link { name: LinkName { path, domain, source, seen, .. }, group } = link;
+        self.planner.enter(domain)?;
         let stage = pass.stage.domains.get(domain)?;
         if self.known.as_ref().is_none_or(|(known, of, _)| (*known, *of) != (group, domain)) {
             let found = look_at_anchor(&stage, group)?;

@@ -60,6 +60,8 @@ pub(super) struct Planner<'a> {
     /// Directories whose listings are still to come and that are dealt with as a whole: something else takes their
     /// place, or must not.
     pub(super) whole: BTreeSet<RelPath>,
+    /// Rename domains, other than the root's, in whose stages something may be on its way.
+    pub(super) in_flight: BTreeSet<DomainId>,
 }
 
 /// The directory whose entries are being decided.
@@ -96,6 +98,7 @@ impl<'a> Planner<'a> {
             compares: pass.params.checksum || pass.sanitizer.is_some() || !lock(&pass.passes).is_first(),
             open: None,
             whole: BTreeSet::new(),
+            in_flight: BTreeSet::new(),
         })
     }
 

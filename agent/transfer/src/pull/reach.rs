@@ -10,7 +10,7 @@ use super::ending::Candidate;
 use super::plan::{Later, Planner};
 use super::{Item, Landing};
 use crate::commit::{Effect, Seen};
-use crate::domain::DomainId;
+use crate::domain::{DomainId, HOME};
 use crate::domains::Refusal;
 use crate::ledger::History;
 use crate::standing::look_at_self;
@@ -18,6 +18,8 @@ use crate::trouble::of_stage;
 
 /// Directories that are dealt with as a whole and whose listings are still to come: of one parent, as a rule.
 const WHOLE_MAX: usize = 10_000;
+/// Rename domains in which something is on its way: each takes a descriptor for every thread that stages there.
+const DOMAINS_IN_FLIGHT_MAX: usize = 64;
 
 impl Planner<'_> {
     /// To be called before anything at a path of the open directory is changed: returns its rename domain, in which there
@@ -32,10 +34,10 @@ impl Planner<'_> {
     }
 
     /// Returns the rename domain of an entry's place.
-    pub(super) fn domain_of(&self, path: &RelPath) -> Result<Option<DomainId>, Failure> {
+    pub(super) fn domain_of(&mut self, path: &RelPath) -> Result<Option<DomainId>, Failure> {
         let parent = path.split().map(|(parent, _name)| parent).unwrap_or_default();
         match self.pass.stage.domains.ensure(&parent) {
-            Ok(domain) => Ok(Some(domain)),
+            Ok(domain) => self.enter(domain).map(|()| Some(domain)),
             Err(Refusal::Failure(failure)) => Err(failure),
             Err(Refusal::NoStage { why, is_made_up: _ }) => {
                 no_stage(self.pass, path, &why);
@@ -94,6 +96,17 @@ impl Planner<'_> {
             "a directory that is not empty stands",
             "Remove it at the destination, or run with --delete and without --exclude.",
         )))
+    }
+
+    /// To be called before something is staged in a domain: waits until what is on its way in others has landed, if they
+    /// are many, for each costs descriptors.
+    pub(super) fn enter(&mut self, domain: DomainId) -> Result<(), Failure> {
+        if domain == HOME || !self.in_flight.insert(domain) || self.in_flight.len() <= DOMAINS_IN_FLIGHT_MAX {
+            return Ok(());
+        }
+        self.pass.flow.wait_until_idle()?;
+        self.in_flight = [domain].into();
+        Ok(())
     }
 
     /// Forgets directories whose listings are behind the walk.
