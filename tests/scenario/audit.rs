@@ -8,7 +8,7 @@ use std::time::Duration;
 
 use serde_json::Value;
 use tests::cluster::Cluster;
-use tests::wait;
+use tests::{mount, wait};
 
 /// How long pages may take to reach every node on a busy machine.
 const PATIENCE: Duration = Duration::from_secs(90);
@@ -112,6 +112,17 @@ fn every_node_gets_every_page_whoever_was_away() {
     let lines = lines.as_array().unwrap();
     assert_eq!(lines.len(), 60);
     assert!(lines.iter().all(|line| line["address"] == "127.0.0.1" && line["principal"] != ""), "{lines:#?}");
+    // What a node refuses is a line too, whoever leads.
+    for number in 1..=3 {
+        let settings = fs::read_to_string(settings_file(&cluster, number)).unwrap();
+        let address = settings.lines().find_map(|line| line.strip_prefix("listen_raft = ")).unwrap();
+        let mut stream = std::net::TcpStream::connect(address.trim_matches('"')).unwrap();
+        stream.write_all(&[0xff; 64]).unwrap();
+    }
+    wait::until("a line of each node's refusal", PATIENCE, || {
+        let (_, lines) = cluster.json(&["audit", "list", "--action", "connect", "--object", "port raft"]);
+        (lines.as_array()?.len() >= 3).then_some(())
+    });
     for number in 1..=3 {
         for page in pages(&cluster, number) {
             assert_eq!(
@@ -209,4 +220,44 @@ fn anchors_and_exports_are_checked_without_the_cluster() {
     fs::write(&anchors, forged).unwrap();
     assert_eq!(offline(&["--anchor", &shown]).0, Some(8));
     cluster.up();
+}
+
+#[test]
+fn a_full_disk_refuses_changes_and_nothing_else() {
+    let cluster = start(1, SMALL_PAGES);
+    let disk = cluster.path("disk");
+    fs::create_dir(&disk).unwrap();
+    let Some(_mounted) = mount::small_ext4(&cluster.path("disk.img"), &disk, 256) else { return };
+    cluster.kill("coordinator-1");
+    let state = disk.join("state");
+    let moved = std::process::Command::new("cp").arg("-a").arg(state_dir(&cluster, 1)).arg(&state).status();
+    assert!(moved.unwrap().success());
+    let file = settings_file(&cluster, 1);
+    let settings = fs::read_to_string(&file).unwrap();
+    let settings =
+        settings.replace(&state_dir(&cluster, 1).display().to_string(), &state.display().to_string());
+    fs::write(&file, settings).unwrap();
+    cluster.up();
+    change(&cluster, "before", 1);
+    let ballast = disk.join("ballast");
+    let filled = std::process::Command::new("fallocate").args(["-l", "180M"]).arg(&ballast).status();
+    assert!(filled.unwrap().success());
+    // The file system is asked at most once a second.
+    let refused = wait::until("a change to be refused", PATIENCE, || {
+        let outcome = cluster.ctl(&["host", "enroll", "web1"], &[]);
+        (outcome.code != Some(0)).then_some(outcome)
+    });
+    let refused = refused.expect_code(9);
+    assert!(
+        refused.stderr.contains("disk is full") && refused.stderr.contains("make room"),
+        "{}",
+        refused.stderr
+    );
+    let _read = cluster.ctl(&["host", "list"], &[]).expect_code(0);
+    assert_eq!(verify(&cluster, &[]).0, Some(0));
+    fs::remove_file(&ballast).unwrap();
+    wait::until("changes to be possible again", PATIENCE, || {
+        (cluster.ctl(&["host", "enroll", "web1"], &[]).code == Some(0)).then_some(())
+    });
+    let _down = cluster.ctl(&["dev", "down", "--dir"], &[&cluster.cluster_directory()]).expect_code(0);
 }

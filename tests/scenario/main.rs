@@ -12,6 +12,7 @@ mod kill;
 mod network;
 mod plain;
 mod refusal;
+mod retention;
 mod secrets;
 mod three;
 mod undo;

@@ -381,6 +381,17 @@ mod tests {
         assert_eq!(cut("ä".repeat(400)).len(), 512);
     }
 
+    /// Prints what a line costs a request; the figure belongs into DESIGN.md, not into an assertion.
+    #[test]
+    fn what_a_line_costs() {
+        let count = 10_000;
+        let begun = common::clock::boot();
+        let audit = with(count);
+        let took = common::clock::boot().since(begun);
+        println!("{count} lines in {took:?}: {:?} each", took / 10_000);
+        assert_eq!(audit.lines_len(), count);
+    }
+
     #[test]
     fn what_cannot_be_audited_is_refused() {
         let audit = with(LINES_MAX);

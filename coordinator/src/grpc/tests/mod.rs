@@ -2,6 +2,7 @@
 
 mod accounts;
 mod attack;
+mod audit;
 mod doors;
 mod fixture;
 mod join;

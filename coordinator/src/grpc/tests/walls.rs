@@ -59,7 +59,8 @@ fn known(path: &str) -> Option<Method> {
     match (service, name) {
         ("ControlService", name) => known_control(name),
         ("AccessService", name) => known_access(name),
-        ("AuditService", _) => method(Call::ReadAudit, Names::Nothing, nothing),
+        ("AuditService", "List" | "Export") => method(Call::ReadAudit, Names::Nothing, nothing),
+        ("AuditService", "Verify") => method(Call::VerifyAudit, Names::Nothing, nothing),
         ("SecretService", "ListSecrets") => method(Call::ReadSecret, Names::Nothing, nothing),
         ("SecretService", "SetSecret" | "DeleteSecret") => {
             method(Call::ChangeSecret, Names::Nothing, nothing)
