@@ -17,3 +17,4 @@ mod secrets;
 mod three;
 mod undo;
 mod unit;
+mod unprivileged;

@@ -2,6 +2,7 @@
 
 use std::collections::BTreeMap;
 use std::os::unix::fs::symlink;
+use std::os::unix::process::CommandExt;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
 use std::time::Duration;
@@ -22,6 +23,8 @@ pub struct Cluster {
     binaries: PathBuf,
     agents: u32,
     coordinators: u32,
+    /// Whom everything runs as, if not as the test.
+    user: Option<u32>,
 }
 
 /// How a run of `ctl` ended.
@@ -71,6 +74,21 @@ impl Cluster {
     /// # Panics
     /// When it does not come up.
     pub fn start_with(agents: u32, coordinators: u32, prepare: impl Fn(&Path)) -> Self {
+        Self::start_as(None, agents, coordinators, prepare)
+    }
+
+    /// Starts a cluster whose every process belongs to a user of no rights; the test must be root.
+    ///
+    /// # Panics
+    /// When it does not come up.
+    pub fn start_unprivileged(agents: u32, coordinators: u32, user: u32) -> Self {
+        Self::start_as(Some(user), agents, coordinators, |binaries| {
+            let directory = binaries.parent().expect("it was made in one");
+            std::os::unix::fs::chown(directory, Some(user), Some(user)).expect("root gives things away");
+        })
+    }
+
+    fn start_as(user: Option<u32>, agents: u32, coordinators: u32, prepare: impl Fn(&Path)) -> Self {
         let directory =
             tempfile::Builder::new().prefix("drover-test-").tempdir().expect("a directory can be made");
         let binaries = directory.path().join("bin");
@@ -85,7 +103,7 @@ impl Cluster {
             symlink(built.join(wrapper), binaries.join(name)).expect("a link can be made");
         }
         prepare(&binaries);
-        let cluster = Self { directory, binaries, agents, coordinators };
+        let cluster = Self { directory, binaries, agents, coordinators, user };
         cluster.up();
         cluster
     }
@@ -124,6 +142,9 @@ impl Cluster {
             .env("DROVER_BIN_DIR", &self.binaries)
             .env("CTL_CONTEXT_FILE", self.cluster_directory().join("contexts.toml"))
             .stdin(Stdio::null());
+        if let Some(user) = self.user {
+            command.uid(user).gid(user);
+        }
         for key in ["RUST_LOG", "RUST_BACKTRACE", "LLVM_PROFILE_FILE"] {
             if let Some(value) = std::env::var_os(key) {
                 command.env(key, value);

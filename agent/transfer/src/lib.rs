@@ -30,6 +30,7 @@ mod link;
 mod manifest;
 mod marker;
 mod memory;
+mod opened;
 mod owner;
 #[cfg(test)]
 mod pair;

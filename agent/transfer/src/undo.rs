@@ -23,6 +23,7 @@ use crate::findings::FindingSink;
 use crate::frame_file::{FrameReader, FrameWriter};
 use crate::kill_point::KillPoint;
 use crate::ledger::{Histories, History, Kept};
+use crate::opened::Opened;
 use crate::stage::Stage;
 use crate::standing::{is_recorded, metadata, time};
 use crate::trouble::{finding, of_stage};
@@ -160,6 +161,8 @@ impl Undo<'_> {
             return Ok(());
         };
         note(self.stage, self.names, &parent)?;
+        let mut opened = Opened::default();
+        opened.open(&parent).map_err(|error| of_stage(&error))?;
         let now = parent.stat_if_exists(&name).map_err(|error| of_stage(&error))?;
         match (&now, history.original()) {
             (Some(now), Some(original)) if is_original(history, now) => {
@@ -285,6 +288,8 @@ impl Up<'_> {
         }
         let Some((parent, name)) = reach(self.stage, &later.path)? else { return Ok(()) };
         note(self.stage, self.names, &parent)?;
+        let mut opened = Opened::default();
+        opened.open(&parent).map_err(|error| of_stage(&error))?;
         if let Some(made) = later.made {
             self.remove_made(later, &parent, &name, made)?;
         }
@@ -311,6 +316,8 @@ impl Up<'_> {
             return Ok(());
         }
         let domain = self.stage.domains.get(later.domain)?;
+        // What others put into it is taken out, and then it goes.
+        dir.open_for_writing().map_err(|error| of_stage(&error))?;
         for entry in dir.list().map_err(|error| of_stage(&error))? {
             let entry = entry.map_err(|error| of_stage(&error))?;
             let Ok(path) = later.path.join(entry.name.as_bytes()) else { continue };
@@ -413,6 +420,15 @@ fn place_of(stage: &Stage, kept: Kept) -> Result<Option<Place>, Failure> {
 
 /// Gives what is kept its name and its metadata back, over a file of ours if one still stands there.
 fn return_kept(kept: &Place, parent: &Dir, name: &Name, original: &Entry) -> Result<(), Failure> {
+    if original.kind.is_directory() {
+        // One that is read-only gets another parent only before it gets its mode back.
+        let dir = kept.undo.open_dir(&kept.name).map_err(|error| of_stage(&error))?;
+        return dir
+            .open_for_writing()
+            .and_then(|_modes| kept.undo.rename_over(&kept.name, parent, name))
+            .and_then(|()| set(parent, name, original))
+            .map_err(|error| of_stage(&error));
+    }
     // Before it is seen again: it may have been taken out of its owner's quota.
     set(&kept.undo, &kept.name, original)
         .and_then(|()| kept.undo.rename_over(&kept.name, parent, name))

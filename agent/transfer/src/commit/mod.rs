@@ -27,7 +27,9 @@ use crate::domains::Guard;
 use crate::fence::{Fence, Inside};
 use crate::kill_point::KillPoint;
 use crate::ledger::{Ledger, SettledRecords};
+use crate::opened::Opened;
 use crate::stage::Stage;
+use crate::trouble::of_stage;
 
 use durable::{Names, of_sync};
 
@@ -55,6 +57,8 @@ pub(crate) struct Committer {
     is_noting: bool,
     is_without_exchange: bool,
     can_chown: bool,
+    /// Read-only directories in which the present group works.
+    opened: Opened,
 }
 
 /// How a task ended.
@@ -92,6 +96,7 @@ impl Committer {
             is_noting: false,
             is_without_exchange: false,
             can_chown: rustix::process::geteuid().is_root(),
+            opened: Opened::default(),
         };
         committer.recover(unsettled)?;
         drop(inside);
@@ -164,6 +169,7 @@ impl Committer {
             ));
             outcomes.push(outcome);
         }
+        self.opened.close().map_err(|error| of_stage(&error))?;
         drop(inside);
         Ok(outcomes)
     }
@@ -265,6 +271,11 @@ impl Committer {
     /// Notes a directory in which a name is going to be changed.
     fn note(&mut self, dir: &Dir) -> Result<(), TreeError> {
         if self.is_noting { self.names.note(dir) } else { Ok(()) }
+    }
+
+    /// Has names be changed in a directory that its own mode closes to us; root needs no mode.
+    fn open_for_writing(&mut self, dir: &Dir) -> Result<(), TreeError> {
+        if self.can_chown { Ok(()) } else { self.opened.open(dir) }
     }
 
     /// Forgets held directories, because one of them may have another name now.

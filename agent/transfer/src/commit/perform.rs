@@ -59,6 +59,7 @@ impl Committer {
         new: &Entry,
     ) -> Result<Outcome, Stop> {
         let (parent, name) = self.parent(&task.path)?;
+        self.open_for_writing(&parent)?;
         self.kill.pass()?;
         if staged.is_anchor {
             staged.dir.hard_link(&staged.name, &parent, &name).map_err(conflict_if_exists)?;
@@ -108,6 +109,7 @@ impl Committer {
         if is_directory {
             self.forget_parents();
         }
+        self.open_place(&parent, &name, &seen.entry)?;
         if self.renames(slot.domain)?.exchange {
             self.exchange(slot, staged, &parent, &name, seen)?;
         } else if is_directory {
@@ -218,6 +220,7 @@ impl Committer {
                 return Err(CONFLICT);
             }
         }
+        self.open_place(&parent, &name, &seen.entry)?;
         self.kill.pass()?;
         parent.rename_over(&name, undo, kept)?;
         let is_empty = !seen.entry.kind.is_directory() || is_empty(&undo.open_dir(kept)?)?;
@@ -231,6 +234,16 @@ impl Committer {
         }
         self.settle_old(slot, seen)?;
         Ok(Outcome::Done { ctime: None, problems: Vec::new() })
+    }
+
+    /// Makes way for taking something away: a directory changes, too, when it gets another parent.
+    fn open_place(&mut self, parent: &Dir, name: &Name, seen: &Entry) -> Result<(), TreeError> {
+        self.open_for_writing(parent)?;
+        if self.can_chown || !seen.kind.is_directory() {
+            return Ok(());
+        }
+        let taken = parent.open_dir(name)?;
+        self.open_for_writing(&taken)
     }
 
     /// Drops an old one that this migration made; takes a kept one out of its owner's quota.

@@ -86,6 +86,7 @@ impl Committer {
                 }
             }
         }
+        self.opened.close().map_err(|error| of_stage(&error))?;
         self.kill.pass()?;
         self.names.sync()?;
         self.stage.domains.sync_all()?;
@@ -102,7 +103,10 @@ impl Committer {
         }
         let domain = self.stage.domains.get(domain)?;
         let place = match self.parent(&intent.path) {
-            Ok(place) => Some(place),
+            Ok(place) => {
+                self.open_for_writing(&place.0).map_err(|error| of_stage(&error))?;
+                Some(place)
+            }
             Err(error) if error.is_not_found() || error.is_wrong_kind() => None,
             Err(error) => return Err(of_stage(&error)),
         };
