@@ -32,7 +32,7 @@ fn give_away(root: &Path) {
 fn make_source(root: &Path) {
     tree::odd(root).unwrap();
     fs::remove_dir_all(root.join("owners")).unwrap();
-    for name in ["links/null", "links/block", "files/nobody-reads", "attributes/link"] {
+    for name in ["links/null", "links/block", "files/nobody-reads", "files/odd-mode", "attributes/link"] {
         fs::remove_file(root.join(name)).unwrap();
     }
     rustix::fs::removexattr(root.join("attributes/user"), "trusted.drover-test").unwrap();

@@ -29,6 +29,7 @@ use sync::listing::{Listing, ListingEnd};
 use tree::Root;
 
 use crate::breach::name_source;
+use crate::capacity::Capacity;
 use crate::content::read;
 use crate::context::StepContext;
 use crate::copy::{content_of, filter_of, peer_of, request_of, stopped};
@@ -137,9 +138,11 @@ impl Job {
             }
             None => Present::Nothing,
         };
+        let capacity = Capacity::new(root.as_ref(), Path::new(&self.params.destination_root));
         let mut list = Itemiser {
             job: &self,
             root,
+            capacity,
             file: BufWriter::new(file),
             remote: content.map(Remote::new),
             waiting: Vec::new(),
@@ -167,6 +170,7 @@ impl Job {
 struct Itemiser<'a> {
     job: &'a Job,
     root: Option<Root>,
+    capacity: Capacity,
     file: BufWriter<File>,
     remote: Option<Remote>,
     /// Files that look the same and are to be compared.
@@ -192,6 +196,7 @@ impl Itemiser<'_> {
                 let path = join(&source.name)?;
                 self.present += 1;
                 self.count(&source);
+                self.capacity.seen(&path, &destination);
                 self.both(path, source, &destination)
             }
             Found::Extra { destination } => {
@@ -238,6 +243,8 @@ impl Itemiser<'_> {
             && !self.linked.insert((source.dev, source.ino));
         if is_known_link {
             (action, bytes) = ("link", 0);
+        } else {
+            self.capacity.bring(path, source);
         }
         if !source.kind.is_directory() {
             self.output.files_sent += 1;
@@ -330,6 +337,9 @@ impl Itemiser<'_> {
                 ),
                 "Look whether the source is the right one and whole; if it is, allow more with --max-delete.",
             ));
+        }
+        for finding in self.capacity.findings() {
+            self.job.ctx.findings.report(finding);
         }
         self.output.list_file = Some(LIST.to_owned());
         self.output.findings_total = self.job.ctx.findings.totals().total;

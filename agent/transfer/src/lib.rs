@@ -8,6 +8,7 @@ mod account;
 mod begun;
 mod breach;
 mod buffer;
+mod capacity;
 mod commit;
 mod compress;
 mod content;

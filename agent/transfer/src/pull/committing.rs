@@ -209,7 +209,7 @@ pub(super) fn attribute(pass: &Pass, path: &RelPath, problem: &Problem) {
     let hint = match problem.attribute {
         Attribute::Owner => "Run the agent as root, or accept that everything belongs to its user.",
         Attribute::Xattr(_) => {
-            "The destination's file system, or the agent's rights, do not allow this attribute."
+            "Run the agent as root, or accept it: the destination's file system, or the agent's rights, do not allow this attribute."
         }
         Attribute::Mode | Attribute::Times => "Run the agent as root.",
     };
