@@ -23,7 +23,10 @@ mod external_sort;
 mod fence;
 mod findings;
 mod frame_file;
-#[cfg_attr(not(any(test, feature = "kill-points")), expect(unreachable_pub, reason = "reached with that feature only"))]
+#[cfg_attr(
+    not(any(test, feature = "kill-points")),
+    expect(unreachable_pub, reason = "reached with that feature only")
+)]
 mod kill_point;
 mod lane;
 mod ledger;
