@@ -4,7 +4,7 @@
 //! paths that the pass could not bring as asked, with the rule of the finding that told so. Both are written under a
 //! name of their own and renamed when the pass has ended, so what stands there is of one whole pass.
 
-use common::failure::{Failure, FailureKind};
+use common::failure::{Failure, FailureKind, Retry};
 use common::finding::Rule;
 use common::rel_path::RelPath;
 use serde::{Deserialize, Serialize};
@@ -24,7 +24,9 @@ const BLOCK_BYTES_MAX: usize = 16 * 1024 * 1024;
 const LEVEL: i32 = 1;
 const MANIFEST: &str = "manifest";
 const EXCEPTIONS: &str = "exceptions";
-const VERSION: u32 = 1;
+/// Since version 2 a manifest says where it ends.
+const VERSION: u32 = 2;
+const VERSION_WITHOUT_END: u32 = 1;
 
 /// How the pass was made.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -48,7 +50,12 @@ pub(crate) struct Exception {
 #[derive(Debug, Serialize, Deserialize)]
 enum Frame {
     Head(Head),
-    Block { raw_bytes: u32, compressed: ByteString },
+    Block {
+        raw_bytes: u32,
+        compressed: ByteString,
+    },
+    /// Without it the manifest is cut off, and would prove less than all.
+    End,
 }
 
 /// Writes the manifest of a pass.
@@ -77,6 +84,7 @@ impl ManifestWriter {
     /// Lets the manifest take the place of the one before.
     pub(crate) fn finish(mut self, stage: &Stage) -> Result<(), Failure> {
         self.flush()?;
+        self.frames.write(&Frame::End)?;
         publish(&stage.dir, self.frames.finish()?, MANIFEST)
     }
 
@@ -100,6 +108,7 @@ pub(crate) struct ManifestFile {
     frames: FrameReader<Frame>,
     raw: Vec<u8>,
     at: usize,
+    is_ended: bool,
 }
 
 impl ManifestFile {
@@ -108,8 +117,8 @@ impl ManifestFile {
         let Some(file) = open(&stage.dir, MANIFEST)? else { return Ok(None) };
         let mut frames = FrameReader::forwards(file, 0);
         match frames.next()? {
-            Some(Frame::Head(head)) if head.version == VERSION => {
-                Ok(Some(Self { head, frames, raw: Vec::new(), at: 0 }))
+            Some(Frame::Head(head)) if [VERSION, VERSION_WITHOUT_END].contains(&head.version) => {
+                Ok(Some(Self { head, frames, raw: Vec::new(), at: 0, is_ended: false }))
             }
             _ => Err(Failure::new(FailureKind::Unsupported, "the stage's manifest cannot be read")
                 .hint("It was written by another version of the agent; run the copy again with this one.")),
@@ -118,8 +127,16 @@ impl ManifestFile {
 
     fn next_listing(&mut self) -> Result<Option<Listing>, Failure> {
         while self.at == self.raw.len() {
-            let Some(frame) = self.frames.next()? else { return Ok(None) };
-            let Frame::Block { raw_bytes, compressed } = frame else { continue };
+            let (raw_bytes, compressed) = match self.frames.next()? {
+                Some(Frame::Block { raw_bytes, compressed }) => (raw_bytes, compressed),
+                Some(Frame::Head(_)) => continue,
+                Some(Frame::End) => {
+                    self.is_ended = true;
+                    return Ok(None);
+                }
+                None if self.is_ended || self.head.version == VERSION_WITHOUT_END => return Ok(None),
+                None => return Err(damaged()),
+            };
             let raw_bytes = usize::try_from(raw_bytes).unwrap_or(usize::MAX).min(BLOCK_BYTES_MAX);
             self.raw = zstd::bulk::decompress(&compressed.0, raw_bytes)
                 .map_err(|error| Failure::of(FailureKind::Corrupt, &error))?;
@@ -138,6 +155,13 @@ impl Iterator for ManifestFile {
     fn next(&mut self) -> Option<Self::Item> {
         self.next_listing().transpose()
     }
+}
+
+/// What a manifest that ends in its middle means.
+fn damaged() -> Failure {
+    let failure = Failure::new(FailureKind::Corrupt, "the stage's manifest is damaged: it has no end");
+    Failure { retry: Retry::AfterOperator, ..failure }
+        .hint("Look at the destination's disk, then run the copy again: it writes a new one.")
 }
 
 /// Begins the exceptions of a pass.

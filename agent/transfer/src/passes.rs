@@ -28,6 +28,9 @@ pub(crate) struct Passes {
     /// The source's root as the first pass saw it.
     #[serde(default)]
     root: Option<RootMark>,
+    /// How long the ledger was when the last whole pass ended: less of it means that it is damaged.
+    #[serde(default)]
+    ledger_bytes: u64,
 }
 
 /// Which directory the source's root is.
@@ -64,9 +67,22 @@ impl Passes {
                 if passes.version == VERSION { Ok(passes) } else { Err(unreadable(&"an unknown version")) }
             }
             Err(error) if error.is_not_found() => {
-                Ok(Self { version: VERSION, passes: Vec::new(), root: None })
+                Ok(Self { version: VERSION, passes: Vec::new(), root: None, ledger_bytes: 0 })
             }
             Err(error) => Err(of_stage(&error)),
+        }
+    }
+
+    /// Returns how many bytes the ledger must have.
+    pub(crate) fn ledger_bytes(&self) -> u64 {
+        self.ledger_bytes
+    }
+
+    /// Forgets all passes, before the ledger goes.
+    pub(crate) fn forget(stage: &Dir) -> Result<(), Failure> {
+        match stage.unlink(&name()) {
+            Err(error) if !error.is_not_found() => Err(of_stage(&error)),
+            _ => stage.sync_dir().map_err(|error| of_stage(&error)),
         }
     }
 
@@ -102,7 +118,8 @@ impl Passes {
     }
 
     /// Notes durably that the last pass saw and brought the whole tree.
-    pub(crate) fn end(&mut self, stage: &Dir) -> Result<(), Failure> {
+    pub(crate) fn end(&mut self, stage: &Dir, ledger_bytes: u64) -> Result<(), Failure> {
+        self.ledger_bytes = ledger_bytes;
         if let Some(pass) = self.passes.last_mut() {
             pass.is_whole = true;
         }
@@ -186,7 +203,7 @@ mod tests {
         assert!(passes.is_same_root(&root("a", 1, 2)) && passes.is_same_root(&root("b", 9, 2)));
         assert!(!passes.is_same_root(&root("a", 9, 2)) && !passes.is_same_root(&root("b", 1, 3)));
         assert!(!passes.is_doubtful(&entry(1_000), None), "nothing was proven yet");
-        passes.end(&stage).unwrap();
+        passes.end(&stage, 0).unwrap();
 
         let mut passes = Passes::read(&stage).unwrap();
         assert_eq!(passes.next_number(), 2);
@@ -199,7 +216,7 @@ mod tests {
         assert!(passes.is_doubtful(&entry(150), Some(1)));
         assert!(passes.is_doubtful(&entry(199), Some(2)));
         assert!(passes.is_doubtful(&entry(150), None));
-        passes.end(&stage).unwrap();
+        passes.end(&stage, 0).unwrap();
         passes.begin(&stage, 4, at(250), &root("a", 1, 2)).unwrap();
         assert!(passes.is_doubtful(&entry(1), None), "the clock went back");
     }

@@ -15,6 +15,7 @@ use crate::fence::Fence;
 use crate::kill_point::KillPoint;
 use crate::ledger::{Histories, LEDGER, read_settled};
 use crate::memory::Memory;
+use crate::passes::Passes;
 use crate::stage::{Stage, clear};
 use crate::trouble::of_stage;
 use crate::undo::{preview, undo_all};
@@ -61,6 +62,8 @@ fn undo_blocking(ctx: &StepContext, params: &FileParams) -> Result<UndoPreview, 
 /// Ends the stages of a ledger that was undone: all of them, but for those in which something is kept aside, and the
 /// root's if there are such.
 fn close(stage: Stage, memory: &Memory, kill: &KillPoint) -> Result<(), Failure> {
+    // They say that there is a ledger, so they go before it.
+    Passes::forget(&stage.dir)?;
     // Without its ledger there is nothing more to undo, whatever happens to the tree from now on.
     let ledger = Name::new(LEDGER).expect("a constant without slash");
     match stage.dir.unlink(&ledger) {

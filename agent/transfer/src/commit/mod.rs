@@ -28,6 +28,7 @@ use crate::fence::{Fence, Inside};
 use crate::kill_point::KillPoint;
 use crate::ledger::{Ledger, SettledRecords};
 use crate::opened::Opened;
+use crate::passes::Passes;
 use crate::stage::Stage;
 use crate::trouble::of_stage;
 
@@ -79,7 +80,7 @@ impl Committer {
         lease.check()?;
         kill.pass()?;
         let (fence, inside) = Fence::claim(&stage.dir, token)?;
-        let (ledger, unsettled) = Ledger::open(&stage.dir)?;
+        let (ledger, unsettled) = Ledger::open(&stage.dir, Passes::read(&stage.dir)?.ledger_bytes())?;
         let guard = Guard { fence: fence.clone(), lease: lease.clone(), kill: kill.clone() };
         stage.domains.begin(guard, ledger.domains())?;
         kill.set_sync(&stage.home.disk.durable);
@@ -118,6 +119,11 @@ impl Committer {
     /// Returns the greatest number of a pass that did anything here.
     pub(crate) fn last_pass(&self) -> u32 {
         self.ledger.last_pass()
+    }
+
+    /// Returns how long the ledger is.
+    pub(crate) fn ledger_bytes(&self) -> u64 {
+        self.ledger.length_bytes()
     }
 
     /// Returns what was carried out so far.

@@ -2,7 +2,7 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
-use common::failure::{Failure, FailureKind};
+use common::failure::{Failure, FailureKind, Retry};
 use common::rel_path::RelPath;
 use sync::stamp::Time;
 use tree::{AppendFile, Dir, Name};
@@ -36,16 +36,21 @@ pub(crate) struct Ledger {
 impl Ledger {
     /// Opens the ledger, making it if there is none; cuts a torn end. Returns the intents whose end is not known.
     ///
-    /// To be called while the fence's lock is held, after the token was stored.
-    pub(crate) fn open(stage: &Dir) -> Result<(Self, Vec<Settled>), Failure> {
+    /// To be called while the fence's lock is held, after the token was stored. Less than `least_bytes` of whole records
+    /// is no torn end: they were durable when a pass ended.
+    pub(crate) fn open(stage: &Dir, least_bytes: u64) -> Result<(Self, Vec<Settled>), Failure> {
         let name = name();
         let mut file = match stage.open_append(&name) {
             Ok(file) => file,
+            Err(error) if error.is_not_found() && least_bytes > 0 => return Err(damaged(0, least_bytes)),
             Err(error) if error.is_not_found() => {
                 stage.create_append(&name).map_err(|error| of_stage(&error))?
             }
             Err(error) => return Err(of_stage(&error)),
         };
+        if file.length_bytes() < least_bytes {
+            return Err(damaged(file.length_bytes(), least_bytes));
+        }
         if file.length_bytes() < MAGIC.len() as u64 {
             // Torn at its very beginning: nothing was ever done under it.
             file.truncate(0)
@@ -72,6 +77,9 @@ impl Ledger {
             }
         }
         let whole_bytes = reader.offset();
+        if whole_bytes < least_bytes {
+            return Err(damaged(whole_bytes, least_bytes));
+        }
         let mut file = reader.into_file();
         if whole_bytes < file.length_bytes() {
             file.truncate(whole_bytes).map_err(|error| of_stage(&error))?;
@@ -80,6 +88,11 @@ impl Ledger {
         let (gathered, synced_bytes, stage) = (Vec::new(), file.length_bytes(), stage.clone());
         let ledger = Self { stage, file, next_seq, last_pass, gathered, domains, synced_bytes };
         Ok((ledger, open.into_values().collect()))
+    }
+
+    /// Returns how long the file is.
+    pub(crate) fn length_bytes(&self) -> u64 {
+        self.file.length_bytes()
     }
 
     /// Returns the greatest number of a pass that did anything.
@@ -200,6 +213,18 @@ impl SettledRecords {
 
 fn name() -> Name {
     Name::new(LEDGER).expect("a constant without slash")
+}
+
+/// What a ledger that lost records means: nobody knows any more what was changed.
+fn damaged(whole_bytes: u64, least_bytes: u64) -> Failure {
+    let message = format!(
+        "the migration's ledger is damaged: {whole_bytes} of at least {least_bytes} bytes can be read"
+    );
+    let failure = Failure::new(FailureKind::Corrupt, message);
+    Failure { retry: Retry::AfterOperator, ..failure }.hint(
+        "Nothing was changed. Look at the destination's disk; what was replaced is in the stage's `undo/`. \
+         Bring the stage back from a backup, or settle the migration and keep the tree as it stands.",
+    )
 }
 
 fn check_magic(file: &AppendFile) -> Result<(), Failure> {

@@ -296,7 +296,7 @@ impl Pass {
     }
 
     /// Lets what this pass saw take the place of what the last one saw.
-    fn publish(&self) -> Result<(), Failure> {
+    fn publish(&self, ledger_bytes: u64) -> Result<(), Failure> {
         if let Some(exceptions) = lock(&self.exceptions).take() {
             publish_exceptions(&self.stage, exceptions)?;
         }
@@ -306,7 +306,7 @@ impl Pass {
                 return Err(Failure::new(FailureKind::Bug, "a pass ended before the source was seen whole"));
             }
         }
-        lock(&self.passes).end(&self.stage.dir)
+        lock(&self.passes).end(&self.stage.dir, ledger_bytes)
     }
 
     fn wish(&self, wish: Wish) -> u64 {
@@ -373,7 +373,7 @@ pub(crate) fn run(
     let (asks, asked) = mpsc::channel();
     let (items, waiting) = mpsc::sync_channel(ITEMS_WAITING);
     let Incoming { manifest, fetches, content } = incoming;
-    let committer = &mut *committer;
+    let working = &mut *committer;
     std::thread::scope(|scope| {
         for number in 0..APPLIERS {
             let (content, items, asks) = (content.clone(), items.clone(), asks.clone());
@@ -382,7 +382,7 @@ pub(crate) fn run(
         // The answers end with the last request, and with them the appliers.
         drop(content);
         scope.spawn(move || guarded(pass, || ask::run(pass, &asked, &fetches)));
-        let commits = scope.spawn(move || guarded(pass, || committing::run(pass, committer, &waiting)));
+        let commits = scope.spawn(move || guarded(pass, || committing::run(pass, working, &waiting)));
         guarded(pass, || {
             let listings = source::SourceListings::new(pass, manifest, owners)?;
             let mut planner = plan::Planner::new(pass, histories, asks, items)?;
@@ -396,7 +396,7 @@ pub(crate) fn run(
         let domain = pass.stage.domains.get(id)?;
         [&domain.anchors, &domain.large].into_iter().try_for_each(clear)?;
     }
-    pass.publish()
+    pass.publish(committer.ledger_bytes())
 }
 
 /// Counts what earlier attempts of this step have landed. The ledger knows it exactly; counts of their own would lack
