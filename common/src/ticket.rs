@@ -37,7 +37,7 @@ const SCHEME: SignatureScheme = SignatureScheme::ECDSA_NISTP256_SHA256;
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum Direction {
-    /// The destination dials and reads from the source.
+    /// The destination reads from the source, whoever dialled.
     Pull,
 }
 

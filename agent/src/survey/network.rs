@@ -3,7 +3,7 @@
 use std::fs;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr, UdpSocket};
 
-/// Addresses that are told; a dialling agent tries them one after the other.
+/// Addresses that are told; a dialling agent tries them beside each other.
 const ADDRESSES_MAX: usize = 16;
 
 /// Returns the addresses for a data port that listens on `listening`, best first.

@@ -20,7 +20,7 @@ pub(super) fn check(spec: &MigrationSpec, source: Side<'_>, destination: Side<'_
     }
     findings.extend(check_steps(spec, destination));
     findings.extend(check_nesting(spec, source, destination));
-    findings.extend(check_ways(spec, source));
+    findings.extend(check_ways(spec, source, destination));
     findings
 }
 
@@ -54,13 +54,16 @@ fn check_nesting(spec: &MigrationSpec, source: Side<'_>, destination: Side<'_>) 
     Some(finding(&object, message, "choose folders of which neither holds the other"))
 }
 
-/// The destination dials the source.
-fn check_ways(spec: &MigrationSpec, source: Side<'_>) -> Option<Finding> {
-    if !source.facts.data_addresses.is_empty() {
+/// The destination dials the source, or the source the destination.
+fn check_ways(spec: &MigrationSpec, source: Side<'_>, destination: Side<'_>) -> Option<Finding> {
+    if [source, destination].iter().any(|side| !side.facts.data_addresses.is_empty()) {
         return None;
     }
-    let message = format!("the agent of `{}` has no address for data", source.host);
-    let hint = "set `advertise_data` in its agent.toml";
+    let message = format!(
+        "neither the agent of `{}` nor that of `{}` has an address for data",
+        source.host, destination.host
+    );
+    let hint = "set `advertise_data` in agent.toml of one of both";
     Some(finding(&spec.source.location.to_string(), &message, hint))
 }
 

@@ -167,6 +167,22 @@ mod tests {
     }
 
     #[test]
+    fn one_of_both_agents_must_be_one_that_can_be_dialled() {
+        let (spec, web1, web2) = (sample::spec(), "web1".parse().unwrap(), "web2".parse().unwrap());
+        let (from, to) = (root("/a", &[3, 2]), root("/b", &[4, 2]));
+        let hidden = HostFacts { data_addresses: Vec::new(), ..facts() };
+        let with = |of_source: &HostFacts, of_destination: &HostFacts| {
+            let source = Side { host: &web1, facts: of_source, root: &from };
+            let destination = Side { host: &web2, facts: of_destination, root: &to };
+            plan(&"m1".parse().unwrap(), &spec, source, destination, Vec::new())
+        };
+        assert!(with(&hidden, &facts()).is_ok());
+        assert!(with(&facts(), &hidden).is_ok());
+        let refused = with(&hidden, &hidden).unwrap_err();
+        assert!(refused[0].message.contains("web1") && refused[0].message.contains("web2"), "{refused:?}");
+    }
+
+    #[test]
     fn everything_that_stands_against_it_is_told_at_once() {
         let spec = sample::spec();
         let mut missing = root("/b", &[4, 2]);
