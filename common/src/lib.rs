@@ -39,4 +39,5 @@ pub mod step;
 pub mod telemetry;
 pub mod ticket;
 pub mod tls;
+pub mod version;
 pub mod view;

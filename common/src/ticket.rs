@@ -74,9 +74,14 @@ pub struct Ticket {
 /// Why a ticket is refused.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum InvalidTicket {
-    /// It is not a ticket, or of a version that this program does not know.
+    /// It is not a ticket.
     #[error("it cannot be read")]
     Form,
+    /// It is of a version that this program does not know.
+    #[error(
+        "it was written by a newer version of the program: its format is {0}, and this one reads up to {SANITIZING_VERSION}"
+    )]
+    Newer(u8),
     /// The cluster's authority did not sign it.
     #[error("the cluster did not sign it")]
     Signature,
@@ -181,8 +186,11 @@ impl Ticket {
     /// When it is no ticket, or was not signed by this authority. Whether it holds here and now is [`Self::admits`].
     pub fn open(bytes: &[u8], authority: &CertificateDer<'_>) -> Result<Self, InvalidTicket> {
         let (version, rest) = bytes.split_first().ok_or(InvalidTicket::Form)?;
-        if !matches!(*version, TICKET_VERSION | SANITIZING_VERSION) || bytes.len() > TICKET_BYTES_MAX {
+        if bytes.len() > TICKET_BYTES_MAX || *version < TICKET_VERSION {
             return Err(InvalidTicket::Form);
+        }
+        if *version > SANITIZING_VERSION {
+            return Err(InvalidTicket::Newer(*version));
         }
         let signed: Signed = postcard::from_bytes(rest).map_err(|_error| InvalidTicket::Form)?;
         verify(&signed_text(*version, &signed.payload), &signed.signature, authority)

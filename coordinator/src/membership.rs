@@ -101,6 +101,7 @@ impl NodeFiles {
             Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(None),
             Err(error) => return Err(unusable(&path, &error)),
         };
+        common::version::check_json(&path.display().to_string(), &text, VERSION)?;
         let membership: Membership =
             serde_json::from_slice(&text).map_err(|error| unusable(&path, &error.into()))?;
         if membership.version != VERSION {

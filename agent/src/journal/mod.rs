@@ -61,9 +61,14 @@ pub enum JournalError {
     /// The damaged journal cannot be moved aside.
     #[error("moving the damaged journal aside")]
     MoveAside(#[source] std::io::Error),
-    /// A record is of a version that this program does not know, or damaged.
+    /// A record is damaged.
     #[error("a record of the journal cannot be read")]
     Record,
+    /// A record is of a version that this program does not know.
+    #[error(
+        "the journal was written by a newer version of the program: its format is {0}, and this one reads {RECORD_VERSION}"
+    )]
+    Newer(u8),
     /// A record is larger than the store bears.
     #[error("a record of {0} bytes does not fit into the journal")]
     TooLarge(usize),
@@ -75,6 +80,8 @@ impl From<JournalError> for Failure {
             JournalError::TooLarge(_) | JournalError::Record | JournalError::Panicked => {
                 Self::of(FailureKind::Bug, &error)
             }
+            JournalError::Newer(_) => Self::of(FailureKind::Unsupported, &error)
+                .hint("use the version that wrote it, or a later one"),
             JournalError::Store(_) | JournalError::MoveAside(_) => Self::of(FailureKind::Exhausted, &error)
                 .hint("look at the free space and the health of the disk that holds the state directory"),
         }
@@ -294,7 +301,8 @@ fn encode<T: Serialize>(record: &T) -> Result<Vec<u8>, JournalError> {
 fn decode<T: DeserializeOwned>(bytes: &[u8]) -> Result<T, JournalError> {
     match bytes.split_first() {
         Some((&RECORD_VERSION, rest)) => postcard::from_bytes(rest).map_err(|_error| JournalError::Record),
-        Some(_) | None => Err(JournalError::Record),
+        Some((version, _)) => Err(JournalError::Newer(*version)),
+        None => Err(JournalError::Record),
     }
 }
 
@@ -387,5 +395,41 @@ mod tests {
         assert!(journal.incarnation() > first);
         let names = std::fs::read_dir(directory.path()).unwrap().map(|entry| entry.unwrap().file_name());
         assert!(names.into_iter().any(|name| name.to_string_lossy().starts_with("journal.damaged-")));
+    }
+
+    /// Returns a fixture of `tests/compat`; one that is missing is written, if `DROVER_WRITE_FIXTURES` asks for it.
+    fn fixture(name: &str, today: &[u8]) -> Vec<u8> {
+        let folder = concat!(env!("CARGO_MANIFEST_DIR"), "/../tests/compat/fixtures/1");
+        let path = Path::new(folder).join(name);
+        if std::env::var_os("DROVER_WRITE_FIXTURES").is_some() && !path.exists() {
+            std::fs::write(&path, today).unwrap();
+        }
+        std::fs::read(&path).unwrap_or_else(|error| panic!("{}: {error}", path.display()))
+    }
+
+    #[test]
+    fn fixtures_of_records_are_read() {
+        let bytes = fixture("journal-running.record", &encode(&running()).unwrap());
+        assert_eq!(decode::<RunningStep>(&bytes).unwrap(), running());
+        let events = [
+            ("journal-succeeded.record", OutboxEvent::Succeeded("{}".to_owned())),
+            ("journal-failed.record", OutboxEvent::Failed("{}".to_owned())),
+            ("journal-caught-up.record", OutboxEvent::CaughtUp { lag_ms: 300 }),
+            ("journal-findings.record", OutboxEvent::Findings("[]".to_owned())),
+        ];
+        for (name, event) in events {
+            let expected = OutboxRecord { event, ..record("") };
+            let bytes = fixture(name, &encode(&expected).unwrap());
+            assert_eq!(decode::<OutboxRecord>(&bytes).unwrap(), expected, "{name}");
+        }
+    }
+
+    #[test]
+    fn a_later_version_is_named_as_such() {
+        let mut bytes = encode(&running()).unwrap();
+        bytes[0] = 2;
+        let failure = Failure::from(decode::<RunningStep>(&bytes).unwrap_err());
+        assert_eq!(failure.kind, FailureKind::Unsupported);
+        assert!(failure.message.contains("newer version"), "{failure}");
     }
 }

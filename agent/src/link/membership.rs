@@ -80,7 +80,9 @@ pub enum MembershipError {
         source: io::Error,
     },
     /// The file was written by a later version of the agent.
-    #[error("{path} is of version {found}, and this agent knows version {VERSION}")]
+    #[error(
+        "{path} was written by a newer version of the agent: its format is {found}, and this one reads {VERSION}"
+    )]
     Version {
         /// The file.
         path: PathBuf,

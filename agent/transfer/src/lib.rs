@@ -22,6 +22,8 @@ mod endpoint;
 mod external_sort;
 mod fence;
 mod findings;
+#[cfg(test)]
+mod fixture_test;
 mod frame_file;
 #[cfg_attr(
     not(any(test, feature = "kill-points")),

@@ -120,6 +120,9 @@ impl ManifestFile {
             Some(Frame::Head(head)) if [VERSION, VERSION_WITHOUT_END].contains(&head.version) => {
                 Ok(Some(Self { head, frames, raw: Vec::new(), at: 0, is_ended: false }))
             }
+            Some(Frame::Head(head)) if head.version > VERSION => {
+                Err(common::version::newer("the stage's manifest", head.version, VERSION))
+            }
             _ => Err(Failure::new(FailureKind::Unsupported, "the stage's manifest cannot be read")
                 .hint("It was written by another version of the agent; run the copy again with this one.")),
         }
@@ -208,4 +211,21 @@ fn finished(name: &str) -> Name {
 
 fn unfinished(name: &str) -> Name {
     Name::new(format!("{name}.next")).expect("a constant without slash")
+}
+
+#[cfg(test)]
+mod tests {
+    use sync::entry::Kind;
+
+    use super::*;
+    use crate::fixture_test::{entry, frames};
+
+    #[test]
+    fn fixtures_of_manifests_are_read() {
+        let head = Head { version: 1, pass: 2, root: entry("", Kind::Directory) };
+        let block = Frame::Block { raw_bytes: 5, compressed: ByteString(vec![1, 2, 3]) };
+        frames("manifest.frames", &[Frame::Head(head), block]);
+        let exception = Exception { path: RelPath::root().join(b"a").unwrap(), rule: Rule::Changed };
+        frames("exceptions.frames", &[exception]);
+    }
 }

@@ -112,6 +112,7 @@ impl Memory {
             Err(error) if error.kind() == ErrorKind::NotFound => return Ok(None),
             Err(error) => return Err(trouble("read", &path, &error)),
         };
+        common::version::check_json(&path.display().to_string(), &content, VERSION)?;
         serde_json::from_slice(&content).map(Some).map_err(|error| {
             Failure::new(FailureKind::Conflict, format!("{} cannot be read: {error}", path.display()))
                 .hint(hint)

@@ -63,6 +63,7 @@ impl Passes {
     pub(crate) fn read(stage: &Dir) -> Result<Self, Failure> {
         match stage.read_small(&name(), BYTES_MAX) {
             Ok(content) => {
+                common::version::check_json("the stage's list of passes", &content, VERSION)?;
                 let passes: Self = serde_json::from_slice(&content).map_err(|error| unreadable(&error))?;
                 if passes.version == VERSION { Ok(passes) } else { Err(unreadable(&"an unknown version")) }
             }

@@ -277,15 +277,9 @@ pub(crate) fn open_valid(root: &Dir, name: &Name) -> Result<Option<(Dir, Marker)
         return Ok(None);
     }
     let Ok(content) = dir.read_small(&marker_name(), MARKER_BYTES_MAX) else { return Ok(None) };
+    common::version::check_json(&format!("the stage `{name}`"), &content, VERSION)?;
     let Ok(marker) = serde_json::from_slice::<Marker>(&content) else { return Ok(None) };
-    if marker.version != VERSION {
-        return Err(Failure::new(
-            FailureKind::Unsupported,
-            format!("the stage `{name}` is of version {}, which this agent does not know", marker.version),
-        )
-        .hint("Continue with the version of the agent that began the migration."));
-    }
-    Ok(Some((dir, marker)))
+    Ok((marker.version == VERSION).then_some((dir, marker)))
 }
 
 /// Gives a stage its mode and its marker.

@@ -56,6 +56,7 @@ impl NodeDocument {
     /// # Errors
     /// When it is something else, or of a version that this program does not know.
     pub fn parse(text: &str) -> Result<Self, Failure> {
+        common::version::check_json("the coordinator's answer", text.as_bytes(), VERSION)?;
         let document: Self = serde_json::from_str(text).map_err(|error| {
             Failure::new(FailureKind::Invalid, format!("the coordinator's answer cannot be read: {error}"))
         })?;

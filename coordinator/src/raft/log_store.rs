@@ -263,7 +263,9 @@ fn decode<T: DeserializeOwned>(bytes: &[u8]) -> Result<T, StorageError<u64>> {
 }
 
 #[derive(Debug, thiserror::Error)]
-#[error("a record of the log has version {0}, and this program reads version {VERSION}")]
+#[error(
+    "a record of the log was written by a newer version of the program: its format is {0}, and this one reads {VERSION}"
+)]
 struct UnknownVersion(u8);
 
 fn reading(error: impl std::error::Error + 'static) -> StorageError<u64> {
@@ -314,5 +316,56 @@ mod tests {
         let whole = store.read((Bound::Unbounded, Bound::Unbounded), usize::MAX).unwrap();
         let batch = store.read((Bound::Included(3), Bound::Excluded(20)), BATCH_BYTES).unwrap();
         assert_eq!((whole.len(), batch.len()), (20, 6));
+    }
+
+    /// Returns a fixture of `tests/compat`; one that is missing is written, if `DROVER_WRITE_FIXTURES` asks for it.
+    fn fixture(name: &str, today: &[u8]) -> Vec<u8> {
+        let folder = concat!(env!("CARGO_MANIFEST_DIR"), "/../tests/compat/fixtures/1");
+        let path = Path::new(folder).join(name);
+        if std::env::var_os("DROVER_WRITE_FIXTURES").is_some() && !path.exists() {
+            std::fs::write(&path, today).unwrap();
+        }
+        std::fs::read(&path).unwrap_or_else(|error| panic!("{}: {error}", path.display()))
+    }
+
+    #[test]
+    fn fixtures_of_the_log_are_read() {
+        let proposal = crate::raft::Proposal {
+            wall: common::clock::WallMs(1_700_000_000_000),
+            principal: crate::state::sample::node(),
+            command: vec![1, 2, 3],
+        };
+        let log_id = openraft::testing::log_id(3, 1, 9);
+        let member = crate::raft::Member {
+            name: "coordinator-1".to_owned(),
+            api_address: "127.0.0.1:7400".to_owned(),
+            raft_address: "127.0.0.1:7401".to_owned(),
+        };
+        let members = openraft::Membership::new(
+            vec![std::collections::BTreeSet::from([1])],
+            std::collections::BTreeMap::from([(1, member)]),
+        );
+        let payloads = [
+            ("log-command.record", openraft::EntryPayload::Normal(proposal)),
+            ("log-membership.record", openraft::EntryPayload::Membership(members)),
+            ("log-blank.record", openraft::EntryPayload::Blank),
+        ];
+        for (name, payload) in payloads {
+            let entry = Entry::<TypeConfig> { log_id, payload };
+            let bytes = fixture(name, &encode(&entry).unwrap());
+            let found: Entry<TypeConfig> = decode(&bytes).unwrap();
+            assert_eq!(format!("{found:?}"), format!("{entry:?}"), "{name}");
+        }
+        let vote = openraft::Vote::<u64>::new(7, 2);
+        let bytes = fixture("vote.record", &encode(&vote).unwrap());
+        assert_eq!(decode::<openraft::Vote<u64>>(&bytes).unwrap(), vote);
+    }
+
+    #[test]
+    fn a_later_version_is_named_as_such() {
+        let mut bytes = encode(&7_u64).unwrap();
+        bytes[0] = 2;
+        let error = decode::<u64>(&bytes).unwrap_err();
+        assert!(error.to_string().contains("newer version"), "{error}");
     }
 }

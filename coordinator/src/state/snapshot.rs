@@ -54,7 +54,7 @@ pub enum SnapshotError {
     Record(#[from] postcard::Error),
     /// It is of a version that this program does not know.
     #[error(
-        "the snapshot has version {0}, and this program reads {SNAPSHOT_VERSION_MIN} to {SNAPSHOT_VERSION}"
+        "the snapshot was written by a newer version of the program: its format is {0}, and this one reads {SNAPSHOT_VERSION_MIN} to {SNAPSHOT_VERSION}"
     )]
     Version(u8),
     /// It is cut or altered.
@@ -151,7 +151,9 @@ pub fn decode_addressed(bytes: &[u8]) -> Result<(Option<String>, Command), Refus
         Some((&ADDRESSED_VERSION, body)) => postcard::from_bytes::<(String, Command)>(body)
             .map(|(address, command)| (Some(address), command))
             .map_err(undecoded),
-        Some((version, _)) => Err(refuse(format!("a command of the log has version {version}"))),
+        Some((version, _)) => Err(refuse(format!(
+            "a command of the log was written by a newer version of the program: its format is {version}, and this one reads up to {ADDRESSED_VERSION}"
+        ))),
         None => Err(refuse("a command of the log is empty".to_owned())),
     }
 }

@@ -9,7 +9,11 @@ use super::pace::Pace;
 
 /// Returns one line without its end: `running 47 %, file.copy-1, 12 of at least 20 files, …`.
 pub(crate) fn line(view: &MigrationView, percent: f64, pace: Pace) -> String {
-    let mut line = format!("{} {percent:.0} %", view.status.as_str());
+    let mut line = view.status.as_str().replace('_', " ");
+    // Until the scan has ended nobody knows what the part is a part of.
+    if !view.is_estimate {
+        line.push_str(&format!(" {percent:.0} %"));
+    }
     if let Some(step) = &view.current_step {
         line.push_str(&format!(", {step}"));
     }
@@ -45,10 +49,10 @@ fn at_least(view: &MigrationView) -> &'static str {
     if view.is_estimate { "at least " } else { "" }
 }
 
-/// Returns `12.0 s left`, at least so much while the totals are.
+/// Returns `12.0 s left`; nothing until the scan has ended.
 pub(crate) fn eta(view: &MigrationView, pace: Pace) -> Option<String> {
     let left = human::duration(Duration::from_millis(pace.eta_ms?));
-    Some(format!("{}{left} left", at_least(view)))
+    (!view.is_estimate).then(|| format!("{left} left"))
 }
 
 #[cfg(test)]
@@ -62,9 +66,12 @@ mod tests {
         let pace = Pace { bytes_per_s: 10 << 10, eta_ms: Some(12_000) };
         assert_eq!(
             line(&running, 47.0, pace),
-            "running 47 %, file.copy-1, 1 200 of at least 4 000 files, 1.00 MiB of at least 2.00 MiB, 10.0 KiB/s, at least 12.0 s left"
+            "running, file.copy-1, 1 200 of at least 4 000 files, 1.00 MiB of at least 2.00 MiB, 10.0 KiB/s"
         );
         running.is_estimate = false;
-        assert!(!line(&running, 47.0, pace).contains("at least"));
+        assert_eq!(
+            line(&running, 47.0, pace),
+            "running 47 %, file.copy-1, 1 200 of 4 000 files, 1.00 MiB of 2.00 MiB, 10.0 KiB/s, 12.0 s left"
+        );
     }
 }

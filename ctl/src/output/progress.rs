@@ -125,7 +125,10 @@ fn bar_line(view: &MigrationView, percent: f64, pace: Pace, width: usize) -> Str
         Some(step) => human::printable(step.as_str()),
         None => view.status.as_str().replace('_', " "),
     };
-    let mut parts = vec![format!("{percent:>3.0} % {} {word}", bar(percent))];
+    // Until the scan has ended nobody knows what the part is a part of.
+    let part =
+        if view.is_estimate { "scanning".to_owned() } else { format!("{percent:>3.0} % {}", bar(percent)) };
+    let mut parts = vec![format!("{part} {word}")];
     if view.files_total > 0 || view.bytes_total > 0 {
         parts.push(line::files(view));
         parts.push(line::bytes(view));
@@ -136,8 +139,8 @@ fn bar_line(view: &MigrationView, percent: f64, pace: Pace, width: usize) -> Str
     parts.extend(line::eta(view, pace));
     // The last column stays free: a full line would wrap on some terminals and could not be drawn again.
     let room = width.saturating_sub(1);
-    // Least first: rate, files, bytes, time left. The bar itself is cut at the very end only.
-    for least in [3, 1, 1, 1] {
+    // Least first: files, rate, bytes, time left. The bar itself is cut at the very end only.
+    for least in [1, 2, 1, 1] {
         if parts.join("  ").chars().count() <= room {
             break;
         }
@@ -222,6 +225,7 @@ pub(crate) mod tests {
     #[test]
     fn nothing_at_first_and_never_backwards() {
         let mut progress = Progress::bar(200);
+        let view = || MigrationView { is_estimate: false, ..view() };
         let at = |ms| progress_time(&progress, ms);
         let (early, late, later) = (at(249), at(250), at(400));
         assert_eq!(progress.next(&view(), early), None);
@@ -245,12 +249,23 @@ pub(crate) mod tests {
     #[test]
     fn a_bar_fits_the_terminal_and_keeps_what_matters() {
         let pace = Pace { bytes_per_s: 10 << 10, eta_ms: Some(12_000) };
+        let view = || MigrationView { is_estimate: false, ..view() };
         for width in [20, 40, 60, 80, 100, 200] {
             let line = bar_line(&view(), 47.0, pace, width);
             assert!(line.chars().count() < width, "{width}: {line}");
             assert!(width < 40 || line.contains("47 %"), "{width}: {line}");
         }
-        assert!(bar_line(&view(), 47.0, pace, 80).contains("left"), "{}", bar_line(&view(), 47.0, pace, 80));
+        let line = bar_line(&view(), 47.0, pace, 80);
+        assert!(line.contains("left") && line.contains("KiB/s"), "{line}");
+    }
+
+    #[test]
+    fn no_part_and_no_end_is_told_while_the_scan_goes_on() {
+        let line = bar_line(&view(), 47.0, Pace { bytes_per_s: 10 << 10, eta_ms: None }, 200);
+        assert_eq!(
+            line,
+            "scanning file.copy-1  1 200 of at least 4 000 files  1.00 MiB of at least 2.00 MiB  10.0 KiB/s"
+        );
     }
 
     #[test]

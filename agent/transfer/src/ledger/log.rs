@@ -233,9 +233,7 @@ fn check_magic(file: &AppendFile) -> Result<(), Failure> {
     if &found == MAGIC {
         return Ok(());
     }
-    Err(Failure::new(
-        FailureKind::Unsupported,
-        "the stage's ledger is of a version that this agent does not know",
-    )
-    .hint("Continue with the version of the agent that began the migration."))
+    let message = "the stage's ledger was written by a newer version of the agent, or by something else";
+    let hint = "Continue with the version of the agent that began the migration.";
+    Err(Failure::new(FailureKind::Unsupported, message).hint(hint))
 }

@@ -10,4 +10,6 @@ mod record;
 
 pub(crate) use history::{Histories, History, Kept};
 pub(crate) use log::{LEDGER, Ledger, SettledRecords, read_settled};
+#[cfg(test)]
+pub(crate) use record::Record;
 pub(crate) use record::{Change, Intent, Settled, listing_order};

@@ -580,4 +580,18 @@ mod tests {
         assert!(matches!(large.confirmed(later, true, &values).unwrap(), Next::Changed));
         assert!(large.confirmed(later, true, &values[..6]).is_err());
     }
+
+    #[test]
+    fn fixtures_of_side_cars_are_read() {
+        let time = sync::stamp::Time { seconds: 1_700_000_000, nanos: 3 };
+        let head = Record::Head {
+            version: 1,
+            path: RelPath::root().join(b"large").unwrap(),
+            stamp: Stamp { ino: 7, size: SIZE, mtime: time, ctime: time },
+            boot_id: "boot".to_owned(),
+            ino: 9,
+        };
+        let proven = Record::Proven { index: 3, value: ChainingValue([7; 32]) };
+        crate::fixture_test::frames("side-car.frames", &[head, proven]);
+    }
 }
