@@ -8,7 +8,7 @@ use proto::v1::coordinator_message::Message as ToAgent;
 use crate::fixture;
 
 /// Checks messages one behind the other, each behind its length.
-fn messages<M: Message + Default + PartialEq>(path: &str, expected: &[M]) {
+fn messages<M: Message + Default + PartialEq + std::fmt::Debug>(path: &str, expected: &[M]) {
     let mut today = Vec::new();
     for message in expected {
         message.encode_length_delimited(&mut today).unwrap();
