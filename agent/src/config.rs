@@ -7,6 +7,7 @@ use std::net::{Ipv4Addr, SocketAddr};
 use std::path::{Path, PathBuf};
 
 use common::failure::{Failure, FailureKind};
+use common::settings_text::{self, InvalidText};
 use common::telemetry::LogForm;
 use serde::Deserialize;
 
@@ -80,7 +81,7 @@ pub enum ConfigError {
         path: PathBuf,
         /// Where and why.
         #[source]
-        source: Box<toml::de::Error>,
+        source: InvalidText,
     },
     /// The state directory is relative, so it would depend on where the agent was started.
     #[error("`state_dir` is {0}, which is not an absolute path")]
@@ -112,8 +113,8 @@ impl Settings {
             Err(error) if error.kind() == io::ErrorKind::NotFound && path.is_none() => String::new(),
             Err(source) => return Err(ConfigError::Read { path: named.to_owned(), source }),
         };
-        let form = |source| ConfigError::Form { path: named.to_owned(), source: Box::new(source) };
-        let settings: Self = toml::from_str(&text).map_err(form)?;
+        let form = |source| ConfigError::Form { path: named.to_owned(), source };
+        let settings: Self = settings_text::read(&text).map_err(form)?;
         if !settings.state_dir.is_absolute() {
             return Err(ConfigError::RelativeStateDir(settings.state_dir));
         }

@@ -9,7 +9,8 @@ use std::path::Path;
 
 use serde::{Deserialize, Serialize};
 
-use crate::atomic_file;
+use crate::settings_text::InvalidText;
+use crate::{atomic_file, settings_text};
 
 /// The file: contexts by name, and the one that is used when none is named.
 #[derive(Clone, Default, Serialize, Deserialize)]
@@ -59,7 +60,7 @@ pub enum ContextError {
         path: String,
         /// Where and why.
         #[source]
-        source: toml::de::Error,
+        source: InvalidText,
     },
     /// Others than its owner can read it.
     #[error("{path} holds private keys, and others than its owner can read it (mode {mode:03o})")]
@@ -94,7 +95,7 @@ impl Contexts {
         }
         let text = std::fs::read_to_string(path)
             .map_err(|source| ContextError::Io { path: shown.clone(), source })?;
-        toml::from_str(&text).map_err(|source| ContextError::Form { path: shown, source })
+        settings_text::read(&text).map_err(|source| ContextError::Form { path: shown, source })
     }
 
     /// Writes the file with mode 0600.

@@ -33,6 +33,7 @@ pub mod role;
 pub mod sanitize;
 pub mod sealing;
 pub mod secret;
+pub mod settings_text;
 pub mod shutdown;
 pub mod spec;
 pub mod step;

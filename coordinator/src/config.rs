@@ -97,8 +97,9 @@ impl Settings {
                 return Err(Failure::new(FailureKind::Invalid, message).hint("name the file with --config"));
             }
         };
-        toml::from_str(&text).map_err(|error| {
+        common::settings_text::read(&text).map_err(|error| {
             Failure::new(FailureKind::Invalid, format!("the settings {}: {error}", shown.display()))
+                .hint("correct the line, or leave the key out for its default")
         })
     }
 

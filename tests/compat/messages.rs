@@ -46,14 +46,8 @@ fn fixtures_of_agents_messages_are_spoken() {
             incarnation: 7,
             facts: "{}".to_owned(),
             held: vec![held()],
-            ..v1::Hello::default()
         }),
-        FromAgent::Heartbeat(v1::Heartbeat {
-            number: 3,
-            renew: vec![held()],
-            wall_ms: 9,
-            ..v1::Heartbeat::default()
-        }),
+        FromAgent::Heartbeat(v1::Heartbeat { number: 3, renew: vec![held()], wall_ms: 9 }),
         FromAgent::Progress(progress),
         event(1, Event::Succeeded("{}".to_owned())),
         event(2, Event::Failed(failure)),
@@ -82,12 +76,7 @@ fn fixtures_of_leaders_messages_are_spoken() {
         tenant: "default".to_owned(),
         ..v1::Grant::default()
     };
-    let lease = v1::RenewedLease {
-        token: token(),
-        ticket: vec![3],
-        bandwidth_limit: 9,
-        ..v1::RenewedLease::default()
-    };
+    let lease = v1::RenewedLease { token: token(), ticket: vec![3], bandwidth_limit: 9 };
     let v1::HeldLease { migration, step, token } = held();
     let said = [
         ToAgent::Welcome(v1::Welcome {
@@ -96,9 +85,8 @@ fn fixtures_of_leaders_messages_are_spoken() {
             coordinators: vec!["10.0.0.1:7400".to_owned()],
             acknowledged: 5,
             reconnect_spread_ms: 6,
-            ..v1::Welcome::default()
         }),
-        ToAgent::Renewed(v1::Renewed { number: 3, leases: vec![lease], ..v1::Renewed::default() }),
+        ToAgent::Renewed(v1::Renewed { number: 3, leases: vec![lease] }),
         ToAgent::Grant(grant),
         ToAgent::Revoke(v1::Revoke { migration, step, token, reason: "over".to_owned() }),
         ToAgent::Acknowledge(v1::Acknowledge { number: 8 }),

@@ -102,8 +102,14 @@ fn fixtures_of_ledgers_are_read() {
 #[test]
 fn fixtures_of_counters_are_read() {
     let progress = Progress { files_done: 1, files_total: 2, is_scan_complete: true, ..Progress::default() };
-    let totals =
-        Totals { first_pass: 3, wire_bytes: 4, content_bytes: 5, files_sent: 6, duration_ms: 7, progress };
+    let totals = Totals {
+        first_pass: 3,
+        wire_bytes: 4,
+        content_bytes: 5,
+        files_sent: 6,
+        duration_ms: 7,
+        progress: progress.into(),
+    };
     frames("counters.frames", &[totals]);
 }
 

@@ -5,6 +5,7 @@ use std::sync::Arc;
 
 use common::clock;
 use common::failure::{CONFIRM, Failure, FailureKind};
+use common::human;
 use common::id::{HostName, NodeName, TenantId};
 use common::principal::Principal;
 use common::step::file::{FileOutput, ListQuestion, UndoPreview, UndoQuestion};
@@ -117,9 +118,11 @@ impl ControlDoor {
         if preview.kept_aside == 0 {
             return Ok(());
         }
+        let were = if preview.kept_aside == 1 { "was" } else { "were" };
         let sentence = format!(
-            "{} of {} entries were changed or added by somebody else since; they would be moved to `after/` in the stage.",
-            preview.kept_aside, preview.entries
+            "{} of {} entries {were} changed or added by somebody else since; what is there now would be moved to `after/` in the stage.",
+            human::count(preview.kept_aside),
+            human::count(preview.entries)
         );
         Err(Failure::new(
             FailureKind::Conflict,

@@ -3,13 +3,17 @@
 use std::time::Duration;
 
 use common::human;
-use common::view::MigrationView;
+use common::view::{MigrationStatus, MigrationView};
 
 use super::pace::Pace;
 
 /// Returns one line without its end: `running 47 %, file.copy-1, 12 of at least 20 files, …`.
 pub(crate) fn line(view: &MigrationView, percent: f64, pace: Pace) -> String {
     let mut line = view.status.as_str().replace('_', " ");
+    if view.status == MigrationStatus::Unwinding {
+        // The figures are of what was done; how much of it is undone nobody counts.
+        return view.current_step.as_ref().map_or(line.clone(), |step| format!("{line}, {step}"));
+    }
     // Until the scan has ended nobody knows what the part is a part of.
     if !view.is_estimate {
         line.push_str(&format!(" {percent:.0} %"));

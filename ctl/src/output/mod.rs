@@ -212,7 +212,7 @@ impl Output {
             .into()),
             Consent::Ask => {
                 let mut question = Text::new();
-                question.push(Meaning::Strong, sentence).plain(" Continue? [y/N] ");
+                question.push(Meaning::Strong, sentence).end_line().plain("Continue? [y/N] ");
                 self.say(&question);
                 let mut input = io::stdin().lock();
                 match prompt::wait(&input).and_then(|()| prompt::is_yes(&mut input)) {

@@ -7,7 +7,7 @@ use std::time::Duration;
 
 use common::clock::{self, BootTime};
 use common::human;
-use common::view::MigrationView;
+use common::view::{MigrationStatus, MigrationView};
 
 use super::pace::{Pace, Seen};
 use super::table::cut;
@@ -125,6 +125,10 @@ fn bar_line(view: &MigrationView, percent: f64, pace: Pace, width: usize) -> Str
         Some(step) => human::printable(step.as_str()),
         None => view.status.as_str().replace('_', " "),
     };
+    if view.status == MigrationStatus::Unwinding {
+        // The figures are of what was done; how much of it is undone nobody counts.
+        return cut(&format!("unwinding {word}"), width.saturating_sub(1));
+    }
     // Until the scan has ended nobody knows what the part is a part of.
     let part =
         if view.is_estimate { "scanning".to_owned() } else { format!("{percent:>3.0} % {}", bar(percent)) };
@@ -169,8 +173,6 @@ fn bar(percent: f64) -> String {
 
 #[cfg(test)]
 pub(crate) mod tests {
-    use common::view::MigrationStatus;
-
     use super::*;
 
     /// A migration at work, as a coordinator tells of it.
