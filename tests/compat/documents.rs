@@ -80,6 +80,7 @@ fn fixtures_of_documents_between_parts_are_read() {
         validation_level: ValidationLevel::Strict,
         keep_way_back: true,
         scope: common::phase::Scope::Finish,
+        sanitize: None,
     };
     assert_eq!(document("1/file-params.json", &params), params);
 }

@@ -46,6 +46,7 @@ fn fixtures_of_agents_messages_are_spoken() {
             incarnation: 7,
             facts: "{}".to_owned(),
             held: vec![held()],
+            ..v1::Hello::default()
         }),
         FromAgent::Heartbeat(v1::Heartbeat { number: 3, renew: vec![held()], wall_ms: 9 }),
         FromAgent::Progress(progress),

@@ -58,6 +58,7 @@ pub(crate) fn spec() -> MigrationSpec {
         options: OptionsSpec { rollback_window_ms: Some(60_000), ..OptionsSpec::default() },
         origin: Origin::Flags,
         labels: Default::default(),
+        sanitize: None,
     }
 }
 
@@ -112,6 +113,7 @@ pub(crate) fn ticket() -> Ticket {
         direction: Direction::Pull,
         token: token(),
         expires: WallMs(1_700_000_000_000),
+        sanitize: None,
     }
 }
 
