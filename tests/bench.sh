@@ -2,6 +2,7 @@
 # Side-by-side benchmarks: Drover against rsync over ssh and `cp -a`, in one run, on fresh file systems.
 #
 #   tests/bench.sh files [CORPUS…]     mails sites large noop (default: all four)
+#   tests/bench.sh access              what the policy adds to a request
 #   tests/bench.sh memory [COUNT]      peak memory of the agents at 10 000 and COUNT (default 1 000 000) names
 #
 # Needs root (loop mounts), a release build's time, and about 15 GiB. ROUNDS sets the timed rounds (default 3).
@@ -13,10 +14,14 @@ cd "$(dirname "$0")/.."
 export LC_ALL=C PATH="$PATH:/usr/sbin:/sbin"
 
 usage() {
-    echo "usage: tests/bench.sh files [mails|sites|large|noop …] | memory [COUNT]" >&2
+    echo "usage: tests/bench.sh access | files [mails|sites|large|noop …] | memory [COUNT]" >&2
     exit 2
 }
 case "${1:-}" in
+access)
+    # Needs neither root nor a file system of its own.
+    exec cargo run --quiet --release --locked -p tests --bin access
+    ;;
 files | memory) ;;
 *) usage ;;
 esac

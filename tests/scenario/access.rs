@@ -5,6 +5,7 @@ use std::io::Write;
 use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
+use std::time::Duration;
 
 use serde_json::Value;
 use tests::cluster::Cluster;
@@ -174,4 +175,27 @@ fn tenants_see_nothing_of_each_other() {
     let hand = Hand { cluster: &cluster, contexts: cluster.cluster_directory().join("contexts.toml") };
     assert_eq!(hand.ctl(&["--tenant", "acme", "host", "list"]).0, Some(4));
     assert_eq!(hand.ctl(&["--tenant", "acme", "user", "list"]).1.as_array().unwrap().len(), 1);
+}
+
+#[test]
+fn a_revoked_host_is_cut_off_by_its_peers() {
+    let cluster = Cluster::start(2, 1);
+    let source = cluster.path("shop");
+    tree::plain(&source, 200, 100_000).unwrap();
+    // So slow that it cannot end meanwhile.
+    let id = cluster.migrate_detached(&source, &cluster.path("moved"), &["--bandwidth", "64KiB"]);
+    cluster.wait_for(&id, "bytes to flow", |migration| migration["bytes_done"].as_u64() > Some(0));
+    let log = cluster.cluster_directory().join("logs/agent-2.log");
+    admin(&cluster, &["host", "revoke", "agent-1", "--yes"], "");
+    tests::wait::until("the peer to close what was open", Duration::from_secs(60), || {
+        let text = fs::read_to_string(&log).ok()?;
+        text.lines()
+            .any(|line| line.contains("a peer was revoked") && line.contains("closed=1"))
+            .then_some(())
+    });
+    let migration = cluster.wait_for(&id, "the copy to say why it stands", |migration| {
+        migration.to_string().contains("revoked")
+    });
+    assert_ne!(migration["status"], "completed", "{migration:#}");
+    admin(&cluster, &["cancel", &id, "--yes"], "");
 }

@@ -77,6 +77,10 @@ pub(super) async fn peer_seen(session: &Session, seen: v1::PeerSeen) -> Result<(
     }
 }
 
+pub(super) async fn revoked_hosts(session: &Session, revoked: v1::RevokedHosts) -> Result<(), Failure> {
+    order(session, Order::RevokedHosts { hosts: wire::revoked_hosts(revoked) }).await
+}
+
 /// Hands an order to the executor, which takes them as fast as they come. One that stops takes none, and the session
 /// goes on: its last words are still to be sent.
 async fn order(session: &Session, order: Order) -> Result<(), Failure> {

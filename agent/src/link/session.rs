@@ -352,6 +352,7 @@ impl Conversation {
             Some(Message::Question(question)) => intake::asked(session, self.number, question).await,
             Some(Message::Serve(serve)) => intake::serve(session, serve).await,
             Some(Message::PeerSeen(seen)) => intake::peer_seen(session, seen).await,
+            Some(Message::RevokedHosts(revoked)) => intake::revoked_hosts(session, revoked).await,
             Some(Message::OpenedSecret(opened)) => {
                 self.asked.answered(opened);
                 Ok(())

@@ -88,6 +88,13 @@ pub(super) fn peer_seen(seen: v1::PeerSeen) -> Result<(FencingToken, PeerNews), 
     Ok((from_token(token)?, news))
 }
 
+/// Returns the hosts that can be read; a name that is none is nobody's certificate's.
+pub(super) fn revoked_hosts(revoked: v1::RevokedHosts) -> Vec<(HostName, u64)> {
+    let v1::RevokedHosts { hosts } = revoked;
+    let read = |v1::RevokedHost { host, generation }: v1::RevokedHost| Some((host.parse().ok()?, generation));
+    hosts.into_iter().filter_map(read).collect()
+}
+
 /// Returns the addresses that can be read: one that cannot is no reason not to dial the others.
 fn readable(addresses: &[String]) -> Vec<SocketAddr> {
     addresses.iter().filter_map(|address| address.parse().ok()).collect()

@@ -121,6 +121,11 @@ impl Executor {
             Order::Finish { token } => self.end(token, LeaseEnd::Cancelled, "it was cancelled"),
             Order::Revoke { token, reason } => self.end(token, LeaseEnd::Lost, &reason),
             Order::Serve(order) => self.workplace.endpoint.serve(order),
+            Order::RevokedHosts { hosts } => {
+                for (host, generation) in hosts {
+                    self.workplace.endpoint.revoke(host, generation);
+                }
+            }
             Order::PeerSeen { token, news } => {
                 if let Some(attempt) = self.attempts.get(&token) {
                     attempt.lease.hear_of_peer(news);

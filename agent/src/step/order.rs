@@ -37,6 +37,11 @@ pub enum Order {
         /// What it says.
         news: PeerNews,
     },
+    /// Close what is open to hosts whose certificates are void, and let them in no more.
+    RevokedHosts {
+        /// Each with the generation up to which.
+        hosts: Vec<(HostName, u64)>,
+    },
     /// Answer a question.
     Question {
         /// In which session it was asked; the answer goes nowhere else.

@@ -14,6 +14,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use common::failure::{Failure, FailureKind};
+use common::id::HostName;
 use common::principal::Principal;
 use common::shutdown::Shutdown;
 use common::tls::{self, Clients, Identity};
@@ -30,6 +31,7 @@ use tokio::sync::{OwnedSemaphorePermit, Semaphore, watch};
 use crate::link::Link;
 use crate::reach::{self, Awaited, Offered, Offers, ServeOrder};
 use crate::reset_key::{RandomIds, ResetKey};
+use crate::revoked::Revoked;
 use crate::secrets::Secrets;
 use crate::serve;
 use crate::ticket;
@@ -88,6 +90,7 @@ struct Inner {
     windows: WindowBudget,
     awaited: Awaited,
     offers: Offers,
+    revoked: Revoked,
     settings: Arc<EndpointSettings>,
     shutdown: Shutdown,
 }
@@ -130,6 +133,7 @@ impl Endpoint {
             windows: WindowBudget::default(),
             awaited: Awaited::default(),
             offers: Offers::default(),
+            revoked: Revoked::default(),
             settings: Arc::new(settings),
             shutdown: shutdown.child(),
         }));
@@ -165,6 +169,12 @@ impl Endpoint {
         self.0.shutdown.spawn(reach::offer(endpoint, order, settings));
     }
 
+    /// Closes what is open to a host whose certificates up to this generation are void, and lets it in no more.
+    pub fn revoke(&self, host: HostName, generation: u64) {
+        let closed = self.0.revoked.revoke(host.clone(), generation);
+        tracing::info!(%host, generation, closed, "a peer was revoked");
+    }
+
     /// Returns who is waited for.
     pub(crate) fn awaited(&self) -> &Awaited {
         &self.0.awaited
@@ -188,6 +198,7 @@ impl Endpoint {
             connecting.map_err(|error| error.to_string())?.await.map_err(|error| error.to_string())?;
         let share = self.0.windows.share(&connection, role);
         let link = Link::new(connection, share).map_err(|error| error.to_string())?;
+        self.0.revoked.enter(&link).map_err(|error| error.to_string())?;
         if link.peer().principal == *wanted {
             Ok(link)
         } else {
@@ -229,6 +240,7 @@ impl Endpoint {
             let connection = incoming.accept().ok()?.await.ok()?;
             let share = self.0.windows.share(&connection, Role::Source);
             let link = Link::new(connection, share).ok()?;
+            self.0.revoked.enter(&link).ok()?;
             let mut lane = link.accept_lane().await.ok()?;
             let hello = serve::hello(&mut lane).await;
             Some((link, lane, hello))

@@ -46,6 +46,7 @@ mod pull;
 mod reach;
 mod remote;
 mod reset_key;
+mod revoked;
 mod root;
 mod saved_counters;
 mod scan;

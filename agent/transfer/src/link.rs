@@ -1,7 +1,7 @@
 //! One connection between two agents, as lanes.
 
 use std::net::SocketAddr;
-use std::sync::Arc;
+use std::sync::{Arc, Weak};
 
 use common::clock;
 use common::tls::{self, Peer};
@@ -15,6 +15,22 @@ use crate::window::{Role, WindowShare};
 /// A connection whose peer proved who it is; cheap to clone. It is closed when the last clone is dropped.
 #[derive(Clone, Debug)]
 pub(crate) struct Link(Arc<Inner>);
+
+/// A link that does not keep its connection open.
+#[derive(Clone, Debug)]
+pub(crate) struct WeakLink(Weak<Inner>);
+
+impl WeakLink {
+    /// Whether the connection is still there.
+    pub(crate) fn is_alive(&self) -> bool {
+        self.0.strong_count() > 0
+    }
+
+    /// Returns the link, if the connection is still there.
+    pub(crate) fn upgrade(&self) -> Option<Link> {
+        self.0.upgrade().map(Link)
+    }
+}
 
 #[derive(Debug)]
 struct Inner {
@@ -35,6 +51,11 @@ impl Link {
         let chain = identity.downcast::<Vec<CertificateDer<'static>>>().or(Err(UnknownPeer))?;
         let peer = tls::peer_of(&chain, clock::wall()).or(Err(UnknownPeer))?;
         Ok(Self(Arc::new(Inner { connection, peer, window })))
+    }
+
+    /// Returns the same link, without keeping it open.
+    pub(crate) fn downgrade(&self) -> WeakLink {
+        WeakLink(Arc::downgrade(&self.0))
     }
 
     /// Returns who is at the other end.

@@ -33,6 +33,7 @@ use crate::hub::Hub;
 use crate::pki::authority::RequestedKey;
 use crate::pki::join_token::JoinToken;
 use crate::pki::node_document::NodeDocument;
+use crate::reconcile::revocation;
 use crate::state::join::Join;
 use crate::state::{Command, Outcome, cluster, host};
 use crate::vault::keyring::ClusterKey;
@@ -307,9 +308,10 @@ impl AgentService for AgentDoor {
             let reason = "the lease is over".to_owned();
             ToAgent::Revoke(Revoke { migration: held.migration, step: held.step, token: held.token, reason })
         });
-        for message in
-            std::iter::once(ToAgent::Welcome(self.welcome(&tenant, &host))).chain(revoked).take(OUTBOUND_MAX)
-        {
+        // Looked at after the session is listed, so that a host that is revoked now is told one way or the other.
+        let hosts = revocation::all(&self.hub.state(), &tenant);
+        let welcome = std::iter::once(ToAgent::Welcome(self.welcome(&tenant, &host)));
+        for message in welcome.chain(hosts).chain(revoked).take(OUTBOUND_MAX) {
             // The channel is empty and nobody else has it yet, so that these fit.
             drop(outbound.try_send(Ok(CoordinatorMessage { message: Some(message) })));
         }

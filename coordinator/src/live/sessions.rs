@@ -86,6 +86,11 @@ impl SessionHandle {
         sent.map_err(|_full_or_closed| Failure::new(FailureKind::Unreachable, "the agent does not read"))
     }
 
+    /// Ends the session; its agent opens another.
+    pub fn end(&self) {
+        self.cut.cancel();
+    }
+
     /// Notes that the agent was heard, and how far its clock is ahead if it said its time.
     pub fn note_heard(&self, now: WallMs, agent_wall: Option<WallMs>) {
         self.heard.store(now.0, Ordering::Relaxed);
@@ -149,6 +154,12 @@ impl Sessions {
     /// Returns the session of a host.
     pub fn of(&self, tenant: &TenantId, host: &HostName) -> Option<SessionHandle> {
         self.open().by_host.get(&(tenant.clone(), host.clone())).cloned()
+    }
+
+    /// Returns the sessions of a tenant.
+    pub fn of_tenant(&self, tenant: &TenantId) -> Vec<SessionHandle> {
+        let open = self.open();
+        open.by_host.iter().filter(|((whose, _), _)| whose == tenant).map(|(_, it)| it.clone()).collect()
     }
 
     /// Returns how many sessions are open.

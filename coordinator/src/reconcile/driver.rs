@@ -10,7 +10,7 @@ use common::clock;
 use common::failure::Failure;
 use tokio::sync::broadcast::error::RecvError;
 
-use super::{dispatch, expiry, introduce, settle, timeout};
+use super::{dispatch, expiry, introduce, revocation, settle, timeout};
 use crate::hub::Hub;
 use crate::raft::proposer::Leadership;
 use crate::state::effect::Effect;
@@ -127,7 +127,10 @@ fn is_still(leadership: &Leadership, term: u64) -> bool {
 fn act(hub: &Arc<Hub>, effect: &Effect) {
     match effect {
         Effect::LeaseEnded { .. } => dispatch::tell_ended(hub, effect),
-        Effect::HostRevoked { tenant, host } => hub.cut(tenant, host),
+        Effect::HostRevoked { tenant, host } => {
+            hub.cut(tenant, host);
+            revocation::tell(hub, tenant, host);
+        }
         Effect::Settle { .. } => settle::reconcile(hub),
         Effect::MigrationChanged { .. }
         | Effect::HostChanged { .. }

@@ -10,5 +10,6 @@ pub mod expiry;
 pub mod introduce;
 pub mod renewal;
 pub mod retention;
+pub mod revocation;
 pub mod settle;
 pub mod timeout;

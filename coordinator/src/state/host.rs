@@ -245,7 +245,8 @@ fn alter(
         Change::Revoke => {
             host.status = HostStatus::Revoked;
             host.join = None;
-            host.pending_key = None;
+            // A certificate that was issued and not shown yet is void too, and its number is never given again.
+            host.generation += u64::from(host.pending_key.take().is_some());
             applied = applied.effect(Effect::HostRevoked { tenant: tenant.clone(), host: name.clone() });
         }
     }

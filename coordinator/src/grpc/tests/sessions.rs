@@ -270,3 +270,22 @@ async fn roots_that_hold_each_other_or_are_taken_are_refused() {
     }
     cluster.stop().await;
 }
+
+#[tokio::test]
+async fn others_learn_at_once_which_host_is_revoked_and_later_ones_with_their_session() {
+    let cluster = Cluster::start().await;
+    cluster.join("web1").await;
+    let (way, mut other) = connect(&cluster, "web2").await;
+    let request = v1::HostRequest { host: "web1".to_owned() };
+    let revoke = |channel| {
+        let request = request.clone();
+        async move { control_client(channel).revoke_host(request).await }
+    };
+    cluster.operator.call(PATIENCE, revoke).await.unwrap();
+    let expected =
+        v1::RevokedHosts { hosts: vec![v1::RevokedHost { host: "web1".to_owned(), generation: 1 }] };
+    assert_eq!(other.next().await, Some(ToAgent::RevokedHosts(expected.clone())));
+    let mut again = Agent::connect(&way, "web2", 2).await.unwrap();
+    assert_eq!(again.next().await, Some(ToAgent::RevokedHosts(expected)));
+    cluster.stop().await;
+}
