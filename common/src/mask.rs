@@ -163,7 +163,7 @@ pub fn check_text(content: &[u8]) -> Result<(), Unmaskable> {
     // Short packed files may happen to hold no control character.
     let packed: [&[u8]; 6] = [b"\x1f\x8b", b"PK", b"BZh", b"%PDF", b"\xfd7z", b"7z\xbc\xaf"];
     let is_packed = packed.iter().any(|start| content.starts_with(start));
-    if is_packed || content.iter().any(|byte| is_control(byte)) { Err(Unmaskable::Binary) } else { Ok(()) }
+    if is_packed || content.iter().any(is_control) { Err(Unmaskable::Binary) } else { Ok(()) }
 }
 
 fn compile(text: &str) -> Result<Regex, InvalidMask> {
@@ -201,7 +201,7 @@ fn is_card(text: &[u8]) -> bool {
             (_, doubled) => doubled,
         })
         .sum();
-    sum % 10 == 0
+    sum.is_multiple_of(10)
 }
 
 #[cfg(test)]

@@ -100,7 +100,7 @@ mod tests {
             match file(&path) {
                 Ok(value) => assert!(is_good && value.expose() == b"\xff canary", "{bits:o}"),
                 Err(failure) => {
-                    assert!(!is_good && failure.kind == FailureKind::Denied, "{bits:o}: {failure}")
+                    assert!(!is_good && failure.kind == FailureKind::Denied, "{bits:o}: {failure}");
                 }
             }
         }

@@ -167,6 +167,7 @@ pub(super) fn shown(key: &SealingKey, identity: &Identity) -> (Vec<u8>, Vec<u8>)
 #[cfg(test)]
 mod tests {
     use common::fence::FencingToken;
+    use common::shutdown::Shutdown;
 
     use super::*;
 
@@ -183,7 +184,7 @@ mod tests {
     async fn an_ask_outlives_a_session_and_opens_only_what_was_sealed_for_it() {
         let (desk, mut asks) = desk();
         let reference: Reference = "${secret:mask}".parse().unwrap();
-        let opening = tokio::spawn(desk.open(right(), reference.clone()));
+        let opening = Shutdown::new().spawn(desk.open(right(), reference.clone()));
         // The first session takes the ask and breaks.
         drop(asks.recv().await.unwrap());
         let mut asked = Asked::default();
@@ -205,7 +206,7 @@ mod tests {
         assert_eq!(opening.await.unwrap().unwrap().expose(), b"canary");
 
         let other: Reference = "${secret:other}".parse().unwrap();
-        let opening = tokio::spawn(desk.open(right(), other));
+        let opening = Shutdown::new().spawn(desk.open(right(), other));
         asked.enter(asks.recv().await.unwrap());
         asked.answered(v1::OpenedSecret { number: 2, answer });
         assert_eq!(opening.await.unwrap().unwrap_err().kind, FailureKind::Corrupt);
@@ -214,7 +215,7 @@ mod tests {
     #[tokio::test]
     async fn a_refusal_is_handed_on_at_once() {
         let (desk, mut asks) = desk();
-        let opening = tokio::spawn(desk.open(right(), "${secret:mask}".parse().unwrap()));
+        let opening = Shutdown::new().spawn(desk.open(right(), "${secret:mask}".parse().unwrap()));
         let ask = asks.recv().await.unwrap();
         ask.answer.send(Err(Failure::new(FailureKind::Denied, "no"))).unwrap();
         assert_eq!(opening.await.unwrap().unwrap_err().kind, FailureKind::Denied);

@@ -87,7 +87,8 @@ fn mask(fields: &Fields<'_>, problems: &mut Problems) -> Option<Mask> {
         match Find::ALL.iter().find(|(name, _)| *name == text) {
             Some((_, kind)) => find.push(*kind),
             None => {
-                problems.add(fields.at, format!("`{text}` cannot be found: email, payment_key and token can"))
+                problems
+                    .add(fields.at, format!("`{text}` cannot be found: email, payment_key and token can"));
             }
         }
     }

@@ -58,6 +58,9 @@ pub struct Parts<'a> {
     pub body: &'a [u8],
 }
 
+/// The id of the key, the nonce and the wrapped data key.
+type Split<'a> = ([u8; ID_BYTES], &'a [u8], &'a [u8]);
+
 impl<'a> Parts<'a> {
     /// Splits a whole envelope.
     ///
@@ -77,7 +80,7 @@ impl<'a> Parts<'a> {
     }
 
     /// Returns the id of the key, the nonce and the wrapped data key.
-    fn split(&self) -> Result<([u8; ID_BYTES], &'a [u8], &'a [u8]), EnvelopeError> {
+    fn split(&self) -> Result<Split<'a>, EnvelopeError> {
         let (version, rest) = self.head.split_first().ok_or(EnvelopeError::Form)?;
         let (id, rest) = rest.split_first_chunk::<ID_BYTES>().ok_or(EnvelopeError::Form)?;
         let (nonce, wrapped) = rest.split_at_checked(NONCE_BYTES).ok_or(EnvelopeError::Form)?;

@@ -210,9 +210,14 @@ impl FakeVault {
         let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
         let address = format!("http://{}", listener.local_addr().unwrap());
         let (asked, shutdown) = (Arc::new(Mutex::new(Vec::new())), Shutdown::new());
-        let notes = Arc::clone(&asked);
+        let (notes, stop) = (Arc::clone(&asked), shutdown.token().clone());
         shutdown.spawn(async move {
-            while let Ok((mut stream, _)) = listener.accept().await {
+            loop {
+                let accepted = tokio::select! {
+                    () = stop.cancelled() => return,
+                    accepted = listener.accept() => accepted,
+                };
+                let Ok((mut stream, _)) = accepted else { return };
                 let mut request = Vec::new();
                 while !request.windows(4).any(|window| window == b"\r\n\r\n") {
                     let mut piece = [0; 1024];
