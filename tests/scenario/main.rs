@@ -9,6 +9,7 @@ mod damage;
 mod dev;
 mod domain;
 mod fidelity;
+mod hostile;
 mod kill;
 mod network;
 mod plain;

@@ -2,8 +2,11 @@
 
 #![expect(clippy::panic, clippy::print_stderr, reason = "a harness ends the test that asked, and says why")]
 
+pub mod canary;
 pub mod cluster;
+pub mod intruder;
 pub mod judge;
+pub mod memory;
 pub mod mount;
 pub mod skip;
 pub mod tree;

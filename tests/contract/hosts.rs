@@ -1,0 +1,181 @@
+//! Two agents' data ports on loopback, with certificates of one cluster: what any step between two hosts needs.
+
+use std::net::SocketAddr;
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+
+use common::clock::{self, WallMs};
+use common::fence::FencingToken;
+use common::finding::Finding;
+use common::id::{HostName, TenantId};
+use common::principal::Principal;
+use common::progress::Progress;
+use common::shutdown::Shutdown;
+use common::step::file::FileParams;
+use common::ticket::{Direction, Ticket, TicketKey};
+use common::tls::{self, Identity};
+use rcgen::{BasicConstraints, CertificateParams, ExtendedKeyUsagePurpose, IsCa, Issuer, KeyPair, SanType};
+use rustls::pki_types::{CertificateDer, PrivateKeyDer, PrivatePkcs8KeyDer};
+use tokio::sync::{mpsc, watch};
+use tokio_util::sync::CancellationToken;
+use transfer::{
+    Endpoint, EndpointSettings, FindingSink, KillPoint, LeaseKeeper, Peer, PeerNews, ResetKey, Secrets,
+    StepContext, hold_lease,
+};
+
+const CLUSTER: &str = "c1";
+const SOURCE: &str = "web1";
+const DESTINATION: &str = "web2";
+
+/// A source and a destination.
+pub(crate) struct Hosts {
+    _source: Endpoint,
+    pub(crate) destination: Endpoint,
+    source_address: SocketAddr,
+    key: TicketKey,
+    _clock: watch::Sender<i64>,
+    _folder: tempfile::TempDir,
+}
+
+/// One attempt as a step gets it, and the other ends of all that it was given.
+pub(crate) struct Attempt {
+    pub(crate) context: StepContext,
+    pub(crate) keeper: LeaseKeeper,
+    pub(crate) progress: watch::Receiver<Progress>,
+    pub(crate) findings: mpsc::Receiver<Finding>,
+    /// What must not be said to anybody.
+    pub(crate) ticket: Vec<u8>,
+}
+
+/// What identifies an attempt.
+pub(crate) struct Which<'a> {
+    pub(crate) step: &'a str,
+    pub(crate) number: u32,
+    pub(crate) state_dir: PathBuf,
+    pub(crate) params: &'a FileParams,
+    pub(crate) kill: KillPoint,
+}
+
+impl Hosts {
+    /// Opens both ports.
+    pub(crate) fn open() -> Self {
+        rustls::crypto::aws_lc_rs::default_provider().install_default().ok();
+        let folder = tempfile::tempdir().unwrap();
+        let (authority, shutdown) = (Authority::new(), Shutdown::new());
+        let (clock, clock_ahead_ms) = watch::channel(0);
+        let open = |host: &str| {
+            let state_dir = folder.path().join(host);
+            std::fs::create_dir(&state_dir).unwrap();
+            let settings = EndpointSettings {
+                listen: "127.0.0.1:0".parse().unwrap(),
+                identity: authority.identity(host),
+                authority: authority.certificate.clone(),
+                state_dir,
+                clock_ahead_ms: clock_ahead_ms.clone(),
+                incarnation: 1,
+                reset_key: ResetKey::new([7; 32]),
+                secrets: Secrets::none(),
+                segmentation_offload: true,
+            };
+            Endpoint::open(settings, &shutdown).unwrap()
+        };
+        let (source, destination) = (open(SOURCE), open(DESTINATION));
+        let key = PrivateKeyDer::try_from(authority.key.clone()).unwrap();
+        Self {
+            source_address: source.local_address().unwrap(),
+            _source: source,
+            destination,
+            key: TicketKey::new(key).unwrap(),
+            _clock: clock,
+            _folder: folder,
+        }
+    }
+
+    /// Makes an attempt with a lease that holds as long as its keeper.
+    pub(crate) fn attempt(&self, which: Which<'_>) -> Attempt {
+        let Which { step, number, state_dir, params, kill } = which;
+        let token = FencingToken { epoch: 1, index: u64::from(number) };
+        let (keeper, lease) = hold_lease(token, clock::boot(), &CancellationToken::new());
+        let host = |name: &str| name.parse::<HostName>().unwrap();
+        let ticket = Ticket {
+            cluster: CLUSTER.to_owned(),
+            tenant: TenantId::default_tenant(),
+            migration: "m1".parse().unwrap(),
+            step: step.parse().unwrap(),
+            source: host(SOURCE),
+            destination: host(DESTINATION),
+            source_root: params.source_root.clone(),
+            destination_root: params.destination_root.clone(),
+            direction: Direction::Pull,
+            token,
+            expires: WallMs(clock::wall().0 + 600_000),
+            sanitize: None,
+        };
+        let ticket = self.key.sign(&ticket).unwrap();
+        let (_renewals, shown) = watch::channel(ticket.clone());
+        let (_limit, bandwidth) = watch::channel(None);
+        let (sink, findings) = FindingSink::new();
+        let peer = Peer {
+            tenant: TenantId::default_tenant(),
+            host: host(SOURCE),
+            addresses: vec![self.source_address],
+            token,
+            ticket: shown,
+            news: watch::channel(PeerNews::default()).1,
+            was_reached: false,
+        };
+        let (progress, progress_seen) = watch::channel(Progress::default());
+        let context = StepContext {
+            migration: "m1".parse().unwrap(),
+            step: step.parse().unwrap(),
+            token,
+            attempt: number,
+            lease: lease.with_kill_point(kill),
+            progress,
+            findings: sink,
+            peer: Some(peer),
+            bandwidth,
+            state_dir,
+        };
+        Attempt { context, keeper, progress: progress_seen, findings, ticket }
+    }
+}
+
+/// A certificate authority of one test.
+struct Authority {
+    certificate: CertificateDer<'static>,
+    key: Vec<u8>,
+}
+
+impl Authority {
+    fn new() -> Self {
+        let key = KeyPair::generate_for(&rcgen::PKCS_ECDSA_P256_SHA256).unwrap();
+        let mut params = CertificateParams::default();
+        params.is_ca = IsCa::Ca(BasicConstraints::Constrained(0));
+        let certificate = params.self_signed(&key).unwrap();
+        Self { certificate: certificate.der().clone(), key: key.serialize_der() }
+    }
+
+    fn identity(&self, host: &str) -> Arc<Identity> {
+        let principal = Principal::Agent { tenant: TenantId::default_tenant(), host: host.parse().unwrap() };
+        let key = PrivatePkcs8KeyDer::from(self.key.as_slice());
+        let key = KeyPair::from_pkcs8_der_and_sign_algo(&key, &rcgen::PKCS_ECDSA_P256_SHA256).unwrap();
+        let issuer = Issuer::from_ca_cert_der(&self.certificate, key).unwrap();
+        let key = KeyPair::generate_for(&rcgen::PKCS_ECDSA_P256_SHA256).unwrap();
+        let mut params = CertificateParams::default();
+        for uri in tls::uris_of(CLUSTER, &principal, None) {
+            params.subject_alt_names.push(SanType::URI(uri.try_into().unwrap()));
+        }
+        let name = tls::server_name_of(&principal).unwrap();
+        params.subject_alt_names.push(SanType::DnsName(name.try_into().unwrap()));
+        params.extended_key_usages =
+            vec![ExtendedKeyUsagePurpose::ClientAuth, ExtendedKeyUsagePurpose::ServerAuth];
+        let certificate = params.signed_by(&key, &issuer).unwrap().der().clone();
+        Identity::new(vec![certificate], PrivateKeyDer::try_from(key.serialize_der()).unwrap()).unwrap()
+    }
+}
+
+/// Returns a path as parameters carry it.
+pub(crate) fn text(path: &Path) -> String {
+    path.to_str().unwrap().to_owned()
+}
