@@ -36,9 +36,9 @@ impl<'a> Hand<'a> {
         // Who does not ask does not read.
         child.stdin.take().unwrap().write_all(input.as_bytes()).ok();
         let output = child.wait_with_output().unwrap();
-        let document = serde_json::from_slice(&output.stdout).unwrap_or_else(|error| {
-            panic!("{error}: {}", String::from_utf8_lossy(&output.stderr));
-        });
+        let document = serde_json::from_slice(&output.stdout)
+            .map_err(|error| format!("{error}: {}", String::from_utf8_lossy(&output.stderr)))
+            .unwrap();
         (output.status.code(), document)
     }
 

@@ -151,6 +151,7 @@ fn up(cluster: &Cluster) {
 }
 
 #[test]
+#[expect(clippy::too_many_lines, reason = "one story of everything that there is, in its order")]
 fn a_canary_is_found_in_every_disguise_and_in_none_of_our_files_and_outputs() {
     let cluster = Cluster::start(2, 1);
     let names: Vec<String> = cluster.processes().keys().cloned().collect();

@@ -192,7 +192,7 @@ fn a_later_version_is_named_as_such() {
         memory.begun().unwrap_err(),
         Passes::read(&dir).unwrap_err(),
         crate::stage::open_valid(&dir, &name).unwrap_err(),
-        crate::ledger::Ledger::open(&dir.open_dir(&name).unwrap()).unwrap_err(),
+        crate::ledger::Ledger::open(&dir.open_dir(&name).unwrap(), 0).unwrap_err(),
     ];
     for failure in failures {
         assert_eq!(failure.kind, common::failure::FailureKind::Unsupported, "{failure}");
