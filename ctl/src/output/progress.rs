@@ -257,8 +257,9 @@ pub(crate) mod tests {
             assert!(line.chars().count() < width, "{width}: {line}");
             assert!(width < 40 || line.contains("47 %"), "{width}: {line}");
         }
-        let line = bar_line(&view(), 47.0, pace, 80);
-        assert!(line.contains("left") && line.contains("KiB/s"), "{line}");
+        let (narrow, wide) = (bar_line(&view(), 47.0, pace, 80), bar_line(&view(), 47.0, pace, 100));
+        assert!(narrow.contains("left"), "{narrow}");
+        assert!(wide.contains("left") && wide.contains("KiB/s"), "{wide}");
     }
 
     #[test]
