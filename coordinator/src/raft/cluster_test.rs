@@ -20,7 +20,7 @@ use super::state_machine::Replica;
 use super::wire::{Answer, Method, Wire};
 use crate::state::host;
 use crate::state::sample;
-use crate::state::{Command, cluster};
+use crate::state::{Applied, Command, cluster};
 
 /// A network of nodes in one process: addresses are names, and a node that is not here is unreachable.
 #[derive(Clone, Default)]
@@ -198,6 +198,20 @@ impl Cluster {
         };
         tokio::time::timeout(Duration::from_secs(20), written).await.expect("writes do not come back");
         clock::boot().since(begun)
+    }
+
+    /// Proposes at whoever leads until that one says yes or no.
+    async fn ask(&self, command: Command) -> Result<Applied, Failure> {
+        let answered = async {
+            loop {
+                let proposer = self.leader().await.proposer().clone();
+                match proposer.propose(command.clone(), sample::operator()).await {
+                    Err(failure) if failure.kind == FailureKind::Unreachable => {}
+                    answer => return answer,
+                }
+            }
+        };
+        tokio::time::timeout(Duration::from_secs(20), answered).await.expect("nobody leads for long")
     }
 
     /// Returns what was agreed, from whoever leads.
@@ -381,5 +395,39 @@ async fn who_does_not_lead_says_who_does() {
     assert_eq!(refused.kind, FailureKind::Unreachable);
     let address = refused.context.iter().find(|(field, _)| field == super::proposer::LEADER);
     assert_eq!(address.map(|(_, address)| address.clone()), Some(format!("api-{leader}")));
+    cluster.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_token_is_used_once_over_a_change_of_leaders() {
+    let mut cluster = Cluster::of(3).await;
+    cluster.write("web1").await;
+    // The digest that `invite` makes for every host.
+    let Command::Host(host::Command { change: host::Change::Invite { token, .. }, .. }) = invite("web1")
+    else {
+        panic!("another command")
+    };
+    let join = |key: &[u8]| {
+        let change = host::Change::Enroll { token, public_key: key.to_vec() };
+        Command::Host(host::Command { tenant: sample::tenant(), host: "web1".parse().unwrap(), change })
+    };
+    let first = cluster.ask(join(b"first")).await.unwrap();
+    // Whoever leads at this moment is killed, so that another one answers.
+    let old = loop {
+        cluster.leader().await;
+        if let Some(id) = cluster.leader_id() {
+            break id;
+        }
+    };
+    cluster.kill(old).await;
+    let refused = cluster.ask(join(b"thief")).await.unwrap_err();
+    assert_eq!(refused.kind, FailureKind::Unauthenticated, "{refused}");
+    // The one whose answer was lost asks again, and gets the same.
+    let again = cluster.ask(join(b"first")).await.unwrap();
+    let generation = |outcome: &crate::state::Outcome| match outcome {
+        crate::state::Outcome::Enrolled { generation, .. } => Some(*generation),
+        _ => None,
+    };
+    assert_eq!(generation(&again.outcome), generation(&first.outcome));
     cluster.stop().await;
 }
