@@ -13,8 +13,8 @@ use super::{read, write};
 
 /// Looking at a root reads a few directories.
 const ROOT_DEADLINE: Duration = Duration::from_secs(10);
-/// A preview of an undo reads its whole log and looks at every entry of it.
-const PREVIEW_DEADLINE: Duration = Duration::from_secs(120);
+/// A preview of an undo reads its whole log and looks at every entry of it; the coordinator waits a little longer.
+const PREVIEW_DEADLINE: Duration = Duration::from_secs(45);
 /// Settling removes a stage, which may hold a copy of the whole tree.
 const SETTLE_DEADLINE: Duration = Duration::from_secs(600);
 /// A list is as long as the leader is slow.

@@ -32,7 +32,7 @@ use crate::access::call::Call;
 use crate::access::policy::Decision;
 use crate::hub::Hub;
 use crate::live::grant;
-use crate::live::sessions::ANSWER_DEADLINE;
+use crate::live::sessions::PREVIEW_DEADLINE;
 use crate::migrate;
 use crate::state::migration::{Act, Migration};
 use crate::state::{Command, host, migration, query};
@@ -110,7 +110,7 @@ impl ControlDoor {
             &migration.tenant,
             &planned.host,
             Question::UndoPreview(question),
-            ANSWER_DEADLINE,
+            PREVIEW_DEADLINE,
         );
         let preview: UndoPreview = serde_json::from_str(&asked.await?).map_err(|error| {
             Failure::new(FailureKind::Bug, format!("the agent's preview of the undo cannot be read: {error}"))

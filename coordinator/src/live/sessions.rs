@@ -22,6 +22,8 @@ use crate::state::query::Presence;
 const REQUESTS_MAX: usize = 256;
 /// How long an agent may take to answer a question, unless the caller says otherwise.
 pub const ANSWER_DEADLINE: Duration = Duration::from_secs(10);
+/// How long an agent may take to look at every entry that an undo would touch: less than `ctl` waits for a change.
+pub const PREVIEW_DEADLINE: Duration = Duration::from_secs(50);
 /// Pieces of a list between the session and its reader; small, because each may be as large as a message.
 pub const PIECES_MAX: usize = 4;
 
