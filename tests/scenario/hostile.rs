@@ -396,7 +396,7 @@ fn a_ticket_opens_one_tree_to_one_destination_for_a_while() {
     for (attack, aim, what, says) in [
         ("ticket-other-tree", beyond.to_str().unwrap(), "refused", "did not sign"),
         ("ticket-other-cluster", beyond.to_str().unwrap(), "refused", "did not sign"),
-        ("ticket-garbage", "", "refused", "cannot be read"),
+        ("ticket-garbage", "", "refused", "newer version"),
         ("ticket-empty", "", "refused", "cannot be read"),
         ("ticket-expired", "", "refused", "expired"),
         ("hello-garbage", "", "refused", "broke the protocol"),
