@@ -341,7 +341,6 @@ fn content_that_is_none() {
         ("version", "", &[], Refused(6, "version 9")),
         ("bye-terminal", "", &[], Refused(3, "go away")),
         ("bye-huge", "", &[], Refused(70, BROKE)),
-        ("opens-lanes", "", &[], Lands(0, "")),
         ("mute", "", &[], Again("does not answer")),
     ]);
 }

@@ -64,14 +64,10 @@ async fn connected(connection: Connection, attack: Attack, plan: PathBuf) -> Lan
         std::fs::write(plan.with_extension("ticket"), &open.ticket)?;
     }
     greet(&mut send, &attack).await?;
-    let (control, lanes) = (attack.clone(), connection.clone());
+    let control = attack.clone();
     tokio::spawn(async move { count(send, receive, &control).await.ok() });
-    if attack.name == "opens-lanes" {
-        let lanes = lanes.clone();
-        tokio::spawn(async move { flood(&lanes).await.ok() });
-    }
     loop {
-        let (send, mut receive) = lanes.accept_bi().await?;
+        let (send, mut receive) = connection.accept_bi().await?;
         let attack = attack.clone();
         tokio::spawn(async move {
             match next::<Hello>(&mut receive).await {
@@ -140,16 +136,6 @@ async fn count(mut send: SendStream, receive: RecvStream, attack: &Attack) -> La
         send.write_all(&frame).await?;
         // Kept open to the end.
         let _open: &RecvStream = &receive;
-    }
-}
-
-/// Opens lanes that nobody asked for, and fills them.
-async fn flood(connection: &Connection) -> Lane {
-    let mut open = Vec::new();
-    loop {
-        let (mut send, receive) = connection.open_bi().await?;
-        tokio::spawn(async move { while send.write_all(&[7; 65_536]).await.is_ok() {} });
-        open.push(receive);
     }
 }
 
