@@ -107,6 +107,11 @@ impl Link {
     pub(crate) fn wire_bytes(&self) -> u64 {
         self.0.connection.stats().udp_tx.bytes
     }
+
+    /// Returns the payload of all datagrams that reached this side.
+    pub(crate) fn received_bytes(&self) -> u64 {
+        self.0.connection.stats().udp_rx.bytes
+    }
 }
 
 impl Drop for Inner {

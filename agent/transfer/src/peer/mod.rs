@@ -180,7 +180,9 @@ impl Source {
 
     /// Returns the payload of all datagrams of this connection, sent by both ends.
     pub fn wire_bytes(&self) -> u64 {
-        self.link.wire_bytes().saturating_add(self.counters().wire_bytes)
+        // The source tells its count each second: what has come since was sent too.
+        let theirs = self.counters().wire_bytes.max(self.link.received_bytes());
+        self.link.wire_bytes().saturating_add(theirs)
     }
 
     /// Returns why the connection ended, if it has.
