@@ -3,6 +3,8 @@
 //! The keys are those of the user's document (design 8.3); flags are turned into the same value. Keys that are known
 //! but not served yet are refused by name where documents are read, so this type holds only what is served.
 
+use std::str::FromStr;
+
 use serde::{Deserialize, Serialize};
 
 use crate::grant::Labels;
@@ -95,6 +97,23 @@ pub enum MaxDelete {
 impl Default for MaxDelete {
     fn default() -> Self {
         Self::Percent(50)
+    }
+}
+
+/// A text that is no guard of deletes.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+#[error("`{0}` is neither a part, as 80%, nor a number of entries")]
+pub struct InvalidMaxDelete(String);
+
+impl FromStr for MaxDelete {
+    type Err = InvalidMaxDelete;
+
+    fn from_str(text: &str) -> Result<Self, Self::Err> {
+        let guard = match text.strip_suffix('%') {
+            Some(part) => part.parse().ok().filter(|percent| *percent <= 100).map(Self::Percent),
+            None => text.parse().ok().map(Self::Count),
+        };
+        guard.ok_or_else(|| InvalidMaxDelete(text.to_owned()))
     }
 }
 

@@ -44,12 +44,7 @@ impl Root {
             rustix::fs::openat(CWD, c"/", PINNED, Mode::empty()).map_err(|errno| failed(errno.into()))?;
         let mut walked = PathBuf::from("/");
         let mut created = Vec::new();
-        for component in path.components() {
-            let part = match component {
-                Component::Normal(part) => part,
-                Component::ParentDir => OsStr::new(".."),
-                Component::RootDir | Component::CurDir | Component::Prefix(_) => continue,
-            };
+        for part in parts(path) {
             walked.push(part);
             let (next, made) = enter(&here, part, &walked).map_err(failed)?;
             created.extend(made);
@@ -70,12 +65,7 @@ impl Root {
             Some(rustix::fs::openat(CWD, c"/", PINNED, Mode::empty()).map_err(|errno| failed(errno.into()))?);
         let mut walked = PathBuf::from("/");
         let mut missing = Vec::new();
-        for component in path.components() {
-            let part = match component {
-                Component::Normal(part) => part,
-                Component::ParentDir => OsStr::new(".."),
-                Component::RootDir | Component::CurDir | Component::Prefix(_) => continue,
-            };
+        for part in parts(path) {
             walked.push(part);
             here = match here.map(|here| rustix::fs::openat(&here, part, PINNED, Mode::empty())) {
                 Some(Err(Errno::NOENT)) | None => {
@@ -115,6 +105,15 @@ impl Root {
         }
         Ok(kept)
     }
+}
+
+/// Returns what is to be opened one after the other, from `/` on.
+fn parts(path: &Path) -> impl Iterator<Item = &OsStr> {
+    path.components().filter_map(|component| match component {
+        Component::Normal(part) => Some(part),
+        Component::ParentDir => Some(OsStr::new("..")),
+        Component::RootDir | Component::CurDir | Component::Prefix(_) => None,
+    })
 }
 
 /// Opens a component of an operator's path, making it if it is missing.

@@ -181,16 +181,7 @@ fn transfer(node: &Node, problems: &mut Problems) -> Option<TransferSpec> {
         Ok(rate) => Ok(rate),
         Err(error) => Err(error.to_string()),
     };
-    let guard = |text: &str| {
-        let invalid = || format!("`{text}` is neither a part, as 80%, nor a number of entries");
-        match text.strip_suffix('%') {
-            Some(part) => {
-                let percent = part.parse().ok().filter(|percent| *percent <= 100);
-                percent.map(MaxDelete::Percent).ok_or_else(invalid)
-            }
-            None => text.parse().map(MaxDelete::Count).map_err(|_not_a_number| invalid()),
-        }
-    };
+    let guard = |text: &str| text.parse::<MaxDelete>().map_err(|error| error.to_string());
     Some(TransferSpec {
         delete: fields.truth("delete", false, problems),
         max_delete: fields.read("max_delete", problems, guard).unwrap_or_default(),

@@ -14,7 +14,7 @@ use std::sync::Arc;
 
 use arc_swap::ArcSwap;
 use rustls::client::danger::HandshakeSignatureValid;
-use rustls::client::{ResolvesClientCert, Resumption, WebPkiServerVerifier};
+use rustls::client::{ResolvesClientCert, Resumption, WantsClientCert, WebPkiServerVerifier};
 use rustls::crypto::CryptoProvider;
 use rustls::pki_types::pem::PemObject;
 use rustls::pki_types::{CertificateDer, PrivateKeyDer, ServerName, UnixTime};
@@ -22,8 +22,8 @@ use rustls::server::danger::{ClientCertVerified, ClientCertVerifier};
 use rustls::server::{ClientHello, NoServerSessionStorage, ResolvesServerCert, WebPkiClientVerifier};
 use rustls::sign::CertifiedKey;
 use rustls::{
-    CertificateError, ClientConfig, DigitallySignedStruct, DistinguishedName, RootCertStore, ServerConfig,
-    SignatureScheme,
+    CertificateError, ClientConfig, ConfigBuilder, DigitallySignedStruct, DistinguishedName, RootCertStore,
+    ServerConfig, SignatureScheme,
 };
 use x509_parser::prelude::{FromDer, GeneralName, X509Certificate};
 
@@ -223,16 +223,26 @@ pub fn client_config(
     authority: &CertificateDer<'static>,
     alpn: &[u8],
 ) -> Result<ClientConfig, TlsError> {
+    Ok(speaking(alpn, verifying(authority)?.with_client_cert_resolver(identity)))
+}
+
+/// Begins a client half that believes a server by the authority.
+fn verifying(
+    authority: &CertificateDer<'static>,
+) -> Result<ConfigBuilder<ClientConfig, WantsClientCert>, TlsError> {
     let provider = provider();
     let verifier =
         WebPkiServerVerifier::builder_with_provider(roots(authority)?, Arc::clone(&provider)).build()?;
-    let mut config = ClientConfig::builder_with_details(provider, Arc::new(WallClock))
+    Ok(ClientConfig::builder_with_details(provider, Arc::new(WallClock))
         .with_protocol_versions(&[&rustls::version::TLS13])?
-        .with_webpki_verifier(verifier)
-        .with_client_cert_resolver(identity);
+        .with_webpki_verifier(verifier))
+}
+
+/// Ends a client half: one protocol, and no session that outlives its connection.
+fn speaking(alpn: &[u8], mut config: ClientConfig) -> ClientConfig {
     config.alpn_protocols = vec![alpn.to_vec()];
     config.resumption = Resumption::disabled();
-    Ok(config)
+    config
 }
 
 /// Returns the client half of the one connection that is made before there is a certificate: it shows none, and
@@ -243,14 +253,12 @@ pub fn client_config(
 pub fn enrolling_client_config(authority: Digest, alpn: &[u8]) -> Result<ClientConfig, TlsError> {
     let provider = provider();
     let verifier = Arc::new(PinnedVerifier { authority, provider: Arc::clone(&provider) });
-    let mut config = ClientConfig::builder_with_details(provider, Arc::new(WallClock))
+    let config = ClientConfig::builder_with_details(provider, Arc::new(WallClock))
         .with_protocol_versions(&[&rustls::version::TLS13])?
         .dangerous()
         .with_custom_certificate_verifier(verifier)
         .with_no_client_auth();
-    config.alpn_protocols = vec![alpn.to_vec()];
-    config.resumption = Resumption::disabled();
-    Ok(config)
+    Ok(speaking(alpn, config))
 }
 
 /// Returns who showed this chain, leaf first. The chain itself was verified by the handshake, not here.

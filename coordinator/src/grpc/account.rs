@@ -46,9 +46,7 @@ impl AccountDoor {
     }
 
     async fn admit<T: Sync>(&self, request: &Request<T>, call: Call) -> Result<Admitted, Status> {
-        refuse::check_shown(request)?;
-        refuse::check_leader(&self.hub).await?;
-        admission::admit(&self.hub, request, call)
+        admission::admit_at_leader(&self.hub, request, call).await
     }
 
     /// Admits a call that is about a tenant and not about what is in it.

@@ -165,6 +165,21 @@ pub fn admit<T>(hub: &Hub, request: &Request<T>, call: Call) -> Result<Admitted,
     }
 }
 
+/// Lets a call pass that this node may answer: its caller is allowed, and this node leads.
+///
+/// # Errors
+/// As [`admit`], and when this node does not lead.
+pub async fn admit_at_leader<T: Sync>(
+    hub: &Hub,
+    request: &Request<T>,
+    call: Call,
+) -> Result<Admitted, Status> {
+    // A stranger is not told who leads; anybody else is sent on before a follower's older knowledge can refuse.
+    refuse::check_shown(request)?;
+    refuse::check_leader(hub).await?;
+    admit(hub, request, call)
+}
+
 /// Returns the tenant that a call names; the text when it is none.
 fn named_tenant(metadata: &MetadataMap) -> Option<Result<TenantId, String>> {
     let value = metadata.get(TENANT_KEY)?;

@@ -14,7 +14,6 @@ use tokio_stream::{Stream, StreamExt};
 use tonic::{Request, Response, Status};
 
 use super::admission::{self, Admitted};
-use super::refuse;
 use crate::access::call::Call;
 use crate::audit::read::{self, Filter};
 use crate::audit::verify;
@@ -37,9 +36,7 @@ impl AuditDoor {
     }
 
     async fn admit<T: Sync>(&self, request: &Request<T>, call: Call) -> Result<Admitted, Status> {
-        refuse::check_shown(request)?;
-        refuse::check_leader(&self.hub).await?;
-        admission::admit(&self.hub, request, call)
+        admission::admit_at_leader(&self.hub, request, call).await
     }
 }
 

@@ -56,10 +56,7 @@ impl ControlDoor {
 
     /// Lets a call pass that this node may answer: its caller is allowed, and this node leads.
     async fn admit<T: Sync>(&self, request: &Request<T>, call: Call) -> Result<Admitted, Status> {
-        // A stranger is not told who leads; anybody else is sent on before a follower's older knowledge can refuse.
-        refuse::check_shown(request)?;
-        refuse::check_leader(&self.hub).await?;
-        admission::admit(&self.hub, request, call)
+        admission::admit_at_leader(&self.hub, request, call).await
     }
 
     async fn propose(&self, principal: Actor, command: Command) -> Result<crate::state::Outcome, Status> {

@@ -40,9 +40,7 @@ impl SecretDoor {
     }
 
     async fn admit<T: Sync>(&self, request: &Request<T>, call: Call) -> Result<Admitted, Status> {
-        refuse::check_shown(request)?;
-        refuse::check_leader(&self.hub).await?;
-        admission::admit(&self.hub, request, call)
+        admission::admit_at_leader(&self.hub, request, call).await
     }
 
     /// Seals a value and has it kept; once more when somebody else was quicker.

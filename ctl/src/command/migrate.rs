@@ -59,7 +59,7 @@ pub(crate) struct MigrateArgs {
     delete: bool,
     /// Remove nothing at all if more than this would go: a part of the destination's entries, or a number of them
     /// [default: 50%]
-    #[arg(long, value_name = "80%|N", value_parser = parse_max_delete, requires = "delete")]
+    #[arg(long, value_name = "80%|N", requires = "delete")]
     max_delete: Option<MaxDelete>,
     /// Leave out what matches; may be given again
     #[arg(long, value_name = "PATTERN")]
@@ -105,18 +105,6 @@ fn parse_label(text: &str) -> Result<ScopeItem, String> {
     format!("label:{text}")
         .parse()
         .map_err(|_error| format!("`{text}` is not a label: write it as KEY=VALUE"))
-}
-
-/// Parses the guard of deletes.
-fn parse_max_delete(text: &str) -> Result<MaxDelete, String> {
-    let invalid = || format!("`{text}` is neither a part, as 80%, nor a number of entries");
-    match text.strip_suffix('%') {
-        Some(part) => {
-            let percent = part.parse().ok().filter(|percent| *percent <= 100);
-            percent.map(MaxDelete::Percent).ok_or_else(invalid)
-        }
-        None => text.parse().map(MaxDelete::Count).map_err(|_not_a_number| invalid()),
-    }
 }
 
 /// Parses a rate.
