@@ -16,8 +16,9 @@ use common::step::StepKind;
 use common::step::file::FileOutput;
 use transfer::KillPoint;
 
+use crate::destination;
 use crate::hosts::Hosts;
-use crate::snapshot::{self, Snapshot};
+use crate::snapshot::Snapshot;
 use crate::world::{Way, World, differing_trees, of_kind};
 
 /// What happens to a file.
@@ -69,7 +70,7 @@ impl Damage {
 /// What stands in `undo/` is the customer's: its damage is the loss of that file, and has a case of its own.
 fn places(world: &World) -> BTreeMap<String, PathBuf> {
     let mut places = BTreeMap::new();
-    for path in snapshot::staged_files(&world.destination()) {
+    for path in destination::staged_files(&world.destination()) {
         let text = path.to_string_lossy().into_owned();
         let (_, below) = text.split_once("/.drover-").unwrap();
         let (_, name) = below.split_once('/').unwrap();
@@ -179,7 +180,7 @@ async fn what_an_undo_needs_and_does_not_find_is_told() {
     let hosts = Arc::new(Hosts::open());
     let found = differing_trees(&hosts).state();
     let kept = |world: &World| {
-        let staged = snapshot::staged_files(&world.destination());
+        let staged = destination::staged_files(&world.destination());
         staged.into_iter().filter(|path| path.to_string_lossy().contains("/undo/")).collect::<Vec<_>>()
     };
     let whole = copied(&hosts).await;

@@ -2,20 +2,15 @@
 
 use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
-use std::sync::Arc;
 
 use common::clock::{self, WallMs};
 use common::fence::FencingToken;
 use common::finding::Finding;
 use common::id::{HostName, TenantId};
-use common::principal::Principal;
 use common::progress::Progress;
 use common::shutdown::Shutdown;
 use common::step::file::FileParams;
 use common::ticket::{Direction, Ticket, TicketKey};
-use common::tls::{self, Identity};
-use rcgen::{BasicConstraints, CertificateParams, ExtendedKeyUsagePurpose, IsCa, Issuer, KeyPair, SanType};
-use rustls::pki_types::{CertificateDer, PrivateKeyDer, PrivatePkcs8KeyDer};
 use tokio::sync::{mpsc, watch};
 use tokio_util::sync::CancellationToken;
 use transfer::{
@@ -23,7 +18,8 @@ use transfer::{
     StepContext, hold_lease,
 };
 
-const CLUSTER: &str = "c1";
+use crate::authority::{Authority, CLUSTER};
+
 const SOURCE: &str = "web1";
 const DESTINATION: &str = "web2";
 
@@ -80,12 +76,11 @@ impl Hosts {
             Endpoint::open(settings, &shutdown).unwrap()
         };
         let (source, destination) = (open(SOURCE), open(DESTINATION));
-        let key = PrivateKeyDer::try_from(authority.key.clone()).unwrap();
         Self {
             source_address: source.local_address().unwrap(),
             _source: source,
             destination,
-            key: TicketKey::new(key).unwrap(),
+            key: authority.tickets(),
             _clock: clock,
             _folder: folder,
         }
@@ -138,40 +133,6 @@ impl Hosts {
             state_dir,
         };
         Attempt { context, keeper, progress: progress_seen, findings, ticket }
-    }
-}
-
-/// A certificate authority of one test.
-struct Authority {
-    certificate: CertificateDer<'static>,
-    key: Vec<u8>,
-}
-
-impl Authority {
-    fn new() -> Self {
-        let key = KeyPair::generate_for(&rcgen::PKCS_ECDSA_P256_SHA256).unwrap();
-        let mut params = CertificateParams::default();
-        params.is_ca = IsCa::Ca(BasicConstraints::Constrained(0));
-        let certificate = params.self_signed(&key).unwrap();
-        Self { certificate: certificate.der().clone(), key: key.serialize_der() }
-    }
-
-    fn identity(&self, host: &str) -> Arc<Identity> {
-        let principal = Principal::Agent { tenant: TenantId::default_tenant(), host: host.parse().unwrap() };
-        let key = PrivatePkcs8KeyDer::from(self.key.as_slice());
-        let key = KeyPair::from_pkcs8_der_and_sign_algo(&key, &rcgen::PKCS_ECDSA_P256_SHA256).unwrap();
-        let issuer = Issuer::from_ca_cert_der(&self.certificate, key).unwrap();
-        let key = KeyPair::generate_for(&rcgen::PKCS_ECDSA_P256_SHA256).unwrap();
-        let mut params = CertificateParams::default();
-        for uri in tls::uris_of(CLUSTER, &principal, None) {
-            params.subject_alt_names.push(SanType::URI(uri.try_into().unwrap()));
-        }
-        let name = tls::server_name_of(&principal).unwrap();
-        params.subject_alt_names.push(SanType::DnsName(name.try_into().unwrap()));
-        params.extended_key_usages =
-            vec![ExtendedKeyUsagePurpose::ClientAuth, ExtendedKeyUsagePurpose::ServerAuth];
-        let certificate = params.signed_by(&key, &issuer).unwrap().der().clone();
-        Identity::new(vec![certificate], PrivateKeyDer::try_from(key.serialize_der()).unwrap()).unwrap()
     }
 }
 

@@ -6,8 +6,12 @@
 
 #![expect(clippy::unwrap_used, clippy::panic, reason = "a test ends where something is not as it must be")]
 
+#[path = "../../agent/transfer/src/authority.rs"]
+mod authority;
 mod damage;
+mod destination;
 mod hosts;
+#[path = "../../agent/transfer/src/snapshot.rs"]
 mod snapshot;
 mod world;
 
@@ -78,11 +82,11 @@ async fn run_twice_is_run_once() {
         let kind = step.descriptor().kind;
         let first = world.attempt(step, Way::Run, KillPoint::default()).await;
         assert!(first.outcome.is_ok(), "{kind}: {:?}", first.outcome);
-        let once = snapshot::take_exactly(&world.destination());
+        let once = destination::look_exactly(&world.destination());
         let second = world.attempt(step, Way::Run, KillPoint::default()).await;
         assert!(second.outcome.is_ok(), "{kind}: {:?}", second.outcome);
         assert_eq!(
-            snapshot::take_exactly(&world.destination()),
+            destination::look_exactly(&world.destination()),
             once,
             "{kind}: the second run touched something"
         );
@@ -139,7 +143,7 @@ async fn undo_restores_what_run_found_and_twice_is_once() {
         }
         if changing(step.descriptor().reversibility) {
             assert_eq!(
-                snapshot::staged_files(&world.destination()),
+                destination::staged_files(&world.destination()),
                 Vec::<std::path::PathBuf>::new(),
                 "{kind}"
             );
@@ -185,7 +189,7 @@ async fn what_was_written_since_is_kept_aside() {
         let undone = world.attempt(step, Way::Undo, KillPoint::default()).await;
         assert!(undone.outcome.is_ok(), "{kind}: {:?}", undone.outcome);
         assert_eq!(world.state(), found, "{kind}");
-        let kept = snapshot::staged_files(&world.destination());
+        let kept = destination::staged_files(&world.destination());
         for name in ["same/changed", "new/file", "new/added"] {
             let content = format!("an order of a customer in {name}");
             let is_kept = kept.iter().any(|path| {
@@ -235,7 +239,7 @@ async fn stopped_in_the_middle(
         .attend(step, Way::Run, attempt, |keeper| {
             tokio::task::block_in_place(|| {
                 wait::until("something to be staged", Duration::from_secs(60), || {
-                    let staged = snapshot::staged_files(&root);
+                    let staged = destination::staged_files(&root);
                     staged.iter().any(|path| path.to_string_lossy().contains("/new/")).then_some(())
                 });
             });

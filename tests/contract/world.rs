@@ -19,8 +19,9 @@ use common::step::file::{FileParams, VERSION};
 use rustix::fs::{AtFlags, CWD, Timespec, Timestamps, XattrFlags};
 use transfer::KillPoint;
 
+use crate::destination;
 use crate::hosts::{Attempt, Hosts, Which, text};
-use crate::snapshot::{self, Snapshot};
+use crate::snapshot::Snapshot;
 
 /// What stands in files and attributes, and must turn up nowhere else.
 pub(crate) const SECRET: &str = "contract-secret-51c0ffee";
@@ -164,7 +165,7 @@ impl World {
 
     /// Returns what stands at the destination.
     pub(crate) fn state(&self) -> Snapshot {
-        snapshot::take(&self.destination())
+        destination::look(&self.destination())
     }
 
     /// Makes a fresh attempt.

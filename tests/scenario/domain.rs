@@ -72,58 +72,67 @@ fn stages(root: &Path) -> Vec<PathBuf> {
     String::from_utf8(output.stdout).unwrap().lines().map(PathBuf::from).collect()
 }
 
+/// A cluster with a source, and a destination on several file systems with a copy of what stands there.
+struct Ground {
+    // They go before the directory that they stand in.
+    _mounts: Vec<Mounted>,
+    cluster: Cluster,
+    source: PathBuf,
+    destination: PathBuf,
+    before: PathBuf,
+}
+
+impl Ground {
+    /// Makes all of it, with so many files in each place of the source; nothing where this machine cannot.
+    fn new(files: usize) -> Option<Self> {
+        if !skip::unless_root("mounting") {
+            return None;
+        }
+        let cluster = Cluster::start(2, 1);
+        let (source, destination, before) =
+            (cluster.path("shop"), cluster.path("moved"), cluster.path("before"));
+        fs::create_dir(&destination).unwrap();
+        let mounts = mount_all(&cluster, &destination)?;
+        make_old(&destination);
+        make_new(&source, files);
+        keep(&destination, &before);
+        Some(Self { _mounts: mounts, cluster, source, destination, before })
+    }
+}
+
 const DELETE: [&str; 3] = ["--delete", "--max-delete", "100%"];
 
 #[test]
 fn a_move_onto_several_file_systems_and_back() {
-    if !skip::unless_root("mounting") {
-        return;
-    }
-    let cluster = Cluster::start(2, 1);
-    let (source, destination, before) = (cluster.path("shop"), cluster.path("moved"), cluster.path("before"));
-    fs::create_dir(&destination).unwrap();
-    let Some(_mounts) = mount_all(&cluster, &destination) else { return };
-    make_old(&destination);
-    make_new(&source, 300);
-    keep(&destination, &before);
+    let Some(Ground { cluster, source, destination, before, .. }) = &Ground::new(300) else { return };
 
     let flags = [&DELETE[..], &["--rollback-window", "1h"]].concat();
-    let (code, migration) = cluster.migrate(&source, &destination, &flags);
+    let (code, migration) = cluster.migrate(source, destination, &flags);
     assert_eq!((code, &migration["verified"]), (Some(0), &true.into()), "{migration:#}");
-    judge::assert_equal(&source, &destination);
-    let tops: Vec<PathBuf> =
-        stages(&destination).iter().map(|stage| stage.parent().unwrap().into()).collect();
+    judge::assert_equal(source, destination);
+    let tops: Vec<PathBuf> = stages(destination).iter().map(|stage| stage.parent().unwrap().into()).collect();
     // The root, and every domain but the project's file system, in whose own part nothing was changed.
-    assert!(tops.contains(&destination) && tops.contains(&destination.join("xfs/project")), "{tops:?}");
+    assert!(tops.contains(destination) && tops.contains(&destination.join("xfs/project")), "{tops:?}");
     assert!(tops.contains(&destination.join("btrfs/sub")) && tops.len() >= 7, "{tops:?}");
 
     let id = migration["id"].as_str().unwrap();
     let (code, migration) = cluster.json(&["rollback", id, "--yes"]);
     assert_eq!((code, &migration["status"]), (Some(0), &"rolled_back".into()), "{migration:#}");
-    judge::assert_equal(&before, &destination);
-    assert_eq!(stages(&destination), Vec::<PathBuf>::new());
+    judge::assert_equal(before, destination);
+    assert_eq!(stages(destination), Vec::<PathBuf>::new());
 
     // And once more, settled at once: no stage stays, and every mount's directory has the source's times.
-    let (code, migration) = cluster.migrate(&source, &destination, &DELETE);
+    let (code, migration) = cluster.migrate(source, destination, &DELETE);
     assert_eq!(code, Some(0), "{migration:#}");
-    judge::assert_equal(&source, &destination);
-    assert_eq!(stages(&destination), Vec::<PathBuf>::new());
+    judge::assert_equal(source, destination);
+    assert_eq!(stages(destination), Vec::<PathBuf>::new());
 }
 
 #[test]
 fn a_killed_agent_goes_on_in_every_file_system() {
-    if !skip::unless_root("mounting") {
-        return;
-    }
-    let cluster = Cluster::start(2, 1);
-    let (source, destination, before) = (cluster.path("shop"), cluster.path("moved"), cluster.path("before"));
-    fs::create_dir(&destination).unwrap();
-    let Some(_mounts) = mount_all(&cluster, &destination) else { return };
-    make_old(&destination);
-    make_new(&source, 900);
-    keep(&destination, &before);
+    let Some(Ground { cluster, source, destination, before, .. }) = &Ground::new(900) else { return };
     let flags = [&DELETE[..], &["--rollback-window", "1h", "--bandwidth", "4MiB"]].concat();
-    let id = cluster.migrate_detached(&source, &destination, &flags);
+    let id = cluster.migrate_detached(source, destination, &flags);
     let mut done = 0;
     for round in 0..5 {
         let migration = cluster.wait_for(&id, "the move to go on", |migration| {
@@ -137,11 +146,11 @@ fn a_killed_agent_goes_on_in_every_file_system() {
     let migration = cluster.wait_for_end(&id);
     assert_eq!(migration["status"], "completed", "{migration:#}");
     assert_eq!(migration["verified"], true, "{migration:#}");
-    judge::assert_equal(&source, &destination);
+    judge::assert_equal(source, destination);
     let (code, migration) = cluster.json(&["rollback", &id, "--yes"]);
     assert_eq!((code, &migration["status"]), (Some(0), &"rolled_back".into()), "{migration:#}");
-    judge::assert_equal(&before, &destination);
-    assert_eq!(stages(&destination), Vec::<PathBuf>::new());
+    judge::assert_equal(before, destination);
+    assert_eq!(stages(destination), Vec::<PathBuf>::new());
 }
 
 #[test]

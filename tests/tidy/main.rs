@@ -46,9 +46,11 @@ fn sources() -> Vec<Source> {
 
 /// Whether a file holds only what tests use.
 fn is_test_only(path: &str) -> bool {
-    const FIXTURES: [&str; 4] = [
+    const FIXTURES: [&str; 6] = [
+        "agent/transfer/src/authority.rs",
         "agent/transfer/src/pair.rs",
         "agent/transfer/src/pull/power_cut.rs",
+        "agent/transfer/src/snapshot.rs",
         "agent/tree/src/scratch.rs",
         "agent/src/link/fixture.rs",
     ];

@@ -134,7 +134,8 @@ mod tests {
 
     use super::*;
     use crate::kill_point::KillPoint;
-    use crate::pair::{assert_same, snapshot};
+    use crate::pair::assert_same;
+    use crate::snapshot::snapshot;
     use crate::stage::Stage;
 
     /// A folder that holds what the roots of the tests are in, with a time nobody could set by accident.

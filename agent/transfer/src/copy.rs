@@ -320,7 +320,8 @@ mod tests {
     use std::os::unix::fs::{PermissionsExt, symlink};
     use std::path::Path;
 
-    use crate::pair::{Pair, assert_same, snapshot};
+    use crate::pair::{Pair, assert_same};
+    use crate::snapshot::snapshot;
 
     fn set_mtime(path: &Path, seconds: i64, nanos: i64) {
         use rustix::fs::{AtFlags, CWD, Timespec, Timestamps, utimensat};

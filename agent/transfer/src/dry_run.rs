@@ -373,7 +373,8 @@ fn unwritable(path: &Path, error: &std::io::Error) -> Failure {
 mod tests {
     use common::step::file::ListQuestion;
 
-    use crate::pair::{Pair, snapshot};
+    use crate::pair::Pair;
+    use crate::snapshot::snapshot;
 
     #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
     async fn nothing_is_touched_and_everything_is_listed() {

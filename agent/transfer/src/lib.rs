@@ -5,6 +5,8 @@
 //! and what a crash leaves after each of its arrows.
 
 mod account;
+#[cfg(test)]
+mod authority;
 mod begun;
 mod breach;
 mod buffer;
@@ -52,6 +54,8 @@ mod saved_counters;
 mod scan;
 mod secrets;
 mod serve;
+#[cfg(test)]
+mod snapshot;
 mod spill;
 mod stage;
 mod staged;

@@ -1,10 +1,7 @@
 //! Two agents on loopback, for tests: a source that serves and a destination that dials.
 
-use std::collections::BTreeMap;
 use std::net::SocketAddr;
-use std::os::unix::fs::MetadataExt;
-use std::path::{Path, PathBuf};
-use std::sync::Arc;
+use std::path::PathBuf;
 
 use common::clock::{self, WallMs};
 use common::failure::Failure;
@@ -12,87 +9,20 @@ use common::fence::FencingToken;
 use common::finding::Finding;
 use common::id::{HostName, TenantId};
 use common::phase::Scope;
-use common::principal::Principal;
 use common::progress::Progress;
 use common::shutdown::Shutdown;
 use common::spec::{MaxDelete, ValidationLevel};
 use common::step::file::{FileOutput, FileParams, SettleQuestion, VERSION};
 use common::ticket::{Direction, Ticket, TicketKey};
-use common::tls::{self, Identity};
-use quinn::rustls::pki_types::{CertificateDer, PrivateKeyDer, PrivatePkcs8KeyDer};
-use rcgen::{BasicConstraints, CertificateParams, ExtendedKeyUsagePurpose, IsCa, Issuer, KeyPair, SanType};
 use tokio::sync::{mpsc, watch};
 use tokio_util::sync::CancellationToken;
 
+use crate::authority::{Authority, CLUSTER};
 use crate::context::{LeaseKeeper, Peer, PeerNews, StepContext, hold_lease};
 use crate::endpoint::{Endpoint, EndpointSettings};
 use crate::findings::FindingSink;
 use crate::reset_key::ResetKey;
-
-const CLUSTER: &str = "c1";
-
-/// Everything of a tree but change times and inodes, with groups of hard links: what a copy must bring and an undo
-/// must bring back.
-pub(crate) type Snapshot = BTreeMap<PathBuf, String>;
-
-/// Takes a snapshot, by other means than the code under test.
-pub(crate) fn snapshot(root: &Path) -> Snapshot {
-    let mut found = Snapshot::new();
-    let mut groups: BTreeMap<u64, Vec<PathBuf>> = BTreeMap::new();
-    let mut stack = vec![root.to_owned()];
-    while let Some(path) = stack.pop() {
-        let metadata = std::fs::symlink_metadata(&path).unwrap();
-        let body = if metadata.is_symlink() {
-            format!("{:?}", std::fs::read_link(&path).unwrap())
-        } else if metadata.is_file() {
-            blake3::hash(&std::fs::read(&path).unwrap()).to_hex().to_string()
-        } else if metadata.is_dir() {
-            for entry in std::fs::read_dir(&path).unwrap() {
-                let entry = entry.unwrap();
-                if !entry.file_name().to_string_lossy().starts_with(".drover-") {
-                    stack.push(entry.path());
-                }
-            }
-            String::new()
-        } else {
-            metadata.rdev().to_string()
-        };
-        if !metadata.is_dir() {
-            groups.entry(metadata.ino()).or_default().push(path.clone());
-        }
-        let line = format!(
-            "{:o} {}:{} {}.{:09} nlink {} {:?} {body}",
-            metadata.mode(),
-            metadata.uid(),
-            metadata.gid(),
-            metadata.mtime(),
-            metadata.mtime_nsec(),
-            if metadata.is_dir() { 0 } else { metadata.nlink() },
-            attributes(&path),
-        );
-        found.insert(path.strip_prefix(root).unwrap().to_owned(), line);
-    }
-    for mut names in groups.into_values() {
-        names.sort();
-        let group: Vec<_> = names.iter().map(|name| name.strip_prefix(root).unwrap().to_owned()).collect();
-        for name in &group {
-            found.get_mut(name).unwrap().push_str(&format!(" {group:?}"));
-        }
-    }
-    found
-}
-
-fn attributes(path: &Path) -> BTreeMap<Vec<u8>, Vec<u8>> {
-    let mut names = vec![0; 4096];
-    let length = rustix::fs::llistxattr(path, names.as_mut_slice()).unwrap();
-    let mut attributes = BTreeMap::new();
-    for name in names[..length].split(|byte| *byte == 0).filter(|name| !name.is_empty()) {
-        let mut value = vec![0; 65536];
-        let count = rustix::fs::lgetxattr(path, name, value.as_mut_slice()).unwrap();
-        attributes.insert(name.to_vec(), value[..count].to_vec());
-    }
-    attributes
-}
+use crate::snapshot::Snapshot;
 
 /// Panics at the first entry that is not the same.
 pub(crate) fn assert_same(found: &Snapshot, expected: &Snapshot, what: &str) {
@@ -125,39 +55,6 @@ pub(crate) struct Pair {
     _folder: tempfile::TempDir,
 }
 
-struct Authority {
-    certificate: CertificateDer<'static>,
-    key: Vec<u8>,
-}
-
-impl Authority {
-    fn new() -> Self {
-        let key = KeyPair::generate_for(&rcgen::PKCS_ECDSA_P256_SHA256).unwrap();
-        let mut params = CertificateParams::default();
-        params.is_ca = IsCa::Ca(BasicConstraints::Constrained(0));
-        let certificate = params.self_signed(&key).unwrap();
-        Self { certificate: certificate.der().clone(), key: key.serialize_der() }
-    }
-
-    fn identity(&self, host: &str) -> Arc<Identity> {
-        let principal = Principal::Agent { tenant: TenantId::default_tenant(), host: host.parse().unwrap() };
-        let key = PrivatePkcs8KeyDer::from(self.key.as_slice());
-        let key = KeyPair::from_pkcs8_der_and_sign_algo(&key, &rcgen::PKCS_ECDSA_P256_SHA256).unwrap();
-        let issuer = Issuer::from_ca_cert_der(&self.certificate, key).unwrap();
-        let key = KeyPair::generate_for(&rcgen::PKCS_ECDSA_P256_SHA256).unwrap();
-        let mut params = CertificateParams::default();
-        for uri in tls::uris_of(CLUSTER, &principal, None) {
-            params.subject_alt_names.push(SanType::URI(uri.try_into().unwrap()));
-        }
-        let name = tls::server_name_of(&principal).unwrap();
-        params.subject_alt_names.push(SanType::DnsName(name.try_into().unwrap()));
-        params.extended_key_usages =
-            vec![ExtendedKeyUsagePurpose::ClientAuth, ExtendedKeyUsagePurpose::ServerAuth];
-        let certificate = params.signed_by(&key, &issuer).unwrap().der().clone();
-        Identity::new(vec![certificate], PrivateKeyDer::try_from(key.serialize_der()).unwrap()).unwrap()
-    }
-}
-
 impl Pair {
     /// Opens both endpoints; the source's root exists and is empty.
     pub(crate) fn new() -> Self {
@@ -184,7 +81,6 @@ impl Pair {
             Endpoint::open(settings, &shutdown).unwrap()
         };
         let (source, destination) = (open("web1", "source-state"), open("web2", "state"));
-        let key = PrivateKeyDer::try_from(authority.key.clone()).unwrap();
         let (progress_sender, progress) = watch::channel(Progress::default());
         let (source_root, destination_root) = (at("source"), at("destination"));
         let params = FileParams {
@@ -211,7 +107,7 @@ impl Pair {
             endpoint: destination,
             source_address: source.local_address().unwrap(),
             source_endpoint: source,
-            key: TicketKey::new(key).unwrap(),
+            key: authority.tickets(),
             shutdown,
             token: 1,
             attempt: 1,

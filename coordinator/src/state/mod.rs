@@ -39,6 +39,10 @@ pub mod snapshot;
 pub mod stamp;
 pub mod step;
 pub mod table;
+#[cfg(test)]
+mod trust_test;
+#[cfg(test)]
+mod way_back_test;
 
 use std::sync::Arc;
 

@@ -2,20 +2,26 @@
 
 use common::clock::WallMs;
 use common::digest::Digest;
+use common::failure::{Failure, FailureKind, Retry};
+use common::fence::FencingToken;
+use common::finding::{Finding, Rule, Severity};
 use common::host::HostFacts;
 use common::id::{HostName, MigrationId, TenantId};
 use common::phase::{Phase, Scope};
 use common::plan::{PLAN_VERSION, Plan, PlannedStep};
 use common::principal::Principal;
 use common::spec::{MigrationSpec, OptionsSpec, Origin, SPEC_VERSION, SideSpec, TransferSpec};
-use common::step::file::RootIdentity;
+use common::step::file::{FileOutput, RootIdentity};
 use common::step::{Reversibility, StepKind};
+use common::view::{MigrationStatus, StepStatus};
 
-use super::migration::{self, Act, Create};
+use super::lease::{self, Lease};
+use super::migration::{self, Act, Create, Migration, WayBack};
 use super::refusal::Refusal;
 use super::roots::{Root, Roots};
 use super::stamp::Stamp;
-use super::{Applied, Command, State, cluster, host};
+use super::step::Event;
+use super::{Applied, Command, Outcome, State, cluster, host};
 
 /// The tenant of all samples.
 pub(crate) fn tenant() -> TenantId {
@@ -156,6 +162,16 @@ impl Log {
         self.apply(operator(), Command::Migration(migration::Command::Create(Box::new(create))))
     }
 
+    /// Makes a migration with other options onto a root of its own.
+    pub(crate) fn create_with(&mut self, id: &str, inode: u64, change: impl FnOnce(&mut OptionsSpec)) {
+        self.create(id, inode, |create| {
+            let mut spec = spec();
+            change(&mut spec.options);
+            create.spec = spec.into();
+        })
+        .unwrap();
+    }
+
     /// Asks something of a migration.
     pub(crate) fn act(&mut self, id: &str, act: Act) -> Result<Applied, Refusal> {
         let migration = id.parse().unwrap();
@@ -163,6 +179,136 @@ impl Log {
             operator(),
             Command::Migration(migration::Command::Act { tenant: tenant(), migration, act }),
         )
+    }
+
+    /// Returns a migration that is there.
+    pub(crate) fn migration(&self, id: &str) -> &Migration {
+        self.state.migrations().get(&tenant(), &id.parse().unwrap()).unwrap()
+    }
+
+    /// Returns how a migration stands.
+    pub(crate) fn status(&self, id: &str) -> MigrationStatus {
+        self.migration(id).status
+    }
+
+    /// Returns how its steps stand.
+    pub(crate) fn steps(&self, id: &str) -> Vec<StepStatus> {
+        self.migration(id).statuses()
+    }
+
+    /// Returns what `ctl` would exit with.
+    pub(crate) fn exit_code(&self, id: &str) -> Option<u8> {
+        self.migration(id).exit_code()
+    }
+
+    /// Grants whatever may start; returns the lease.
+    pub(crate) fn try_grant(&mut self, id: &str) -> Result<Lease, Refusal> {
+        let migration = self.migration(id);
+        let startable = migration.startable(WallMs(self.now)).into_iter().next();
+        let Some(startable) = startable else {
+            return Err(Refusal::new(FailureKind::NotFound, "nothing may start", ""));
+        };
+        let planned = &migration.plan.steps[startable.place];
+        let host = planned.host.clone();
+        let command = lease::Command::Grant {
+            tenant: tenant(),
+            migration: id.parse().unwrap(),
+            generation: migration.plan.generation,
+            step: planned.id.clone(),
+            incarnation: self.state.hosts().get(&tenant(), &host).unwrap().incarnation,
+            host,
+            is_undo: startable.is_undo,
+        };
+        match self.apply(node(), Command::Lease(command))?.outcome {
+            Outcome::Granted(lease) => Ok(lease),
+            other => panic!("{other:?}"),
+        }
+    }
+
+    /// Grants whatever may start.
+    pub(crate) fn grant(&mut self, id: &str) -> Lease {
+        self.try_grant(id).unwrap()
+    }
+
+    /// Reports under the lease that is held.
+    pub(crate) fn report(&mut self, id: &str, event: Event) -> Applied {
+        let migration = self.migration(id);
+        let place = migration.steps.iter().position(|step| step.lease.is_some()).expect("a lease is held");
+        let step = migration.plan.steps[place].id.clone();
+        let token = migration.steps[place].lease.as_ref().unwrap().token;
+        let host = migration.plan.steps[place].host.clone();
+        let number = self.state.outboxes().acknowledged(&tenant(), &host) + 1;
+        self.report_as(id, step.as_str(), token, number, event)
+    }
+
+    /// Reports under any lease.
+    pub(crate) fn report_as(
+        &mut self,
+        id: &str,
+        step: &str,
+        token: FencingToken,
+        number: u64,
+        event: Event,
+    ) -> Applied {
+        let command = migration::Command::Event {
+            tenant: tenant(),
+            host: "web2".parse().unwrap(),
+            number,
+            migration: id.parse().unwrap(),
+            step: step.parse().unwrap(),
+            token,
+            event,
+        };
+        self.apply(node(), Command::Migration(command)).unwrap()
+    }
+
+    /// Runs the next step to this output.
+    pub(crate) fn run(&mut self, id: &str, output: &FileOutput) {
+        self.grant(id);
+        self.report(id, Event::Succeeded(serde_json::to_string(output).unwrap()));
+    }
+
+    /// Says that the way back is gone.
+    pub(crate) fn settled(&mut self, id: &str) {
+        let WayBack::Settling(token) = self.migration(id).way_back else {
+            panic!("nothing is being settled")
+        };
+        self.act(id, Act::Settled { token }).unwrap();
+    }
+
+    /// Copies and verifies with these outputs, up to the end.
+    pub(crate) fn complete(&mut self, id: &str, copy: &FileOutput, verify: &FileOutput) {
+        self.run(id, copy);
+        self.run(id, verify);
+        if matches!(self.migration(id).way_back, WayBack::Settling(_)) {
+            self.settled(id);
+        }
+    }
+}
+
+/// What a copy says in the end.
+pub(crate) fn copied() -> FileOutput {
+    FileOutput { version: 1, files_total: 3, files_sent: 3, bytes_total: 30, ..FileOutput::default() }
+}
+
+/// What a verification says that proved all.
+pub(crate) fn verified() -> FileOutput {
+    FileOutput { version: 1, is_verified: true, ..FileOutput::default() }
+}
+
+/// How an attempt fails.
+pub(crate) fn failed(kind: FailureKind, retry: Retry) -> Event {
+    Event::Failed(Failure { retry, ..Failure::new(kind, "it did not work") })
+}
+
+/// A warning.
+pub(crate) fn finding(rule: Rule, object: &str) -> Finding {
+    Finding {
+        rule,
+        severity: Severity::Warning,
+        object: object.to_owned(),
+        message: String::new(),
+        hint: String::new(),
     }
 }
 

@@ -37,8 +37,12 @@ struct Hostile {
 }
 
 fn hostile(cluster: &Cluster, bytes: Vec<u8>) -> Hostile {
-    let tls =
-        tls::server_config(cluster.identity("web1"), &cluster.authority, Clients::Certified, tls::ALPN_DATA);
+    let tls = tls::server_config(
+        cluster.authority.identity("web1"),
+        &cluster.authority.certificate,
+        Clients::Certified,
+        tls::ALPN_DATA,
+    );
     let crypto = QuicServerConfig::try_from(tls.unwrap()).unwrap();
     let server = quinn::ServerConfig::with_crypto(Arc::new(crypto));
     let quic = quinn::Endpoint::server(server, SocketAddr::from(([127, 0, 0, 1], 0))).unwrap();

@@ -9,7 +9,8 @@ use std::process::Command;
 use std::sync::{Arc, Mutex};
 
 use crate::kill_point::{KillPoint, Sync};
-use crate::pair::{Pair, Snapshot, assert_same, snapshot};
+use crate::pair::{Pair, assert_same};
+use crate::snapshot::{Snapshot, snapshot};
 
 /// Effects of a pass, at least.
 const EFFECTS: u64 = 1000;

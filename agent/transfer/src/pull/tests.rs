@@ -9,7 +9,8 @@ use common::spec::MaxDelete;
 use rustix::fs::{CWD, FileType, Gid, Mode, Uid, XattrFlags};
 
 use crate::kill_point::KillPoint;
-use crate::pair::{Pair, assert_same, snapshot};
+use crate::pair::{Pair, assert_same};
+use crate::snapshot::snapshot;
 
 fn set_mtime(path: &Path, seconds: i64, nanos: i64) {
     use rustix::fs::{AtFlags, Timespec, Timestamps, utimensat};

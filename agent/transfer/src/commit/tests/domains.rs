@@ -5,11 +5,15 @@ use common::id::MigrationId;
 use common::rel_path::RelPath;
 use tree::{Name, Root};
 
-use super::world::{Ground, World, assert_same, bring, can_mount, first_pass, path, second_pass, snapshot};
+use super::bring::bring;
+use super::wanted::{first_pass, second_pass};
+use super::world::{Ground, World, can_mount, path};
 use crate::begun;
 use crate::domain::HOME;
 use crate::kill_point::{KillPoint, Sync};
 use crate::memory::Memory;
+use crate::pair::assert_same;
+use crate::snapshot::snapshot;
 use crate::stage::Stage;
 
 const GROUND: Ground = Ground { is_old_kernel: false, has_domains: true, sync: Sync::AsEver };

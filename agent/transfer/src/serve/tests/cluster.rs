@@ -2,27 +2,22 @@
 
 use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
-use std::sync::Arc;
 
 use common::clock::{self, WallMs};
 use common::fence::FencingToken;
 use common::id::TenantId;
-use common::principal::Principal;
 use common::shutdown::Shutdown;
 use common::ticket::{Direction, Ticket, TicketKey};
-use common::tls::{self, Identity};
-use quinn::rustls::pki_types::{CertificateDer, PrivateKeyDer};
-use rcgen::{BasicConstraints, CertificateParams, IsCa, Issuer, KeyPair, SanType};
 use tokio::sync::watch;
 
+use crate::authority::{Authority, CLUSTER};
 use crate::context::{Peer, PeerNews};
 use crate::endpoint::{Endpoint, EndpointSettings};
 use crate::peer::Source;
 use crate::reset_key::ResetKey;
 
 pub(crate) struct Cluster {
-    issuer: Issuer<'static, KeyPair>,
-    pub(crate) authority: CertificateDer<'static>,
+    pub(crate) authority: Authority,
     tickets: TicketKey,
     pub(crate) state: tempfile::TempDir,
     pub(crate) shutdown: Shutdown,
@@ -32,24 +27,13 @@ impl Cluster {
     pub(crate) fn new() -> Self {
         // A second one in this process is refused, which is fine.
         quinn::rustls::crypto::aws_lc_rs::default_provider().install_default().ok();
-        let key = KeyPair::generate_for(&rcgen::PKCS_ECDSA_P256_SHA256).unwrap();
-        let mut params = CertificateParams::new([]).unwrap();
-        params.is_ca = IsCa::Ca(BasicConstraints::Unconstrained);
-        let authority = params.self_signed(&key).unwrap().der().clone();
-        let tickets = TicketKey::new(PrivateKeyDer::try_from(key.serialize_der()).unwrap()).unwrap();
-        let issuer = Issuer::new(params, key);
-        Self { issuer, authority, tickets, state: tempfile::tempdir().unwrap(), shutdown: Shutdown::new() }
-    }
-
-    pub(crate) fn identity(&self, host: &str) -> Arc<Identity> {
-        let principal = Principal::Agent { tenant: TenantId::default_tenant(), host: host.parse().unwrap() };
-        let key = KeyPair::generate_for(&rcgen::PKCS_ECDSA_P256_SHA256).unwrap();
-        let mut params = CertificateParams::new([tls::server_name_of(&principal).unwrap()]).unwrap();
-        for uri in tls::uris_of("c1", &principal, None) {
-            params.subject_alt_names.push(SanType::URI(uri.try_into().unwrap()));
+        let authority = Authority::new();
+        Self {
+            tickets: authority.tickets(),
+            authority,
+            state: tempfile::tempdir().unwrap(),
+            shutdown: Shutdown::new(),
         }
-        let certificate = params.signed_by(&key, &self.issuer).unwrap().der().clone();
-        Identity::new(vec![certificate], PrivateKeyDer::try_from(key.serialize_der()).unwrap()).unwrap()
     }
 
     pub(crate) fn endpoint(&self, host: &str) -> Endpoint {
@@ -59,8 +43,8 @@ impl Cluster {
     pub(crate) fn settings(&self, host: &str) -> EndpointSettings {
         EndpointSettings {
             listen: SocketAddr::from(([127, 0, 0, 1], 0)),
-            identity: self.identity(host),
-            authority: self.authority.clone(),
+            identity: self.authority.identity(host),
+            authority: self.authority.certificate.clone(),
             state_dir: PathBuf::from(self.state.path()),
             clock_ahead_ms: watch::channel(0).1,
             incarnation: 1,
@@ -72,7 +56,7 @@ impl Cluster {
 
     pub(crate) fn ticket(&self, root: &Path) -> Ticket {
         Ticket {
-            cluster: "c1".to_owned(),
+            cluster: CLUSTER.to_owned(),
             tenant: TenantId::default_tenant(),
             migration: "m1".parse().unwrap(),
             step: "file.copy-1".parse().unwrap(),

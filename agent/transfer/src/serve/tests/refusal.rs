@@ -1,0 +1,121 @@
+//! Who and what does not get in, or no longer.
+
+use std::time::Duration;
+
+use common::failure::FailureKind;
+use sync::wire::hello::ScanRequest;
+use tokio::sync::watch;
+
+use super::cluster::{self, Cluster, connected, peer};
+use super::odd_tree::{noise, odd_tree, walk};
+use super::{entries, listings};
+use crate::peer::Source;
+
+#[tokio::test(flavor = "multi_thread")]
+async fn tickets_for_anything_else_are_refused() {
+    let (cluster, foreign, tree) = (Cluster::new(), Cluster::new(), odd_tree());
+    let (source, destination) = (cluster.endpoint("web1"), cluster.endpoint("web2"));
+    let good = cluster.ticket(tree.path());
+    let mut cases = Vec::new();
+    let mut case =
+        |name, ticket: &common::ticket::Ticket, kind| cases.push((name, cluster.sign(ticket), kind));
+    let mut ticket = good.clone();
+    ticket.destination = "web3".parse().unwrap();
+    case("another destination", &ticket, FailureKind::Denied);
+    ticket = good.clone();
+    ticket.source = "web3".parse().unwrap();
+    case("another source", &ticket, FailureKind::Denied);
+    ticket = good.clone();
+    ticket.tenant = "other".parse().unwrap();
+    case("another tenant", &ticket, FailureKind::Denied);
+    ticket = good.clone();
+    ticket.expires = common::clock::WallMs(1);
+    case("expired", &ticket, FailureKind::Timeout);
+    ticket = good.clone();
+    ticket.source_root = "relative".to_owned();
+    case("no absolute root", &ticket, FailureKind::Denied);
+    ticket = good.clone();
+    ticket.source_root = tree.path().join("absent").to_str().unwrap().to_owned();
+    case("absent root", &ticket, FailureKind::Invalid);
+    ticket.source_root = tree.path().join("index.php").to_str().unwrap().to_owned();
+    case("a file as root", &ticket, FailureKind::Invalid);
+    cases.push(("forged", foreign.sign(&good), FailureKind::Denied));
+    cases.push(("garbage", vec![7; 300], FailureKind::Denied));
+    cases.push(("nothing", Vec::new(), FailureKind::Denied));
+    for (name, ticket, kind) in cases {
+        let (peer, _tickets) = peer(&source, ticket);
+        let refused = Source::open(&destination, &peer, watch::channel(None).1).await.unwrap_err();
+        assert_eq!(refused.kind, kind, "{name}: {refused:?}");
+        assert!(refused.hint.is_some(), "{name}");
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn strangers_do_not_get_through_the_handshake() {
+    let (cluster, foreign, tree) = (Cluster::new(), Cluster::new(), odd_tree());
+    let source = cluster.endpoint("web1");
+    let stranger = foreign.endpoint("web2");
+    let (peer, _tickets) = peer(&source, cluster.sign(&cluster.ticket(tree.path())));
+    let refused = Source::open(&stranger, &peer, watch::channel(None).1).await.unwrap_err();
+    assert_eq!(refused.kind, FailureKind::Unreachable);
+    // The other way round: who answers is not who was called.
+    let other = cluster.endpoint("web3");
+    let destination = cluster.endpoint("web2");
+    let (mut peer, _tickets) = cluster::peer(&source, cluster.sign(&cluster.ticket(tree.path())));
+    peer.addresses = vec![other.local_address().unwrap()];
+    let refused = Source::open(&destination, &peer, watch::channel(None).1).await.unwrap_err();
+    assert_eq!(refused.kind, FailureKind::Unreachable);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn garbage_on_the_port_harms_nobody() {
+    let (cluster, tree) = (Cluster::new(), odd_tree());
+    let (source, _destination, open) = connected(&cluster, tree.path()).await;
+    let socket = tokio::net::UdpSocket::bind("127.0.0.1:0").await.unwrap();
+    for length in [1, 20, 300, 1_200, 6_000] {
+        for seed in 0..20 {
+            let mut datagram = noise(length, seed);
+            // Half of them look like the first packet of a connection.
+            if seed % 2 == 0 {
+                datagram[0] = 0xc0;
+            }
+            socket.send_to(&datagram, source.local_address().unwrap()).await.unwrap();
+        }
+    }
+    let seen = entries(listings(open.manifest(ScanRequest::default()).await.unwrap()).await);
+    assert_eq!(seen.len(), walk(tree.path()).len());
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_ticket_that_runs_out_ends_the_connection_and_a_fresh_one_does_not() {
+    let (cluster, tree) = (Cluster::new(), odd_tree());
+    let (source, destination) = (cluster.endpoint("web1"), cluster.endpoint("web2"));
+    let mut ticket = cluster.ticket(tree.path());
+    // Two handshakes and a renewal take a small part of this, also on a busy machine.
+    ticket.expires = common::clock::WallMs(common::clock::wall().0 + 8_000);
+    let (renewed, renewals) = peer(&source, cluster.sign(&ticket));
+    let (left, _tickets) = peer(&source, cluster.sign(&ticket));
+    let kept = Source::open(&destination, &renewed, watch::channel(None).1).await.unwrap();
+    let lost = Source::open(&destination, &left, watch::channel(None).1).await.unwrap();
+    renewals.send(cluster.sign(&cluster.ticket(tree.path()))).unwrap();
+    let wait = async {
+        while lost.failure().is_none() {
+            tokio::time::sleep(Duration::from_millis(20)).await;
+        }
+    };
+    tokio::time::timeout(Duration::from_secs(60), wait).await.unwrap();
+    assert_eq!(lost.failure().unwrap().kind, FailureKind::Timeout);
+    assert!(lost.manifest(ScanRequest::default()).await.is_err());
+    let seen = entries(listings(kept.manifest(ScanRequest::default()).await.unwrap()).await);
+    assert_eq!(seen.len(), walk(tree.path()).len());
+    // A fresh ticket for another tree is no renewal.
+    let other = tempfile::tempdir().unwrap();
+    renewals.send(cluster.sign(&cluster.ticket(other.path()))).unwrap();
+    let wait = async {
+        while kept.failure().is_none() {
+            tokio::time::sleep(Duration::from_millis(20)).await;
+        }
+    };
+    tokio::time::timeout(Duration::from_secs(60), wait).await.unwrap();
+    assert_eq!(kept.failure().unwrap().kind, FailureKind::Denied);
+}

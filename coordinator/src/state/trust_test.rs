@@ -1,0 +1,129 @@
+//! Who is believed what, and how much of it.
+
+use common::failure::{Failure, FailureKind};
+use common::finding::Rule;
+use common::host::HostFacts;
+use common::view::{MigrationStatus, StepStatus};
+
+use super::effect::Effect;
+use super::host;
+use super::migration::{self, Act};
+use super::sample::{self, Log, copied, finding};
+use super::step::Event;
+use super::{Command, Outcome};
+
+#[test]
+fn events_count_once_and_only_under_the_lease_that_is_held() {
+    let mut log = Log::new();
+    log.create("m1", 1, |_| {}).unwrap();
+    let lost = log.grant("m1");
+    log.host("web2", host::Change::Started { incarnation: 2 }).unwrap();
+    let held = log.grant("m1");
+    let output = serde_json::to_string(&copied()).unwrap();
+    let late = log.report_as("m1", "file.copy-1", lost.token, 1, Event::Succeeded(output.clone()));
+    assert_eq!(late.outcome, Outcome::Acknowledged { number: 1, is_effective: false });
+    assert_eq!(log.steps("m1")[0], StepStatus::Leased);
+    let good = log.report_as("m1", "file.copy-1", held.token, 2, Event::Succeeded(output.clone()));
+    assert_eq!(good.outcome, Outcome::Acknowledged { number: 2, is_effective: true });
+    let before = log.state.clone();
+    let again = log.report_as("m1", "file.copy-1", held.token, 2, Event::Succeeded(output));
+    assert_eq!(again.outcome, Outcome::Acknowledged { number: 2, is_effective: false });
+    assert_eq!(log.state, before);
+}
+
+#[test]
+fn a_draining_host_takes_nothing_new_and_a_revoked_one_nothing() {
+    let mut log = Log::new();
+    log.create("m1", 1, |_| {}).unwrap();
+    log.host("web2", host::Change::Drain(true)).unwrap();
+    assert!(log.try_grant("m1").is_err());
+    log.host("web2", host::Change::Drain(false)).unwrap();
+    log.grant("m1");
+    log.host("web2", host::Change::Drain(true)).unwrap();
+    log.act("m1", Act::Cancel).unwrap();
+    assert!(log.grant("m1").is_undo);
+    let revoked = log.host("web2", host::Change::Revoke).unwrap();
+    assert!(revoked.effects.iter().any(|effect| matches!(effect, Effect::LeaseEnded { .. })));
+    assert!(log.try_grant("m1").is_err());
+    assert!(log.host("web2", host::Change::Facts(HostFacts::default())).is_err());
+}
+
+#[test]
+fn nobody_reaches_into_another_tenant() {
+    let mut log = Log::new();
+    log.create("m1", 1, |_| {}).unwrap();
+    let stranger =
+        common::principal::Principal::Person { tenant: "other".parse().unwrap(), name: "root".to_owned() };
+    let act = migration::Command::Act {
+        tenant: sample::tenant(),
+        migration: "m1".parse().unwrap(),
+        act: Act::Cancel,
+    };
+    let foreign = log.apply(stranger, Command::Migration(act)).unwrap_err();
+    assert_eq!(foreign.failure().kind, FailureKind::NotFound);
+    assert_eq!(log.status("m1"), MigrationStatus::Running);
+}
+
+#[test]
+fn a_renewal_is_idempotent_and_a_copy_of_the_key_shows() {
+    let mut log = Log::new();
+    let renew = |generation, key: &[u8]| host::Change::Renew { generation, public_key: key.to_vec() };
+    let web1 =
+        |log: &Log| log.state.hosts().get(&sample::tenant(), &"web1".parse().unwrap()).unwrap().clone();
+    for _ in 0..2 {
+        let renewed = log.host("web1", renew(1, b"second")).unwrap();
+        assert_eq!(renewed.outcome, Outcome::Renewed { generation: 2 });
+    }
+    assert!(web1(&log).accepts(1, &[1]) && web1(&log).accepts(2, b"second"));
+    log.host("web1", host::Change::Seen { generation: 2 }).unwrap();
+    assert!(!web1(&log).accepts(1, &[1]) && web1(&log).accepts(2, b"second"));
+    let copied = log.host("web1", renew(1, b"thief")).unwrap_err();
+    assert_eq!(copied.failure().kind, FailureKind::Denied);
+}
+
+#[test]
+fn only_the_holder_of_a_lease_reports_under_it() {
+    let mut log = Log::new();
+    log.create("m1", 1, |_| {}).unwrap();
+    let lease = log.grant("m1");
+    let command = migration::Command::Event {
+        tenant: sample::tenant(),
+        host: "web1".parse().unwrap(),
+        number: 1,
+        migration: "m1".parse().unwrap(),
+        step: "file.copy-1".parse().unwrap(),
+        token: lease.token,
+        event: Event::Succeeded("{}".to_owned()),
+    };
+    let applied = log.apply(sample::node(), Command::Migration(command)).unwrap();
+    assert_eq!(applied.outcome, Outcome::Acknowledged { number: 1, is_effective: false });
+    assert_eq!(log.steps("m1")[0], StepStatus::Leased);
+}
+
+#[test]
+fn what_an_agent_says_is_bounded() {
+    let mut log = Log::new();
+    log.create("m1", 1, |_| {}).unwrap();
+    log.grant("m1");
+    let endless = "ä".repeat(100_000);
+    log.report("m1", Event::Findings(vec![finding(Rule::Changed, &endless)]));
+    let failure = Failure::new(FailureKind::Bug, endless.clone()).hint(endless.clone());
+    log.report(
+        "m1",
+        Event::Failed((0..100).fold(failure, |failure, _| failure.context("path", endless.clone()))),
+    );
+    let migration = log.migration("m1");
+    let failure = &migration.failures[0];
+    assert!(failure.message.len() <= 4096 && failure.context.len() <= 16);
+    assert!(migration.findings.iter().all(|finding| finding.object.len() <= 4096));
+    let disk = common::host::DiskFacts {
+        mount_point: "x".repeat(100_000),
+        fs_type: String::new(),
+        size_bytes: 0,
+        free_bytes: 0,
+        free_inodes: 0,
+        is_read_only: false,
+    };
+    let facts = HostFacts { disks: vec![disk], ..HostFacts::default() };
+    assert!(log.host("web1", host::Change::Facts(facts)).is_err());
+}
