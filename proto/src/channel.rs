@@ -53,6 +53,10 @@ const PAUSE: Duration = Duration::from_millis(100);
 /// How long a coordinator may be silent before the next one is asked beside it. One that does not lead says so at
 /// once; a leader that is only slow is asked once, and the others point to it.
 const PATIENCE: Duration = Duration::from_millis(400);
+/// How long coordinators of which none can be reached are tried again, whatever the deadline of the call: a restart of
+/// the only one takes a second or two, and who waits for longer should be told why.
+const REACH_PATIENCE: Duration =
+    if cfg!(test) { Duration::from_millis(500) } else { Duration::from_secs(10) };
 
 /// What an operator can do about silence.
 const UNREACHED: &str = "look whether the coordinators run and can be reached from here";
@@ -231,7 +235,8 @@ impl Coordinators {
 
     /// Makes a call at the leader, wherever it is, within `deadline`.
     ///
-    /// For a call that answers with a stream the deadline holds until the stream has begun.
+    /// For a call that answers with a stream the deadline holds until the stream has begun. Where no coordinator can
+    /// be reached at all, the call ends after ten seconds.
     ///
     /// # Errors
     /// With what the leader answered, or with the last failure to reach one when the deadline has passed.
@@ -262,6 +267,7 @@ impl Coordinators {
         Fut: Future<Output = Result<Response<T>, Status>>,
     {
         let until = Instant::now() + deadline;
+        let (given_up, mut is_heard) = (Instant::now() + REACH_PATIENCE, false);
         let mut last = Failure::new(FailureKind::Timeout, "no coordinator answered in time");
         let (mut round, mut answers) = (Round::default(), FuturesUnordered::new());
         let mut next = Instant::now();
@@ -274,6 +280,7 @@ impl Coordinators {
                     return Err(last.hint(UNREACHED));
                 }
                 () = tokio::time::sleep_until(next) => {
+                    let is_hopeful = is_heard || !round.waiting.is_empty() || Instant::now() < given_up;
                     next = match self.next_address(&round)? {
                         Some(address) => {
                             let answer = call(self.channel(&address)?);
@@ -281,13 +288,14 @@ impl Coordinators {
                             answers.push(async move { (address, answer.await) });
                             Instant::now() + PATIENCE
                         }
-                        None if is_patient || round.is_waiting_first() => Instant::now() + round.begin_again(),
+                        None if (is_patient && is_hopeful) || round.is_waiting_first() => Instant::now() + round.begin_again(),
                         None => return Err(last.hint(UNREACHED)),
                     };
                     continue;
                 }
             };
             round.waiting.remove(&address);
+            is_heard |= !answer.as_ref().is_err_and(is_unreached);
             let status = match answer {
                 Ok(response) => {
                     self.found(&address, &round);
@@ -389,6 +397,11 @@ impl fmt::Debug for Coordinators {
     }
 }
 
+/// Whether a call broke on the way: an answer of the coordinator has no source, and what broke has one.
+fn is_unreached(status: &Status) -> bool {
+    std::error::Error::source(status).is_some()
+}
+
 /// Where a refused call is to be repeated.
 fn direction(status: &Status) -> Direction {
     if let Some(leader) = status.metadata().get(LEADER_KEY) {
@@ -397,8 +410,7 @@ fn direction(status: &Status) -> Direction {
             Ok(_) | Err(_) => Direction::Elsewhere,
         };
     }
-    // An answer of the coordinator has no source; what broke on the way has one.
-    if std::error::Error::source(status).is_some() && tls_error(status).is_none() {
+    if is_unreached(status) && tls_error(status).is_none() {
         Direction::Elsewhere
     } else {
         Direction::Nowhere
@@ -414,8 +426,11 @@ fn failure_of(status: &Status, address: &str) -> Failure {
     }
     match std::error::Error::source(status) {
         Some(source) if status.code() != Code::DeadlineExceeded => {
-            let message =
-                format!("the coordinator at {address} cannot be reached: {}", common::failure::chain(source));
+            let chain = common::failure::chain(source);
+            // What could not connect names the address at each layer; once is enough.
+            let why =
+                chain.rsplit_once(&format!("connecting to {address}: ")).map_or(&*chain, |(_, why)| why);
+            let message = format!("the coordinator at {address} cannot be reached: {why}");
             Failure::new(FailureKind::Unreachable, message)
         }
         Some(_) | None => to_failure(status),
@@ -562,6 +577,16 @@ mod tests {
             .unwrap_err();
         assert_eq!(refused.kind, FailureKind::Unreachable);
         assert!(refused.message.contains("127.0.0.1:1"), "{}", refused.message);
+    }
+
+    #[tokio::test]
+    async fn who_cannot_be_reached_at_all_ends_a_long_call_early() {
+        let coordinators = coordinators(&["127.0.0.1:1"]);
+        let refused = coordinators.call(Duration::from_secs(86_400), |channel| async move {
+            control_client(channel).get_cluster(crate::v1::ClusterRequest {}).await
+        });
+        let refused = refused.await.unwrap_err();
+        assert_eq!(refused.message.matches("127.0.0.1:1").count(), 1, "{}", refused.message);
     }
 
     #[tokio::test]
