@@ -48,7 +48,7 @@ pub struct Presence {
     pub facts: Option<HostFacts>,
 }
 
-/// Returns one page of those of a tenant's migrations that the asker may see, newest ids in the order of the ids.
+/// Returns one page of those of a tenant's migrations that the asker may see, by id.
 pub fn migrations(
     state: &State,
     tenant: &TenantId,

@@ -1,5 +1,7 @@
 //! `ctl list`.
 
+use std::cmp::Reverse;
+
 use common::human;
 use common::view::MigrationView;
 
@@ -9,7 +11,7 @@ use crate::output::style::{Meaning, Text};
 use crate::output::table::{Layout, Table};
 use crate::summary;
 
-/// List all migrations
+/// List all migrations, the newest first
 #[derive(Debug, clap::Args)]
 pub(crate) struct ListArgs {
     /// Leave out what has ended
@@ -21,8 +23,14 @@ pub(crate) struct ListArgs {
 pub(crate) async fn run(context: &CommandContext, args: ListArgs) -> Result<u8, CommandError> {
     let mut migrations = context.client()?.migrations().await?;
     migrations.retain(|migration| !(args.running && migration.status.is_end()));
+    newest_first(&mut migrations);
     context.output.answer(&migrations, |migrations| text(migrations, context.output.width()))?;
     Ok(0)
+}
+
+/// Ids are random, so pages come in no order that says anything.
+fn newest_first(migrations: &mut [MigrationView]) {
+    migrations.sort_by_key(|migration| (Reverse(migration.created), migration.id.clone()));
 }
 
 fn text(migrations: &[MigrationView], width: Option<usize>) -> Text {
@@ -56,8 +64,19 @@ fn text(migrations: &[MigrationView], width: Option<usize>) -> Text {
 
 #[cfg(test)]
 mod tests {
+    use common::clock::WallMs;
+
     use super::*;
     use crate::output::progress::tests::view;
+
+    #[test]
+    fn the_newest_comes_first() {
+        let of = |id: &str, created| MigrationView { id: id.parse().unwrap(), created, ..view() };
+        let now = view().created;
+        let mut migrations = [of("a2", now), of("b2", WallMs(now.0 + 1)), of("a3", now)];
+        newest_first(&mut migrations);
+        assert_eq!(migrations.map(|migration| migration.id.to_string()), ["b2", "a2", "a3"]);
+    }
 
     #[test]
     fn one_line_each_or_what_to_do() {
