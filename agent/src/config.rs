@@ -5,11 +5,18 @@
 use std::io;
 use std::net::{Ipv4Addr, SocketAddr};
 use std::path::{Path, PathBuf};
+use std::time::Duration;
 
 use common::failure::{Failure, FailureKind};
+use common::human;
 use common::settings_text::{self, InvalidText};
 use common::telemetry::LogForm;
-use serde::Deserialize;
+use serde::de::Error;
+use serde::{Deserialize, Deserializer};
+use transfer::Patience;
+
+/// The least limit of a stall: a disk that spins up, or a link that is lost for a moment, is none.
+const STALL_LIMIT_MIN: Duration = Duration::from_secs(1);
 
 /// Where the settings are looked for when no file is named.
 pub const DEFAULT_PATH: &str = "/etc/drover/agent.toml";
@@ -24,6 +31,9 @@ pub struct Settings {
     pub listen_data: SocketAddr,
     /// What other agents are told to dial, best first; found by the survey when empty.
     pub advertise_data: Vec<SocketAddr>,
+    /// How long a source may live and bring nothing of what it was asked for.
+    #[serde(deserialize_with = "stall_limit")]
+    pub stall_limit: Duration,
     /// What is logged, in the form of `RUST_LOG`.
     pub log: Option<String>,
     /// How it is logged.
@@ -56,9 +66,20 @@ impl Default for Settings {
             state_dir: PathBuf::from("/var/lib/drover/agent"),
             listen_data: SocketAddr::from((Ipv4Addr::UNSPECIFIED, 7443)),
             advertise_data: Vec::new(),
+            stall_limit: Patience::default().stall,
             log: None,
             log_form: Form::Text,
         }
+    }
+}
+
+/// Reads a duration: `10m`.
+fn stall_limit<'de, D: Deserializer<'de>>(text: D) -> Result<Duration, D::Error> {
+    let text = String::deserialize(text)?;
+    match human::parse_duration(&text) {
+        Ok(limit) if limit >= STALL_LIMIT_MIN => Ok(limit),
+        Ok(_) => Err(D::Error::custom("`stall_limit` must be at least one second")),
+        Err(error) => Err(D::Error::custom(error)),
     }
 }
 
@@ -93,7 +114,7 @@ impl From<ConfigError> for Failure {
         let hint = match &error {
             ConfigError::Read { .. } => "name the file with --config, or leave it out to use the defaults",
             ConfigError::Form { .. } => {
-                "known keys are state_dir, listen_data, advertise_data, log and log_form"
+                "known keys are state_dir, listen_data, advertise_data, stall_limit, log and log_form"
             }
             ConfigError::RelativeStateDir(_) => "write the path from the root",
         };
@@ -142,11 +163,12 @@ mod tests {
     fn every_key_is_read() {
         let settings = load(
             "state_dir = '/srv/drover'\nlisten_data = '10.0.0.5:7443'\nadvertise_data = ['192.0.2.7:7443']\n\
-             log = 'debug'\nlog_form = 'json'\n",
+             stall_limit = '90s'\nlog = 'debug'\nlog_form = 'json'\n",
         );
         let settings = settings.unwrap();
         assert_eq!(settings.state_dir, Path::new("/srv/drover"));
         assert_eq!(settings.advertise_data, ["192.0.2.7:7443".parse().unwrap()]);
+        assert_eq!(settings.stall_limit, Duration::from_secs(90));
         assert_eq!((settings.log.as_deref(), settings.log_form), (Some("debug"), Form::Json));
     }
 
@@ -155,6 +177,8 @@ mod tests {
         let unknown = Failure::from(load("state_dri = '/x'").unwrap_err());
         assert!(unknown.message.contains("state_dri"), "{}", unknown.message);
         assert!(matches!(load("state_dir = 'x'"), Err(ConfigError::RelativeStateDir(_))));
+        let hasty = Failure::from(load("stall_limit = '10ms'").unwrap_err());
+        assert!(hasty.message.contains("at least one second"), "{}", hasty.message);
         let absent = Settings::load(Some(Path::new("/nowhere/agent.toml")));
         assert!(matches!(absent, Err(ConfigError::Read { .. })));
     }

@@ -17,7 +17,7 @@ use proto::channel::Coordinators;
 use sd_notify::NotifyState;
 use tokio::signal::unix::{Signal, SignalKind, signal};
 use tokio::sync::{mpsc, watch};
-use transfer::{Endpoint, EndpointSettings, ResetKey, Secrets};
+use transfer::{Endpoint, EndpointSettings, Patience, ResetKey, Secrets};
 
 use crate::config::Settings;
 use crate::journal::Journal;
@@ -235,6 +235,7 @@ fn open_endpoint(
         reset_key: ResetKey::new(state_dir.data_port_key()?),
         secrets,
         segmentation_offload: true,
+        patience: Patience { stall: settings.stall_limit, ..Patience::default() },
     };
     Endpoint::open(endpoint, &Shutdown::new())
 }

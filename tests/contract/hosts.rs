@@ -72,6 +72,7 @@ impl Hosts {
                 reset_key: ResetKey::new([7; 32]),
                 secrets: Secrets::none(),
                 segmentation_offload: true,
+                patience: transfer::Patience::default(),
             };
             Endpoint::open(settings, &shutdown).unwrap()
         };

@@ -327,6 +327,7 @@ mod tests {
             reset_key: transfer::ResetKey::new([7; 32]),
             secrets: transfer::Secrets::none(),
             segmentation_offload: true,
+            patience: transfer::Patience::default(),
         };
         let workplace = Workplace {
             journal: journal.clone(),

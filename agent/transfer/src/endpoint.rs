@@ -29,6 +29,7 @@ use sync::wire::hello::{Hello, Offer, PROTOCOL_VERSION};
 use tokio::sync::{OwnedSemaphorePermit, Semaphore, watch};
 
 use crate::link::Link;
+use crate::patience::Patience;
 use crate::reach::{self, Awaited, Offered, Offers, ServeOrder};
 use crate::reset_key::{RandomIds, ResetKey};
 use crate::revoked::Revoked;
@@ -47,13 +48,14 @@ const HANDSHAKE_DEADLINE: Duration = Duration::from_secs(10);
 const OFFER_DEADLINE: Duration = Duration::from_secs(10);
 /// How long the socket stays for last words.
 const DRAIN_DEADLINE: Duration = Duration::from_secs(3);
-/// Lanes that a peer may have open: control, manifest and content for every processor that a host may have.
-const LANES_MAX: u32 = 64;
+/// Lanes that whoever comes may open, and that a destination which was dialled may: the first, which says what it wants.
+const FIRST_LANE: u32 = 1;
+/// Lanes that a source may open at a destination which dialled it: it is the destination that opens them.
+const NO_LANE: u32 = 0;
 /// The kernel's buffers: at the default of 208 KiB a quarter of the speed is lost.
 const SOCKET_BUFFER_BYTES: usize = 4 * 1024 * 1024;
 /// Above this ten segments no longer fit into one offloaded send, and throughput collapses.
 const PATH_MTU_MAX: u16 = 6_500;
-const KEEP_ALIVE: Duration = Duration::from_secs(10);
 const IDLE_MAX_MS: u32 = 30_000;
 
 /// How an endpoint is set up.
@@ -77,6 +79,8 @@ pub struct EndpointSettings {
     pub secrets: Secrets,
     /// Whether the network card may cut large sends into packets; some virtual ones pretend to.
     pub segmentation_offload: bool,
+    /// How long a source may be silent, and how long it may bring nothing.
+    pub patience: Patience,
 }
 
 /// The data port of an agent; cheap to clone.
@@ -86,7 +90,9 @@ pub struct Endpoint(Arc<Inner>);
 #[derive(Debug)]
 struct Inner {
     quic: quinn::Endpoint,
-    client: ClientConfig,
+    /// For dialling a source, and for dialling a destination.
+    to_source: ClientConfig,
+    to_destination: ClientConfig,
     windows: WindowBudget,
     awaited: Awaited,
     offers: Offers,
@@ -107,7 +113,7 @@ impl Endpoint {
         let bad_tls = |error: &dyn std::error::Error| {
             Failure::of(FailureKind::Invalid, error).context("port", settings.listen.to_string())
         };
-        let transport = Arc::new(transport(settings.segmentation_offload));
+        let transport = |lanes| Arc::new(transport(&settings, lanes));
         let tls = tls::server_config(
             Arc::clone(&settings.identity),
             &settings.authority,
@@ -116,12 +122,14 @@ impl Endpoint {
         );
         let tls = QuicServerConfig::try_from(tls.map_err(|error| bad_tls(&error))?);
         let mut server = ServerConfig::with_crypto(Arc::new(tls.map_err(|error| bad_tls(&error))?));
-        server.transport_config(Arc::clone(&transport));
+        server.transport_config(transport(FIRST_LANE));
         server.migration(false);
         let tls = tls::client_config(Arc::clone(&settings.identity), &settings.authority, tls::ALPN_DATA);
         let tls = QuicClientConfig::try_from(tls.map_err(|error| bad_tls(&error))?);
-        let mut client = ClientConfig::new(Arc::new(tls.map_err(|error| bad_tls(&error))?));
-        client.transport_config(transport);
+        let mut to_source = ClientConfig::new(Arc::new(tls.map_err(|error| bad_tls(&error))?));
+        let mut to_destination = to_source.clone();
+        to_source.transport_config(transport(NO_LANE));
+        to_destination.transport_config(transport(FIRST_LANE));
         let mut config = EndpointConfig::new(Arc::new(settings.reset_key.clone()));
         config.cid_generator(|| Box::new(RandomIds));
         config.max_udp_payload_size(PATH_MTU_MAX).map_err(|error| bad_tls(&error))?;
@@ -129,7 +137,8 @@ impl Endpoint {
             .map_err(|error| unbound(settings.listen, &error))?;
         let endpoint = Self(Arc::new(Inner {
             quic,
-            client,
+            to_source,
+            to_destination,
             windows: WindowBudget::default(),
             awaited: Awaited::default(),
             offers: Offers::default(),
@@ -163,6 +172,11 @@ impl Endpoint {
         &self.0.shutdown
     }
 
+    /// Returns how long a source may be silent, and how long it may bring nothing.
+    pub(crate) fn patience(&self) -> Patience {
+        self.0.settings.patience
+    }
+
     /// Lets a destination in, and dials it if it does not come by itself.
     pub fn serve(&self, order: ServeOrder) {
         let (endpoint, settings) = (self.clone(), Arc::clone(&self.0.settings));
@@ -193,7 +207,11 @@ impl Endpoint {
         role: Role,
     ) -> Result<Link, String> {
         let name = tls::server_name_of(wanted).unwrap_or_default();
-        let connecting = self.0.quic.connect_with(self.0.client.clone(), address, &name);
+        let config = match role {
+            Role::Destination => self.0.to_source.clone(),
+            Role::Source => self.0.to_destination.clone(),
+        };
+        let connecting = self.0.quic.connect_with(config, address, &name);
         let connection =
             connecting.map_err(|error| error.to_string())?.await.map_err(|error| error.to_string())?;
         let share = self.0.windows.share(&connection, role);
@@ -279,6 +297,7 @@ impl Endpoint {
             }
         };
         link.turn(Role::Destination);
+        link.allow_lanes(NO_LANE);
         let handed = self.0.awaited.hand_over(ticket.token, Offered { link: link.clone(), incarnation });
         tokio::select! {
             () = self.0.shutdown.cancelled() => {}
@@ -309,21 +328,21 @@ fn unbound(listen: SocketAddr, error: &io::Error) -> Failure {
         .hint("Is another agent running here? Set `listen_data` in agent.toml to a free address.")
 }
 
-fn transport(segmentation_offload: bool) -> TransportConfig {
+fn transport(settings: &EndpointSettings, lanes: u32) -> TransportConfig {
     let mut mtu = MtuDiscoveryConfig::default();
     mtu.upper_bound(PATH_MTU_MAX);
     let mut transport = TransportConfig::default();
     transport
         .mtu_discovery_config(Some(mtu))
-        .keep_alive_interval(Some(KEEP_ALIVE))
+        .keep_alive_interval(Some(settings.patience.beat))
         .max_idle_timeout(Some(IdleTimeout::from(VarInt::from_u32(IDLE_MAX_MS))))
-        .max_concurrent_bidi_streams(VarInt::from_u32(LANES_MAX))
+        .max_concurrent_bidi_streams(VarInt::from_u32(lanes))
         .max_concurrent_uni_streams(VarInt::from_u32(0))
         .datagram_receive_buffer_size(None)
         .stream_receive_window(VarInt::from_u64(WINDOW_BYTES_MAX).unwrap_or(VarInt::MAX))
         // What a connection may hold before its share is known.
         .receive_window(VarInt::from_u32(1024 * 1024))
         .send_window(1024 * 1024)
-        .enable_segmentation_offload(segmentation_offload);
+        .enable_segmentation_offload(settings.segmentation_offload);
     transport
 }

@@ -3,6 +3,8 @@
 //! This and `endpoint` are the only modules that know what a lane is made of.
 
 use std::collections::VecDeque;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
 
 use bytes::Bytes;
 use common::failure::{Failure, FailureKind};
@@ -43,6 +45,8 @@ pub(crate) struct LaneReceiver {
     stream: RecvStream,
     /// What was taken and not asked for yet.
     pending: VecDeque<Bytes>,
+    /// Counts the bytes that were taken.
+    taken: Arc<AtomicU64>,
 }
 
 /// Why a lane ended early.
@@ -120,7 +124,7 @@ impl Lane {
     pub(crate) fn new((send, receive): (SendStream, RecvStream)) -> Self {
         Self {
             sender: LaneSender { stream: send, is_finished: false },
-            receiver: LaneReceiver { stream: receive, pending: VecDeque::new() },
+            receiver: LaneReceiver { stream: receive, pending: VecDeque::new(), taken: Arc::default() },
         }
     }
 }
@@ -165,6 +169,11 @@ impl Drop for LaneSender {
 }
 
 impl LaneReceiver {
+    /// Counts from now on what comes together with other lanes.
+    pub(crate) fn count_in(&mut self, taken: Arc<AtomicU64>) {
+        self.taken = taken;
+    }
+
     /// Receives the next message; nothing when the peer finished the lane.
     pub(crate) async fn message<M: Message>(&mut self, body: &mut Vec<u8>) -> Result<Option<M>, LaneError> {
         let Some(header) = self.frame(body).await? else { return Ok(None) };
@@ -207,6 +216,8 @@ impl LaneReceiver {
     async fn take_pending(&mut self) -> Result<(), LaneError> {
         let mut chunks: [Bytes; CHUNKS_AT_ONCE] = std::array::from_fn(|_| Bytes::new());
         let count = self.stream.read_chunks(&mut chunks).await?.ok_or(LaneError::Cut)?;
+        let bytes: usize = chunks.iter().take(count).map(Bytes::len).sum();
+        self.taken.fetch_add(bytes as u64, Ordering::Relaxed);
         self.pending.extend(chunks.into_iter().take(count));
         Ok(())
     }

@@ -43,6 +43,7 @@ mod owner;
 #[cfg(test)]
 mod pair;
 mod passes;
+mod patience;
 mod peer;
 mod pull;
 mod reach;
@@ -77,6 +78,7 @@ pub use endpoint::{Endpoint, EndpointSettings};
 pub use findings::{FindingSink, FindingTotals};
 #[cfg(feature = "kill-points")]
 pub use kill_point::KillPoint;
+pub use patience::Patience;
 pub use peer::{ContentReceiver, Delivery, FetchSender, ManifestReceiver, Source};
 pub use reach::ServeOrder;
 pub use reset_key::ResetKey;

@@ -88,6 +88,11 @@ impl Link {
         self.0.connection.closed().await.into()
     }
 
+    /// Lets the peer have so many lanes open at once that it opens itself.
+    pub(crate) fn allow_lanes(&self, count: u32) {
+        self.0.connection.set_max_concurrent_bi_streams(VarInt::from_u32(count));
+    }
+
     /// Says which way content flows, once that is known.
     pub(crate) fn turn(&self, role: Role) {
         self.0.window.turn(role);
@@ -108,7 +113,7 @@ impl Link {
         self.0.connection.stats().udp_tx.bytes
     }
 
-    /// Returns the payload of all datagrams that reached this side.
+    /// Returns the payload of all datagrams that reached this side; it grows at every beat while the peer is there.
     pub(crate) fn received_bytes(&self) -> u64 {
         self.0.connection.stats().udp_rx.bytes
     }

@@ -77,6 +77,7 @@ impl Pair {
                 reset_key: ResetKey::new([7; 32]),
                 secrets: crate::secrets::Secrets::none(),
                 segmentation_offload: true,
+                patience: crate::patience::Patience::default(),
             };
             Endpoint::open(settings, &shutdown).unwrap()
         };

@@ -88,6 +88,17 @@ impl Reply {
             Self::Digests(_) | Self::Values(_) | Self::Confirmed(_) | Self::Failed(_) => 0,
         }
     }
+
+    /// Returns how many wishes it answers.
+    pub fn wishes(&self) -> usize {
+        match self {
+            Self::Pack(pack) => pack.files.len(),
+            Self::Digests(digests) => digests.len(),
+            Self::Failed(failed) => failed.len(),
+            Self::Range(_) | Self::Confirmed(_) => 1,
+            Self::Values(_) => 0,
+        }
+    }
 }
 
 /// How raw bytes are stored.

@@ -8,7 +8,7 @@ use crate::stamp::Time;
 use crate::wire::error_code::ErrorCode;
 use crate::wire::hello::TICKET_BYTES_MAX;
 
-/// How often the source sends its counters; nothing for five of these means that the connection is dead.
+/// How often the source sends its counters.
 pub const COUNTERS_EVERY_MS: u64 = 1_000;
 /// The longest text for people.
 const TEXT_BYTES_MAX: usize = 8 * 1024;

@@ -1,6 +1,6 @@
 //! Asking for content and receiving it, over several lanes at once.
 
-use std::collections::HashMap;
+use std::collections::{HashMap, VecDeque};
 use std::fmt;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
@@ -13,16 +13,21 @@ use sync::frame::{FrameError, FrameKind};
 use sync::range::{self, ChainingValue, RANGE_BYTES};
 use sync::wire::content::{BATCH_MAX, Coding, Confirmed, Fetch, Reply, Request, Values, What};
 use sync::wire::error_code::ErrorCode;
-use tokio::sync::mpsc;
+use tokio::sync::{Semaphore, mpsc};
 use zstd::bulk::Decompressor;
 
 use crate::breach::breach;
 use crate::buffer::{Buffer, Buffers};
 use crate::lane::{Lane, LaneError, LaneReceiver, LaneSender};
+use crate::link::Link;
 use crate::peer::Ended;
+use crate::peer::demand::Demand;
 
 /// Answers that wait to be taken, of all lanes together: 8 MiB.
 const ANSWERS_WAITING: usize = 8;
+/// Bytes of wishes that were sent and not answered, of all lanes together: less than a source's window for them, so
+/// that fresh tickets get through it while the source's threads wait for this side to take their answers.
+const UNANSWERED_BYTES_MAX: usize = 768 * 1024;
 /// Batches that wait to be sent on one lane.
 const BATCHES_WAITING: usize = 4;
 /// What a request costs beside its bytes, to weigh lanes against each other: about what is read in the time of an
@@ -33,14 +38,65 @@ const FILE_WEIGHT_BYTES: u64 = 16 * 1024;
 #[derive(Clone, Debug)]
 pub struct FetchSender {
     lanes: Arc<[LaneInput]>,
+    demand: Demand,
     ended: Ended,
 }
 
 #[derive(Debug)]
 struct LaneInput {
-    batches: mpsc::Sender<Bytes>,
+    batches: mpsc::Sender<Batch>,
     load: Arc<AtomicU64>,
     confirms: Arc<Mutex<Confirms>>,
+}
+
+/// Wishes that go out together.
+#[derive(Debug)]
+struct Batch {
+    frame: Bytes,
+    wishes: usize,
+}
+
+/// What was sent on one lane and not answered: a source answers batch by batch.
+#[derive(Clone, Debug)]
+struct Unanswered {
+    batches: Arc<Mutex<VecDeque<SentBatch>>>,
+    /// Of all lanes.
+    room: Arc<Semaphore>,
+}
+
+#[derive(Debug)]
+struct SentBatch {
+    wishes: usize,
+    room: usize,
+}
+
+impl Unanswered {
+    /// Waits until there is room for a batch.
+    async fn send(&self, batch: &Batch) {
+        let room = batch.frame.len().min(UNANSWERED_BYTES_MAX);
+        let permits = u32::try_from(room).unwrap_or(u32::MAX);
+        // It is never closed.
+        if let Ok(permit) = self.room.acquire_many(permits).await {
+            permit.forget();
+        }
+        let mut batches = self.batches.lock().unwrap_or_else(PoisonError::into_inner);
+        batches.push_back(SentBatch { wishes: batch.wishes, room });
+    }
+
+    /// Gives back the room of batches whose last wishes were answered.
+    fn answered(&self, mut wishes: usize) {
+        let mut batches = self.batches.lock().unwrap_or_else(PoisonError::into_inner);
+        while let Some(first) = batches.front_mut() {
+            let now = wishes.min(first.wishes);
+            first.wishes -= now;
+            wishes -= now;
+            if first.wishes > 0 {
+                return;
+            }
+            self.room.add_permits(first.room);
+            batches.pop_front();
+        }
+    }
 }
 
 /// Sizes of the files that are to be confirmed on one lane, by the wish.
@@ -78,27 +134,33 @@ pub struct Delivery {
 pub(super) fn start(
     lanes: Vec<Lane>,
     buffers: &Buffers,
+    demand: &Demand,
     ended: &Ended,
     tasks: &Shutdown,
 ) -> (FetchSender, ContentReceiver) {
     let (answers, receiver) = mpsc::channel(ANSWERS_WAITING);
     let mut inputs = Vec::new();
-    for Lane { sender, receiver } in lanes {
+    let room = Arc::new(Semaphore::new(UNANSWERED_BYTES_MAX));
+    for Lane { sender, mut receiver } in lanes {
+        receiver.count_in(demand.taken());
         let (batches, waiting) = mpsc::channel(BATCHES_WAITING);
         let load = Arc::new(AtomicU64::new(0));
         let confirms = Arc::new(Mutex::new(Confirms::new()));
         inputs.push(LaneInput { batches, load: Arc::clone(&load), confirms: Arc::clone(&confirms) });
         let task_ended = ended.clone();
         let is_over = Arc::new(AtomicBool::new(false));
+        let unanswered = Unanswered { batches: Arc::default(), room: Arc::clone(&room) };
+        let sent = unanswered.clone();
         let was_over = Arc::clone(&is_over);
         tasks.spawn(async move {
-            if let Err(error) = write(sender, waiting, &is_over).await {
+            if let Err(error) = write(sender, waiting, &sent, &task_ended.link, &is_over).await {
                 task_ended.lane(&error);
             }
         });
         let (task_ended, answers, buffers) = (ended.clone(), answers.clone(), buffers.clone());
+        let demand = demand.clone();
         tasks.spawn(async move {
-            let reader = Reader { receiver, answers, buffers, load, confirms };
+            let reader = Reader { receiver, answers, buffers, demand, unanswered, load, confirms };
             match reader.run().await {
                 Err(error) => task_ended.lane(&error),
                 // Nobody would ever hear of what was still asked for.
@@ -109,7 +171,7 @@ pub(super) fn start(
             }
         });
     }
-    let sender = FetchSender { lanes: inputs.into(), ended: ended.clone() };
+    let sender = FetchSender { lanes: inputs.into(), demand: demand.clone(), ended: ended.clone() };
     let answers = Arc::new(Mutex::new(receiver));
     let receiver =
         ContentReceiver { answers, buffers: buffers.clone(), ended: ended.clone(), decompressor: None };
@@ -126,8 +188,8 @@ impl FetchSender {
     pub fn blocking_send(&self, mut fetches: Vec<Fetch>) -> Result<(), Failure> {
         while !fetches.is_empty() {
             let rest = fetches.split_off(fetches.len().min(BATCH_MAX));
-            let (lane, frame) = self.prepare(std::mem::replace(&mut fetches, rest))?;
-            lane.batches.blocking_send(frame).map_err(|_closed| self.ended.failure())?;
+            let (lane, batch) = self.prepare(std::mem::replace(&mut fetches, rest))?;
+            lane.batches.blocking_send(batch).map_err(|_closed| self.ended.failure())?;
         }
         Ok(())
     }
@@ -139,25 +201,26 @@ impl FetchSender {
     pub async fn send(&self, mut fetches: Vec<Fetch>) -> Result<(), Failure> {
         while !fetches.is_empty() {
             let rest = fetches.split_off(fetches.len().min(BATCH_MAX));
-            let (lane, frame) = self.prepare(std::mem::replace(&mut fetches, rest))?;
-            lane.batches.send(frame).await.map_err(|_closed| self.ended.failure())?;
+            let (lane, batch) = self.prepare(std::mem::replace(&mut fetches, rest))?;
+            lane.batches.send(batch).await.map_err(|_closed| self.ended.failure())?;
         }
         Ok(())
     }
 
-    fn prepare(&self, fetches: Vec<Fetch>) -> Result<(&LaneInput, Bytes), Failure> {
+    fn prepare(&self, fetches: Vec<Fetch>) -> Result<(&LaneInput, Batch), Failure> {
         let weight = fetches.iter().map(weight).fold(0, u64::saturating_add);
         let to_confirm =
             |fetch: &Fetch| (fetch.what == What::Confirm).then_some((fetch.id, fetch.stamp.size));
         let confirms: Vec<(u64, u64)> = fetches.iter().filter_map(to_confirm).collect();
         let mut frame = Vec::new();
-        codec::encode(&Request { fetches }, &mut frame)
-            .map_err(|error| Failure::of(FailureKind::Bug, &error))?;
+        let request = Request { fetches };
+        codec::encode(&request, &mut frame).map_err(|error| Failure::of(FailureKind::Bug, &error))?;
         let least = self.lanes.iter().min_by_key(|lane| lane.load.load(Ordering::Relaxed));
         let lane = least.ok_or_else(|| self.ended.failure())?;
         lane.load.fetch_add(weight, Ordering::Relaxed);
         lane.confirms.lock().unwrap_or_else(PoisonError::into_inner).extend(confirms);
-        Ok((lane, frame.into()))
+        self.demand.ask(&request.fetches);
+        Ok((lane, Batch { frame: frame.into(), wishes: request.fetches.len() }))
     }
 }
 
@@ -173,13 +236,6 @@ fn weight(fetch: &Fetch) -> u64 {
 
 /// Returns about what the wishes weighed that this answers.
 fn answered_weight(reply: &Reply) -> u64 {
-    let files = match reply {
-        Reply::Pack(pack) => pack.files.len(),
-        Reply::Digests(digests) => digests.len(),
-        Reply::Failed(failed) => failed.len(),
-        Reply::Range(_) | Reply::Confirmed(_) => 1,
-        Reply::Values(_) => 0,
-    };
     let bytes = match reply {
         Reply::Pack(pack) => pack.files.iter().map(|file| file.stamp.size).fold(0, u64::saturating_add),
         Reply::Range(_) => RANGE_BYTES,
@@ -189,7 +245,7 @@ fn answered_weight(reply: &Reply) -> u64 {
         Reply::Confirmed(confirmed) => confirmed.stamp.size / 4,
         Reply::Values(_) | Reply::Failed(_) => 0,
     };
-    bytes.saturating_add(FILE_WEIGHT_BYTES * files as u64)
+    bytes.saturating_add(FILE_WEIGHT_BYTES * reply.wishes() as u64)
 }
 
 impl Clone for ContentReceiver {
@@ -255,11 +311,17 @@ impl ContentReceiver {
 /// Sends batches until nobody wants anything any more, and says so before the source can know it.
 async fn write(
     mut sender: LaneSender,
-    mut batches: mpsc::Receiver<Bytes>,
+    mut batches: mpsc::Receiver<Batch>,
+    unanswered: &Unanswered,
+    link: &Link,
     is_over: &AtomicBool,
 ) -> Result<(), LaneError> {
     while let Some(batch) = batches.recv().await {
-        sender.bytes(batch).await?;
+        tokio::select! {
+            () = unanswered.send(&batch) => {}
+            gone = link.closed() => return Err(gone),
+        }
+        sender.bytes(batch.frame).await?;
     }
     is_over.store(true, Ordering::Release);
     sender.finish();
@@ -271,6 +333,8 @@ struct Reader {
     receiver: LaneReceiver,
     answers: mpsc::Sender<Answer>,
     buffers: Buffers,
+    demand: Demand,
+    unanswered: Unanswered,
     load: Arc<AtomicU64>,
     confirms: Arc<Mutex<Confirms>>,
 }
@@ -285,6 +349,8 @@ impl Reader {
                 stored = self.buffers.take();
                 self.receiver.exact(reply.stored_bytes(), &mut stored).await?;
             }
+            self.demand.answered(&reply);
+            self.unanswered.answered(reply.wishes());
             let done = answered_weight(&reply);
             let lower = |load: u64| Some(load.saturating_sub(done));
             self.load.fetch_update(Ordering::Relaxed, Ordering::Relaxed, lower).ok();
@@ -305,6 +371,7 @@ impl Reader {
                 }
                 Reply::Pack(_) | Reply::Range(_) | Reply::Digests(_) => {}
             }
+            let _held_up = self.demand.hold_up();
             if self.answers.send(Answer { reply, stored, second_read }).await.is_err() {
                 return Ok(());
             }

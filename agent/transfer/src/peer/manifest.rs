@@ -15,6 +15,7 @@ use zstd::bulk::Decompressor;
 use crate::breach::{breach, shown};
 use crate::lane::{LaneError, LaneReceiver};
 use crate::peer::Ended;
+use crate::peer::demand::Demand;
 
 /// Compressed blocks that wait to be taken: 256 KiB of entries each before compression.
 const BLOCKS_WAITING: usize = 8;
@@ -42,11 +43,12 @@ impl fmt::Debug for ManifestReceiver {
 }
 
 impl ManifestReceiver {
-    pub(super) fn start(receiver: LaneReceiver, ended: Ended, tasks: &Shutdown) -> Self {
+    pub(super) fn start(mut receiver: LaneReceiver, demand: Demand, ended: Ended, tasks: &Shutdown) -> Self {
+        receiver.count_in(demand.taken());
         let (sender, blocks) = mpsc::channel(BLOCKS_WAITING);
         let task_ended = ended.clone();
         tasks.spawn(async move {
-            if let Err(error) = read_blocks(receiver, &sender).await {
+            if let Err(error) = read_blocks(receiver, &sender, &demand).await {
                 task_ended.lane(&error);
                 // Nobody waits for it when the receiver is gone.
                 sender.send(Err(task_ended.failure())).await.ok();
@@ -147,7 +149,9 @@ impl ManifestReceiver {
 async fn read_blocks(
     mut receiver: LaneReceiver,
     sender: &mpsc::Sender<Result<Vec<u8>, Failure>>,
+    demand: &Demand,
 ) -> Result<(), LaneError> {
+    let _debt = demand.owe();
     loop {
         let mut body = Vec::new();
         let Some(header) = receiver.frame(&mut body).await? else { return Ok(()) };
@@ -155,6 +159,7 @@ async fn read_blocks(
             let wanted = FrameKind::ManifestBlock;
             return Err(FrameError::Misplaced { wanted, found: header.kind }.into());
         }
+        let _held_up = demand.hold_up();
         if sender.send(Ok(body)).await.is_err() {
             return Ok(());
         }

@@ -8,7 +8,7 @@
 //! ```
 //!
 //! One `Source` is one connection and serves one attempt. Fresh tickets and changed limits are passed on by a task of
-//! its own. When the connection is lost, or nothing was heard for [`SILENCE_MAX`], every receiver and sender answers
+//! its own. When the connection is lost, or the source is given up (see [`crate::patience`]), every receiver and sender answers
 //! with one and the same failure, whose kind says whether another attempt can help. Dropping it closes the
 //! connection.
 
@@ -25,22 +25,23 @@ use tokio::sync::{mpsc, oneshot, watch};
 
 use crate::breach::{breach, shown};
 use crate::buffer::Buffers;
-use crate::context::{Peer, PeerNews};
+use crate::context::Peer;
 use crate::endpoint::Endpoint;
-use crate::lane::{LOST_HINT, Lane, LaneError, LaneReceiver, LaneSender};
+use crate::lane::{LOST_HINT, Lane, LaneError, LaneSender};
 use crate::link::Link;
 use crate::reach::{self, Reached};
 
 mod content;
+mod demand;
+mod listener;
 mod manifest;
 
 pub use content::{ContentReceiver, Delivery, FetchSender};
 pub use manifest::ManifestReceiver;
 
-/// Silence on the control lane after which the connection counts as dead; the source speaks every second.
-const SILENCE_MAX: Duration = Duration::from_secs(5);
-/// The same once the leader says that the source's agent started again, if the connection may be younger than that.
-const RESTARTED_SILENCE_MAX: Duration = Duration::from_secs(2);
+use demand::Demand;
+use listener::{Listener, Restart};
+
 /// For the answer to `Open`: the source looks at its root, which may have to spin up or to be mounted.
 const OPEN_DEADLINE: Duration = Duration::from_secs(20);
 /// For the source's last counters.
@@ -55,6 +56,7 @@ pub struct Source {
     counters: watch::Receiver<Counters>,
     commands: mpsc::Sender<oneshot::Sender<()>>,
     ended: Ended,
+    demand: Demand,
     buffers: Buffers,
     tasks: Shutdown,
 }
@@ -127,18 +129,27 @@ impl Source {
         let (speaker_ended, listener_ended) = (ended.clone(), ended.clone());
         let peer_name = peer.host.to_string();
         let restart = Restart { news: peer.news.clone(), reach, incarnation };
-        let speaker_restart = restart.clone();
+        let demand = Demand::default();
+        let listener = Listener {
+            link: link.clone(),
+            counted,
+            demand: demand.clone(),
+            restart: restart.clone(),
+            bandwidth: bandwidth.clone(),
+            patience: endpoint.patience(),
+        };
         tasks.spawn(async move {
-            let speaker = Speaker { sender, tickets, bandwidth, restart: speaker_restart, finish };
+            let speaker = Speaker { sender, tickets, bandwidth, restart, finish };
             if let Err(error) = speaker.run().await {
                 speaker_ended.lane(&error);
             }
         });
         tasks.spawn(async move {
-            let (code, failure) = listen(receiver, &counted, &listener_ended.link, restart).await;
+            let (code, failure) = listener.run(receiver).await;
             listener_ended.end(code, failure.context("host", peer_name));
         });
-        Ok(Self { link, reach, opened, counters, commands, ended, buffers: Buffers::default(), tasks })
+        let buffers = Buffers::default();
+        Ok(Self { link, reach, opened, counters, commands, ended, demand, buffers, tasks })
     }
 
     /// Returns which of both agents dialled the other.
@@ -158,7 +169,7 @@ impl Source {
     pub async fn manifest(&self, request: ScanRequest) -> Result<ManifestReceiver, Failure> {
         let Lane { mut sender, receiver } = self.lane(&Hello::Manifest(request)).await?;
         sender.finish();
-        Ok(ManifestReceiver::start(receiver, self.ended.clone(), &self.tasks))
+        Ok(ManifestReceiver::start(receiver, self.demand.clone(), self.ended.clone(), &self.tasks))
     }
 
     /// Opens lanes for content; the source serves each with a thread.
@@ -170,10 +181,10 @@ impl Source {
         for _ in 0..lanes.max(1) {
             open.push(self.lane(&Hello::Content).await?);
         }
-        Ok(content::start(open, &self.buffers, &self.ended, &self.tasks))
+        Ok(content::start(open, &self.buffers, &self.demand, &self.ended, &self.tasks))
     }
 
-    /// Returns what the source has counted, a second ago at most.
+    /// Returns what the source has counted, a second ago as a rule; while this side takes nothing, what it told last.
     pub fn counters(&self) -> Counters {
         *self.counters.borrow()
     }
@@ -264,79 +275,6 @@ fn silent(peer: &Peer) -> Failure {
     Failure::new(FailureKind::Timeout, format!("the agent on {} does not answer on its data port", peer.host))
         .context("host", peer.host.to_string())
         .hint("Look at that agent's log; its disk may not answer.")
-}
-
-/// What the leader says of starts of the source's agent, against the one that this connection is with.
-#[derive(Clone, Debug)]
-struct Restart {
-    news: watch::Receiver<PeerNews>,
-    reach: Reach,
-    /// Not later than the start at the other end; that one exactly, if the source dialled.
-    incarnation: u64,
-}
-
-impl Restart {
-    /// Waits until the leader names a later start.
-    async fn next(&mut self) {
-        let known = self.incarnation;
-        let found = self.news.wait_for(|news| news.incarnation > known).await;
-        let found = found.map(|news| news.incarnation);
-        match found {
-            Ok(incarnation) => self.incarnation = incarnation,
-            // The lease is gone, and with it the leader's news.
-            Err(_gone) => std::future::pending().await,
-        }
-    }
-}
-
-/// Takes counters until something else comes, and says how it ended.
-async fn listen(
-    mut receiver: LaneReceiver,
-    counted: &watch::Sender<Counters>,
-    link: &Link,
-    mut restart: Restart,
-) -> (ErrorCode, Failure) {
-    let mut body = Vec::new();
-    loop {
-        let mut patience = SILENCE_MAX;
-        let message = receiver.message::<ToDestination>(&mut body);
-        tokio::pin!(message);
-        let heard = loop {
-            tokio::select! {
-                heard = &mut message => break Some(heard),
-                () = tokio::time::sleep(patience) => break None,
-                () = restart.next() => match restart.reach {
-                    Reach::SourceDials => {
-                        let text = "the source's agent started again";
-                        return (ErrorCode::Cancelled, Failure::new(FailureKind::Unreachable, text));
-                    }
-                    // The connection may be with the new one already, which speaks every second.
-                    Reach::DestinationDials => patience = RESTARTED_SILENCE_MAX,
-                },
-            }
-        };
-        match heard {
-            Some(Ok(Some(ToDestination::Counters(counters)))) => {
-                counted.send_replace(counters);
-                link.tune();
-            }
-            Some(Ok(Some(ToDestination::Bye(bye)))) => return (ErrorCode::Done, farewell(&bye)),
-            Some(Ok(Some(ToDestination::Opened(_)))) => {
-                return (ErrorCode::Protocol, breach("it answered the request to open twice"));
-            }
-            Some(Ok(None)) => {
-                return (
-                    ErrorCode::Done,
-                    Failure::new(FailureKind::Unreachable, "the source ended the connection").hint(LOST_HINT),
-                );
-            }
-            Some(Err(error)) => return (ErrorCode::Cancelled, error.to_failure()),
-            None => {
-                let text = format!("nothing was heard from the source for {} s", patience.as_secs());
-                return (ErrorCode::Timeout, Failure::new(FailureKind::Unreachable, text).hint(LOST_HINT));
-            }
-        }
-    }
 }
 
 /// What this side says on the control lane.

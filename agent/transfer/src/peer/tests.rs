@@ -1,6 +1,8 @@
 //! Sources that do not keep to the protocol: whatever they send is an error here, and soon.
 
+use std::future::Future;
 use std::net::SocketAddr;
+use std::os::unix::fs::MetadataExt;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -14,7 +16,7 @@ use sync::codec;
 use sync::entry::{Entry, Kind};
 use sync::frame::{FrameKind, Header};
 use sync::listing::{Listing, ListingEnd};
-use sync::range::ChainingValue;
+use sync::range::{ChainingValue, RANGE_BYTES};
 use sync::stamp::{Stamp, Time};
 use sync::wire::content::{Coding, Confirmed, Fetch, Layout, RangeReply, Reply, Values, What};
 use sync::wire::control::{Bye, Counters, Opened, ToDestination};
@@ -22,21 +24,28 @@ use sync::wire::error_code::ErrorCode;
 use sync::wire::hello::{Hello, PROTOCOL_VERSION, ScanRequest};
 use sync::wire::manifest::{End, Head, Item};
 use tokio::sync::watch;
+use tokio_util::sync::CancellationToken;
 
 use crate::context::{Peer, PeerNews};
 use crate::lane::Lane;
 use crate::link::Link;
+use crate::patience::Patience;
 use crate::peer::Source;
-use crate::serve::tests::cluster::Cluster;
+use crate::serve::tests::cluster::{Cluster, peer, relayed};
 use crate::window::{Role, WindowBudget};
 
-/// A source with a good certificate that sends these bytes on the first lane after the control lane.
+/// A source with a good certificate and bad intentions.
 struct Hostile {
     address: SocketAddr,
     _quic: quinn::Endpoint,
 }
 
-fn hostile(cluster: &Cluster, bytes: Vec<u8>) -> Hostile {
+/// Lets a destination in, and goes on as told with the control lane.
+fn hostile_doing<A, F>(cluster: &Cluster, act: A) -> Hostile
+where
+    A: FnOnce(Link, Lane) -> F + Send + 'static,
+    F: Future<Output = ()> + Send,
+{
     let tls = tls::server_config(
         cluster.authority.identity("web1"),
         &cluster.authority.certificate,
@@ -54,14 +63,22 @@ fn hostile(cluster: &Cluster, bytes: Vec<u8>) -> Hostile {
         let mut control = link.accept_lane().await.unwrap();
         control.receiver.message::<Hello>(&mut Vec::new()).await.unwrap();
         control.sender.message(&ToDestination::Opened(opened())).await.unwrap();
+        act(link, control).await;
+    });
+    Hostile { address, _quic: quic }
+}
+
+/// A source that sends these bytes on the first lane after the control lane.
+fn hostile(cluster: &Cluster, bytes: Vec<u8>) -> Hostile {
+    hostile_doing(cluster, |link, control| async move {
+        let _control = control;
         if let Ok(Lane { mut sender, receiver: _receiver }) = link.accept_lane().await {
             // It may be cut off in the middle.
             sender.bytes(bytes.into()).await.ok();
             sender.finish();
             link.closed().await;
         }
-    });
-    Hostile { address, _quic: quic }
+    })
 }
 
 fn opened() -> Opened {
@@ -234,20 +251,190 @@ async fn content_that_is_not_what_it_says_is_refused() {
     }
 }
 
-#[tokio::test(flavor = "multi_thread")]
-async fn a_source_that_falls_silent_is_given_up() {
-    let cluster = Cluster::new();
-    let hostile = hostile(&cluster, Vec::new());
-    let source = connect(&cluster, &hostile).await;
+/// Far more than anything here takes.
+const PATIENCE: Duration = Duration::from_secs(60);
+/// Short, and long enough for a busy host: silence is five beats that were looked at.
+const HASTE: Patience = Patience { beat: Duration::from_millis(300), stall: Duration::from_secs(2) };
+
+async fn failure_of(source: &Source) -> Failure {
     let gone = async {
-        while source.failure().is_none() {
-            tokio::time::sleep(Duration::from_millis(50)).await;
+        loop {
+            match source.failure() {
+                Some(failure) => return failure,
+                None => tokio::time::sleep(Duration::from_millis(20)).await,
+            }
         }
     };
-    tokio::time::timeout(Duration::from_secs(30), gone).await.unwrap();
-    let failure = source.failure().unwrap();
+    tokio::time::timeout(PATIENCE, gone).await.unwrap()
+}
+
+/// A destination whose disk stands still: it asked for much more than its windows hold, and takes nothing of it.
+struct Stuck {
+    cluster: Cluster,
+    source: Source,
+    content: crate::peer::ContentReceiver,
+    tickets: watch::Sender<Vec<u8>>,
+    cut: CancellationToken,
+    root: tempfile::TempDir,
+    _serving: crate::endpoint::Endpoint,
+    _behind: watch::Sender<SocketAddr>,
+}
+
+/// Makes one that asks so often for a mebibyte of the file at this path, and waits until not even the counters have
+/// come through for longer than silence may last.
+async fn stuck(path: &str, wishes: u64) -> Stuck {
+    let (mut cluster, root) = (Cluster::new(), tempfile::tempdir().unwrap());
+    cluster.patience = HASTE;
+    let file = root.path().join(path);
+    std::fs::create_dir_all(file.parent().unwrap()).unwrap();
+    std::fs::write(&file, crate::serve::tests::odd_tree::noise(2 * RANGE_BYTES, 5)).unwrap();
+    let metadata = std::fs::metadata(&file).unwrap();
+    let time = |seconds, nanos: i64| Time { seconds, nanos: u32::try_from(nanos).unwrap() };
+    let stamp = Stamp {
+        ino: metadata.ino(),
+        size: metadata.size(),
+        mtime: time(metadata.mtime(), metadata.mtime_nsec()),
+        ctime: time(metadata.ctime(), metadata.ctime_nsec()),
+    };
+    let (serving, destination) = (cluster.endpoint("web1"), cluster.endpoint("web2"));
+    let (behind, target) = watch::channel(serving.local_address().unwrap());
+    let (address, cut) = relayed(&cluster, target).await;
+    let (peer, tickets) = peer(&serving, cluster.sign(&cluster.ticket(root.path())));
+    let peer = Peer { addresses: vec![address], ..peer };
+    let source = Source::open(&destination, &peer, watch::channel(None).1).await.unwrap();
+    let (fetches, content) = source.content(4).await.unwrap();
+    let path = RelPath::try_from(path.as_bytes().to_vec()).unwrap();
+    cluster.shutdown.spawn(async move {
+        for id in 0..wishes {
+            let fetch = Fetch { id, path: path.clone(), stamp, what: What::Range { index: 0 } };
+            // The connection may end before all is asked for.
+            if fetches.send(vec![fetch]).await.is_err() {
+                return;
+            }
+        }
+    });
+    let silence = HASTE.beat * 10;
+    let starved = async {
+        loop {
+            let told = source.counters();
+            tokio::time::sleep(silence).await;
+            if told == source.counters() {
+                break;
+            }
+        }
+    };
+    tokio::time::timeout(PATIENCE, starved).await.unwrap();
+    Stuck { cluster, source, content, tickets, cut, root, _serving: serving, _behind: behind }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_destination_that_stands_still_keeps_its_source() {
+    let asked = 40;
+    let Stuck { cluster, source, content, .. } = &stuck("f", asked).await;
+    assert_eq!(source.failure(), None);
+    let told = source.counters();
+    let mut content = content.clone();
+    let taken =
+        tokio::task::spawn_blocking(move || (0..asked).map(|_| content.blocking_next().unwrap()).count());
+    assert_eq!(
+        tokio::time::timeout(PATIENCE, taken).await.unwrap().unwrap(),
+        usize::try_from(asked).unwrap()
+    );
+    let counted = async {
+        while source.counters() == told {
+            tokio::time::sleep(Duration::from_millis(20)).await;
+        }
+    };
+    tokio::time::timeout(PATIENCE, counted).await.unwrap();
+    assert_eq!(source.failure(), None);
+    cluster.shutdown.finish().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_fresh_ticket_reaches_a_source_that_is_kept_waiting() {
+    // Wishes of several times the source's window.
+    let path = format!("{0}/{0}/{0}/{0}/f", "d".repeat(200));
+    let Stuck { cluster, source, tickets, root, .. } = &stuck(&path, 4_000).await;
+    assert_eq!(source.failure(), None);
+    // One that it does not take, so that its answer shows that it came.
+    let mut other = cluster.ticket(root.path());
+    other.step = "file.copy-2".parse().unwrap();
+    tickets.send(cluster.sign(&other)).unwrap();
+    let failure = failure_of(source).await;
+    assert_eq!(failure.kind, FailureKind::Denied, "{failure:?}");
+    cluster.shutdown.finish().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_source_that_falls_silent_is_given_up_even_by_who_stands_still() {
+    let stuck = stuck("f", 40).await;
+    assert_eq!(stuck.source.failure(), None);
+    stuck.cut.cancel();
+    let failure = failure_of(&stuck.source).await;
     assert_eq!((failure.kind, failure.retry), (FailureKind::Unreachable, common::failure::Retry::Later));
-    assert_eq!(source.counters(), Counters::default());
+    assert!(failure.message.starts_with("nothing was heard"), "{}", failure.message);
+    stuck.cluster.shutdown.finish().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_source_that_lives_and_brings_nothing_is_given_up() {
+    let mut cluster = Cluster::new();
+    cluster.patience = HASTE;
+    let hostile = hostile_doing(&cluster, |link, mut control| async move {
+        let mut counters = Counters::default();
+        loop {
+            // It boasts of work that nobody asked for.
+            counters.digest_bytes += 1 << 20;
+            let told = control.sender.message(&ToDestination::Counters(counters)).await;
+            if told.is_err() {
+                return;
+            }
+            tokio::select! {
+                _gone = link.closed() => return,
+                () = tokio::time::sleep(HASTE.beat) => {}
+            }
+        }
+    });
+    let source = connect(&cluster, &hostile).await;
+    let mut manifest = source.manifest(ScanRequest::default()).await.unwrap();
+    let waiting = tokio::task::spawn_blocking(move || manifest.blocking_next().map(|_| ()));
+    let failure = tokio::time::timeout(PATIENCE, waiting).await.unwrap().unwrap().unwrap_err();
+    assert_eq!((failure.kind, failure.retry), (FailureKind::Timeout, common::failure::Retry::Later));
+    assert!(failure.message.contains("the source's agent lives"), "{}", failure.message);
+    assert!(failure.hint.unwrap().contains("stall_limit"));
+    assert_eq!(failure_of(&source).await.message, failure.message);
+    cluster.shutdown.finish().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_source_that_was_dialled_opens_nothing() {
+    let cluster = Cluster::new();
+    let (tried, opens) = tokio::sync::oneshot::channel();
+    let hostile = hostile_doing(&cluster, |link, mut control| async move {
+        let opening = link.open_lane();
+        tokio::pin!(opening);
+        // As long as the destination is there.
+        let opened = loop {
+            let counters = ToDestination::Counters(Counters::default());
+            tokio::select! {
+                opened = &mut opening => break opened.is_ok(),
+                () = tokio::time::sleep(Duration::from_millis(20)) => {}
+            }
+            control.sender.message(&counters).await.ok();
+        };
+        tried.send(opened).unwrap();
+    });
+    let source = connect(&cluster, &hostile).await;
+    let told = async {
+        while source.wire_bytes() < 10_000 && source.failure().is_none() {
+            tokio::time::sleep(Duration::from_millis(20)).await;
+        }
+    };
+    tokio::time::timeout(PATIENCE, told).await.unwrap();
+    assert_eq!(source.failure(), None);
+    drop(source);
+    assert!(!opens.await.unwrap(), "it opened a lane that nobody asked for");
+    cluster.shutdown.finish().await;
 }
 
 #[test]

@@ -1,7 +1,6 @@
 //! Two agents of which one cannot be dialled, and agents that start again.
 
 use std::net::SocketAddr;
-use std::sync::Arc;
 use std::time::Duration;
 
 use common::failure::{FailureKind, Retry};
@@ -15,7 +14,7 @@ use crate::context::{Peer, PeerNews};
 use crate::endpoint::Endpoint;
 use crate::peer::Source;
 use crate::reach::ServeOrder;
-use crate::serve::tests::cluster::{Cluster, peer};
+use crate::serve::tests::cluster::{Cluster, peer, relayed};
 use crate::window::Role;
 
 /// Far more than anything here takes.
@@ -88,6 +87,43 @@ async fn nobody_comes_with_a_ticket_that_is_not_his() {
 }
 
 #[tokio::test]
+async fn a_source_that_dials_opens_nothing_but_its_offer() {
+    let (cluster, root) = (Cluster::new(), tempfile::tempdir().unwrap());
+    let (source, destination) = (cluster.endpoint("web1"), cluster.endpoint("web2"));
+    let ticket = cluster.sign(&cluster.ticket(root.path()));
+    let wanted = Principal::Agent { tenant: TenantId::default_tenant(), host: "web2".parse().unwrap() };
+    let mut awaited = destination.awaited().wait(cluster.ticket(root.path()).token);
+    let address = destination.local_address().unwrap();
+    let link = source.dial(address, &wanted, Role::Source).await.unwrap();
+    let presenting = async {
+        let offered = async {
+            let offered = awaited.next().await;
+            let mut lane = offered.link.open_lane().await.unwrap();
+            lane.sender.bytes(vec![0].into()).await.unwrap();
+            (offered, lane)
+        };
+        tokio::join!(super::offer::present(&link, &ticket, 1), offered)
+    };
+    let greedy = async {
+        // The first lane is the offer's.
+        tokio::task::yield_now().await;
+        link.open_lane().await
+    };
+    let (presented, further) = tokio::join!(
+        async {
+            let (presented, (offered, _lane)) = presenting.await;
+            // What was let in when the offer was taken, would have been let in by now.
+            offered.link.close(sync::wire::error_code::ErrorCode::Done, "seen enough");
+            presented
+        },
+        greedy
+    );
+    assert!(presented.is_ok());
+    assert!(further.is_err(), "it opened a lane that nobody asked for");
+    cluster.shutdown.finish().await;
+}
+
+#[tokio::test]
 async fn where_neither_reaches_the_other_a_person_is_asked_once() {
     let (cluster, root) = (Cluster::new(), tempfile::tempdir().unwrap());
     let (source, destination) = (cluster.endpoint("web1"), cluster.endpoint("web2"));
@@ -129,42 +165,13 @@ async fn a_peer_that_came_back_elsewhere_is_dialled_at_once() {
     cluster.shutdown.finish().await;
 }
 
-/// Passes datagrams of one dialler on to whichever endpoint is behind it, and all answers back.
-async fn relay(behind: watch::Receiver<SocketAddr>, front: Arc<UdpSocket>) {
-    let back = UdpSocket::bind("127.0.0.1:0").await.unwrap();
-    let (mut there, mut here) = (vec![0; 65_536], vec![0; 65_536]);
-    let mut dialler = None;
-    loop {
-        tokio::select! {
-            Ok((count, from)) = front.recv_from(&mut there) => {
-                dialler = Some(from);
-                let to = *behind.borrow();
-                back.send_to(&there[..count], to).await.ok();
-            }
-            Ok((count, _)) = back.recv_from(&mut here) => {
-                if let Some(dialler) = dialler {
-                    front.send_to(&here[..count], dialler).await.ok();
-                }
-            }
-        }
-    }
-}
-
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_restarted_agent_is_noticed_by_what_it_does_not_know() {
     let (cluster, root) = (Cluster::new(), tempfile::tempdir().unwrap());
     let (before, after) = (cluster.endpoint("web1"), cluster.endpoint("web1"));
     let destination = cluster.endpoint("web2");
     let (behind, target) = watch::channel(before.local_address().unwrap());
-    let front = Arc::new(UdpSocket::bind("127.0.0.1:0").await.unwrap());
-    let address = front.local_addr().unwrap();
-    let stop = cluster.shutdown.clone();
-    cluster.shutdown.spawn(async move {
-        tokio::select! {
-            () = relay(target, front) => {}
-            () = stop.cancelled() => {}
-        }
-    });
+    let (address, _cut) = relayed(&cluster, target).await;
     let (sender, news) = watch::channel(PeerNews { is_connected: true, incarnation: 1, addresses: vec![] });
     let (peer, _tickets) = peer(&before, cluster.sign(&cluster.ticket(root.path())));
     let peer = Peer { addresses: vec![address], news, ..peer };

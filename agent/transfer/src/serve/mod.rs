@@ -12,7 +12,7 @@
 
 use std::path::Path;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU32, Ordering};
 use std::time::Duration;
 
 use common::clock;
@@ -25,7 +25,8 @@ use sync::wire::control::{Bye, COUNTERS_EVERY_MS, Opened, ToDestination, ToSourc
 use sync::wire::error_code::ErrorCode;
 use sync::wire::hello::{Hello, Open, PROTOCOL_VERSION};
 use tokio::sync::mpsc;
-use tokio::time::MissedTickBehavior;
+use tokio::time::{Interval, MissedTickBehavior};
+use tokio_util::sync::CancellationToken;
 use tree::{Dir, Root};
 
 use crate::buffer::Buffers;
@@ -54,7 +55,9 @@ const HELLO_DEADLINE: Duration = Duration::from_secs(10);
 /// For last words to be acknowledged.
 const BYE_DEADLINE: Duration = Duration::from_secs(2);
 /// Content lanes of one connection; each has a thread, and more than this do not read faster.
-const CONTENT_LANES_MAX: usize = 8;
+const CONTENT_LANES_MAX: u32 = 8;
+/// Lanes that a destination may have open: control, manifest and content.
+const LANES_MAX: u32 = 2 + CONTENT_LANES_MAX;
 
 /// What all lanes of one connection share.
 #[derive(Debug)]
@@ -70,7 +73,7 @@ struct Session {
     meter: LinkMeter,
     counter: Counter,
     buffers: Buffers,
-    content_lanes: AtomicUsize,
+    content_lanes: AtomicU32,
     has_manifest: AtomicBool,
     is_stopped: AtomicBool,
 }
@@ -116,18 +119,16 @@ pub(crate) async fn run(
             session.stop();
             bye
         }
-        Err(bye) => Some((lane.sender, bye)),
+        Err(bye) => Some((Some(lane.sender), bye)),
     };
-    if let Some((mut sender, bye)) = bye {
+    if let Some((sender, bye)) = bye {
         let code = bye.code;
         tracing::debug!(peer = %link.peer().principal, address = %link.address(), ?code, reason = %bye.message, "data connection ended");
-        let said = async {
-            sender.message(&ToDestination::Bye(bye)).await?;
-            sender.finish();
-            sender.flushed().await
-        };
         // A peer that does not take it reads the code of the close.
-        tokio::time::timeout(BYE_DEADLINE, said).await.ok();
+        if let Some(sender) = sender {
+            let bye = ToDestination::Bye(bye);
+            tokio::time::timeout(BYE_DEADLINE, say_last(sender, &bye)).await.ok();
+        }
         link.close(code, "bye");
     }
     link.close(ErrorCode::Done, "done");
@@ -170,7 +171,7 @@ async fn begin(
         meter: LinkMeter::new(link.round_trip()),
         counter: Counter::default(),
         buffers: Buffers::default(),
-        content_lanes: AtomicUsize::new(0),
+        content_lanes: AtomicU32::new(0),
         has_manifest: AtomicBool::new(false),
         is_stopped: AtomicBool::new(false),
     };
@@ -232,25 +233,90 @@ fn look_at_root(path: &str) -> Result<(Dir, Opened), Bye> {
     Ok((dir, opened))
 }
 
-/// Serves until somebody says goodbye; returns the last word if there is one to say.
+/// Serves until somebody says goodbye; returns the last word if there is one to say, and the lane if it is free for it.
 async fn serve(
     session: &Arc<Session>,
     lane: Lane,
     mut ticket: Ticket,
     opened: Opened,
     shutdown: &Shutdown,
-) -> Option<(LaneSender, Bye)> {
+) -> Option<(Option<LaneSender>, Bye)> {
     let Lane { mut sender, receiver } = lane;
+    session.link.allow_lanes(LANES_MAX);
     sender.message(&ToDestination::Opened(opened)).await.ok()?;
     tracing::debug!(migration = %ticket.migration, peer = %session.link.peer().principal, "data connection opened");
     let (said, mut heard) = mpsc::channel(4);
     shutdown.spawn(async move { hear(receiver, said).await });
+    let told = CancellationToken::new();
+    let telling = shutdown.spawn(tell(Arc::clone(session), sender, told.clone()));
+    let bye = attend(session, &mut ticket, &mut heard, shutdown).await;
+    told.cancel();
+    // While the destination takes nothing, a word is stuck halfway and no other can follow it.
+    let sender = match tokio::time::timeout(BYE_DEADLINE, telling).await {
+        Ok(Ok(sender)) => sender,
+        Ok(Err(_)) | Err(_) => None,
+    };
+    match (bye?, sender) {
+        (Parting::Ours(bye), sender) => Some((sender, bye)),
+        (Parting::Theirs, Some(sender)) => {
+            let counters = ToDestination::Counters(session.counter.told(session.link.wire_bytes()));
+            tokio::time::timeout(BYE_DEADLINE, say_last(sender, &counters)).await.ok();
+            None
+        }
+        (Parting::Theirs, None) => None,
+    }
+}
+
+/// Sends the last message of a lane, and waits until it was received.
+async fn say_last(mut sender: LaneSender, message: &ToDestination) -> Result<(), LaneError> {
+    sender.message(message).await?;
+    sender.finish();
+    sender.flushed().await
+}
+
+/// Tells the counters each second until it is told to stop; then gives the lane back, if it still stands.
+async fn tell(session: Arc<Session>, mut sender: LaneSender, stop: CancellationToken) -> Option<LaneSender> {
+    let mut ticker = every_second();
+    loop {
+        tokio::select! {
+            biased;
+            () = stop.cancelled() => return Some(sender),
+            _ = ticker.tick() => {
+                session.link.tune();
+                let counters = session.counter.told(session.link.wire_bytes());
+                // It waits as long as the destination takes nothing, and holds up nobody else.
+                sender.message(&ToDestination::Counters(counters)).await.ok()?;
+            }
+        }
+    }
+}
+
+fn every_second() -> Interval {
     let mut ticker = tokio::time::interval(Duration::from_millis(COUNTERS_EVERY_MS));
     ticker.set_missed_tick_behavior(MissedTickBehavior::Delay);
+    ticker
+}
+
+/// Which side ends a connection.
+enum Parting {
+    /// This one, with these words.
+    Ours(Bye),
+    /// The destination, which waits for the last counters.
+    Theirs,
+}
+
+/// Takes lanes, fresh tickets and limits until one side parts; nothing when the connection is gone.
+async fn attend(
+    session: &Arc<Session>,
+    ticket: &mut Ticket,
+    heard: &mut mpsc::Receiver<Result<ToSource, LaneError>>,
+    shutdown: &Shutdown,
+) -> Option<Parting> {
+    let mut ticker = every_second();
     loop {
         tokio::select! {
             () = shutdown.cancelled() => {
-                return Some((sender, goodbye(ErrorCode::ResumeLater, "the source's agent stops")));
+                return Some(Parting::Ours(goodbye(ErrorCode::ResumeLater, "the source's agent stops")));
             }
             lane = session.link.accept_lane() => match lane {
                 Ok(lane) => {
@@ -261,28 +327,20 @@ async fn serve(
             },
             message = heard.recv() => match message? {
                 Ok(ToSource::Renew { ticket: fresh }) => {
-                    match ticket::renew(&ticket, &fresh, session.link.peer(), &session.settings) {
-                        Ok(fresh) => ticket = fresh,
-                        Err(refused) => return Some((sender, refused.to_bye())),
+                    match ticket::renew(ticket, &fresh, session.link.peer(), &session.settings) {
+                        Ok(fresh) => *ticket = fresh,
+                        Err(refused) => return Some(Parting::Ours(refused.to_bye())),
                     }
                 }
                 Ok(ToSource::Limit { bytes_per_s }) => session.throttle.set(bytes_per_s),
-                Ok(ToSource::Bye(_)) => {
-                    let counters = session.counter.told(session.link.wire_bytes());
-                    sender.message(&ToDestination::Counters(counters)).await.ok()?;
-                    sender.finish();
-                    tokio::time::timeout(BYE_DEADLINE, sender.flushed()).await.ok();
-                    return None;
-                }
-                Err(error) => return Some((sender, protocol(&describe_lane(&error)))),
+                Ok(ToSource::Bye(_)) => return Some(Parting::Theirs),
+                Err(error) => return Some(Parting::Ours(protocol(&describe_lane(&error)))),
             },
             _ = ticker.tick() => {
                 if ticket::now(&session.settings) > ticket.expires {
-                    return Some((sender, goodbye(ErrorCode::Expired, "the ticket ran out and no fresh one came")));
+                    let bye = goodbye(ErrorCode::Expired, "the ticket ran out and no fresh one came");
+                    return Some(Parting::Ours(bye));
                 }
-                session.link.tune();
-                let counters = session.counter.told(session.link.wire_bytes());
-                sender.message(&ToDestination::Counters(counters)).await.ok()?;
             }
         }
     }

@@ -8,11 +8,14 @@ use common::fence::FencingToken;
 use common::id::TenantId;
 use common::shutdown::Shutdown;
 use common::ticket::{Direction, Ticket, TicketKey};
+use tokio::net::UdpSocket;
 use tokio::sync::watch;
+use tokio_util::sync::CancellationToken;
 
 use crate::authority::{Authority, CLUSTER};
 use crate::context::{Peer, PeerNews};
 use crate::endpoint::{Endpoint, EndpointSettings};
+use crate::patience::Patience;
 use crate::peer::Source;
 use crate::reset_key::ResetKey;
 
@@ -21,6 +24,8 @@ pub(crate) struct Cluster {
     tickets: TicketKey,
     pub(crate) state: tempfile::TempDir,
     pub(crate) shutdown: Shutdown,
+    /// Of the endpoints that are opened from now on.
+    pub(crate) patience: Patience,
 }
 
 impl Cluster {
@@ -33,6 +38,7 @@ impl Cluster {
             authority,
             state: tempfile::tempdir().unwrap(),
             shutdown: Shutdown::new(),
+            patience: Patience::default(),
         }
     }
 
@@ -51,6 +57,7 @@ impl Cluster {
             reset_key: ResetKey::new([7; 32]),
             secrets: crate::secrets::Secrets::none(),
             segmentation_offload: true,
+            patience: self.patience,
         }
     }
 
@@ -97,4 +104,42 @@ pub(crate) async fn connected(cluster: &Cluster, root: &Path) -> (Endpoint, Endp
     let (peer, _tickets) = peer(&source, cluster.sign(&cluster.ticket(root)));
     let open = Source::open(&destination, &peer, watch::channel(None).1).await.unwrap();
     (source, destination, open)
+}
+
+/// Opens a port behind which an endpoint stands, and returns what cuts the two off from each other.
+pub(crate) async fn relayed(
+    cluster: &Cluster,
+    behind: watch::Receiver<SocketAddr>,
+) -> (SocketAddr, CancellationToken) {
+    let front = UdpSocket::bind("127.0.0.1:0").await.unwrap();
+    let (address, cut) = (front.local_addr().unwrap(), cluster.shutdown.token().child_token());
+    let is_cut = cut.clone();
+    cluster.shutdown.spawn(async move {
+        tokio::select! {
+            () = relay(behind, &front) => {}
+            () = is_cut.cancelled() => {}
+        }
+    });
+    (address, cut)
+}
+
+/// Passes datagrams of one dialler on to whichever endpoint is behind it, and all answers back.
+async fn relay(behind: watch::Receiver<SocketAddr>, front: &UdpSocket) {
+    let back = UdpSocket::bind("127.0.0.1:0").await.unwrap();
+    let (mut there, mut here) = (vec![0; 65_536], vec![0; 65_536]);
+    let mut dialler = None;
+    loop {
+        tokio::select! {
+            Ok((count, from)) = front.recv_from(&mut there) => {
+                dialler = Some(from);
+                let to = *behind.borrow();
+                back.send_to(&there[..count], to).await.ok();
+            }
+            Ok((count, _)) = back.recv_from(&mut here) => {
+                if let Some(dialler) = dialler {
+                    front.send_to(&here[..count], dialler).await.ok();
+                }
+            }
+        }
+    }
 }

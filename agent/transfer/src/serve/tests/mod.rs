@@ -24,7 +24,7 @@ use crate::peer::{ContentReceiver, Delivery, FetchSender, ManifestReceiver, Sour
 
 pub(crate) mod cluster;
 mod motion;
-mod odd_tree;
+pub(crate) mod odd_tree;
 mod refusal;
 
 async fn listings(mut manifest: ManifestReceiver) -> Vec<Listing> {

@@ -13,7 +13,7 @@ pub(super) fn write(root: &Path, path: &str, content: &[u8]) {
     std::fs::write(path, content).unwrap();
 }
 
-pub(super) fn noise(bytes: u64, seed: u8) -> Vec<u8> {
+pub(crate) fn noise(bytes: u64, seed: u8) -> Vec<u8> {
     let mut content = vec![0; usize::try_from(bytes).unwrap()];
     blake3::Hasher::new().update(&[seed]).finalize_xof().fill(&mut content);
     content

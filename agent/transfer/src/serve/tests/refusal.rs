@@ -3,13 +3,19 @@
 use std::time::Duration;
 
 use common::failure::FailureKind;
-use sync::wire::hello::ScanRequest;
+use common::id::TenantId;
+use common::principal::Principal;
+use sync::wire::control::ToDestination;
+use sync::wire::error_code::ErrorCode;
+use sync::wire::hello::{Hello, Open, PROTOCOL_VERSION, ScanRequest};
 use tokio::sync::watch;
 
 use super::cluster::{self, Cluster, connected, peer};
 use super::odd_tree::{noise, odd_tree, walk};
 use super::{entries, listings};
+use crate::lane::LaneError;
 use crate::peer::Source;
+use crate::window::Role;
 
 #[tokio::test(flavor = "multi_thread")]
 async fn tickets_for_anything_else_are_refused() {
@@ -118,4 +124,38 @@ async fn a_ticket_that_runs_out_ends_the_connection_and_a_fresh_one_does_not() {
     };
     tokio::time::timeout(Duration::from_secs(60), wait).await.unwrap();
     assert_eq!(kept.failure().unwrap().kind, FailureKind::Denied);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_destination_opens_one_lane_before_its_ticket_was_seen_and_ten_then() {
+    let (cluster, root) = (Cluster::new(), tempfile::tempdir().unwrap());
+    let (source, destination) = (cluster.endpoint("web1"), cluster.endpoint("web2"));
+    let (peer, _tickets) = peer(&source, cluster.sign(&cluster.ticket(root.path())));
+    let wanted = Principal::Agent { tenant: TenantId::default_tenant(), host: peer.host.clone() };
+    let link = destination.dial(peer.addresses[0], &wanted, Role::Destination).await.unwrap();
+    let mut control = link.open_lane().await.unwrap();
+    let further = link.open_lane();
+    tokio::pin!(further);
+    let greeting = async {
+        let open =
+            Open { version: PROTOCOL_VERSION, ticket: peer.ticket.borrow().clone(), bandwidth_limit: None };
+        control.sender.message(&Hello::Control(open)).await.unwrap();
+        control.receiver.message::<ToDestination>(&mut Vec::new()).await.unwrap()
+    };
+    tokio::select! {
+        biased;
+        answer = greeting => assert!(matches!(answer, Some(ToDestination::Opened(_))), "{answer:?}"),
+        _ = &mut further => panic!("a second lane was let in before the ticket was shown"),
+    }
+    let mut lanes = vec![further.await.unwrap()];
+    while lanes.len() < 9 {
+        lanes.push(link.open_lane().await.unwrap());
+    }
+    let eleventh = link.open_lane();
+    let breaking = lanes[0].sender.bytes(vec![0xa5; 100].into());
+    let (eleventh, broken) = tokio::join!(eleventh, breaking);
+    broken.unwrap();
+    let refused = eleventh.map(|_| ()).unwrap_err();
+    assert!(matches!(refused, LaneError::Closed { code: ErrorCode::Protocol, .. }), "{refused}");
+    cluster.shutdown.finish().await;
 }
