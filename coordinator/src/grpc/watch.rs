@@ -29,9 +29,7 @@ const FINDINGS_BYTES_MAX: usize = 3 * 1024 * 1024;
 pub fn view(hub: &Hub, migration: &Migration, is_whole: bool) -> MigrationView {
     let mut view = migration.view(clock::wall(), &|step| hub.live(migration, step), is_whole);
     let mut bytes = 0;
-    // JSON adds its keys, and an escape may double what it holds.
-    let size =
-        |finding: &Finding| 128 + 2 * (finding.object.len() + finding.message.len() + finding.hint.len());
+    let size = |finding: &Finding| serde_json::to_string(finding).map_or(0, |text| text.len() + ",".len());
     let fits = view.findings.iter().take_while(|finding| {
         bytes += size(finding);
         bytes <= FINDINGS_BYTES_MAX

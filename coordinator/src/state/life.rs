@@ -17,7 +17,7 @@ use super::effect::Effect;
 use super::migration::{Act, Migration, UnwindCause, WayBack};
 use super::refusal::Refusal;
 use super::stamp::Stamp;
-use super::step::Step;
+use super::step::{Step, bounded, check_steps};
 use crate::saga::dag::Dag;
 use crate::saga::status::{Change, IllegalTransition};
 use crate::saga::{self, unwind::Unwind};
@@ -389,7 +389,8 @@ impl Migration {
         if self.way_back != WayBack::Settling(token) {
             return Err(self.refused("its way back is not being removed", "nothing needs doing"));
         }
-        self.warn(format!("the stage at the destination could not be removed yet: {}", failure.message));
+        let message = bounded(failure.clone()).message;
+        self.warn(format!("the stage at the destination could not be removed yet: {message}"));
         if self.status == MigrationStatus::Running && self.completed.is_none() {
             self.completed = Some(stamp.wall);
             self.end(stamp.wall, MigrationStatus::Completed);
@@ -423,6 +424,7 @@ impl Migration {
         plan.parent = Some(plan.generation);
         plan.generation += 1;
         plan.steps.push(step);
+        check_steps(&plan.steps)?;
         Dag::new(&plan).map_err(|error| self.refused(&error.to_string(), "ask again"))?;
         self.plan = Arc::new(plan);
         self.steps.push(Step::new());

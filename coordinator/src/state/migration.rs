@@ -26,8 +26,6 @@ use super::table::Table;
 use super::{Applied, Outcome};
 use crate::saga::dag::Dag;
 
-/// Steps that a plan may have; a bound on what one command makes every replica do.
-const STEPS_MAX: usize = 10_000;
 /// Longest name of a request.
 const REQUEST_ID_BYTES_MAX: usize = 128;
 /// Checkpoints in one command; more wait for the next.
@@ -465,7 +463,8 @@ fn check_new(id: &MigrationId, request_id: &str, plan: &Plan) -> Result<(), Refu
     if request_id.is_empty() || request_id.len() > REQUEST_ID_BYTES_MAX {
         return Err(invalid(format!("a request id has 1 to {REQUEST_ID_BYTES_MAX} bytes")));
     }
-    if plan.migration != *id || plan.steps.is_empty() || plan.steps.len() > STEPS_MAX {
+    step::check_steps(&plan.steps)?;
+    if plan.migration != *id || plan.steps.is_empty() {
         return Err(invalid(format!(
             "the plan is for `{}` and has {} steps",
             plan.migration,

@@ -40,7 +40,8 @@ const SNAPSHOT_VERSION_MIN: u8 = 1;
 const SECRET_VERSION: u8 = 1;
 /// What a snapshot file begins with.
 const MAGIC: &[u8; 7] = b"DROVERS";
-/// The largest frame that is believed: a migration with a thousand findings of each rule is about 8 MiB.
+/// The largest frame that is believed, and written. The largest records are migrations, whose parts are bounded where
+/// they enter: 8 MiB of findings, and about as much of the spec, the plan, outputs and failures each.
 const FRAME_BYTES_MAX: u32 = 64 * 1024 * 1024;
 
 /// Why bytes are not a snapshot.
@@ -313,7 +314,9 @@ impl FrameWriter<'_> {
 
     fn frame(&mut self, tag: Tag, record: &impl Serialize) -> Result<(), SnapshotError> {
         let bytes = postcard::to_stdvec(record)?;
-        let length = u32::try_from(bytes.len()).or(Err(SnapshotError::Damaged("a record is too large")))?;
+        // What cannot be read again must not take the place of the snapshot before.
+        let length = u32::try_from(bytes.len()).ok().filter(|length| *length <= FRAME_BYTES_MAX);
+        let length = length.ok_or(SnapshotError::Damaged("a record is too large"))?;
         self.raw(&[tag as u8])?;
         self.raw(&length.to_le_bytes())?;
         self.raw(&bytes)?;
@@ -365,4 +368,18 @@ impl FrameReader<'_> {
 
 fn decode<T: DeserializeOwned>(bytes: &[u8]) -> Result<T, SnapshotError> {
     Ok(postcard::from_bytes(bytes)?)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_could_not_be_read_again_is_not_written() {
+        let mut written = Vec::new();
+        let mut frames = FrameWriter { to: &mut written, hasher: blake3::Hasher::new(), count: 0 };
+        frames.frame(Tag::Pieces, &vec![7_u8; 1 << 20]).unwrap();
+        let largest = usize::try_from(FRAME_BYTES_MAX).unwrap();
+        assert!(matches!(frames.frame(Tag::Pieces, &vec![7_u8; largest]), Err(SnapshotError::Damaged(_))));
+    }
 }

@@ -6,23 +6,30 @@ use common::clock::WallMs;
 use common::failure::{Failure, FailureKind, Retry};
 use common::id::StepId;
 use common::limit::{STEP_ATTEMPTS_MAX, STEP_RETRY_FIRST, STEP_RETRY_MAX};
+use common::plan::PlannedStep;
 use common::progress::Progress;
 use common::step::StepKind;
 use common::view::StepStatus;
 use serde::{Deserialize, Serialize};
 
 use super::lease::Lease;
+use super::refusal::Refusal;
 use crate::saga::status::{self, Change, IllegalTransition};
 
 /// The largest output that a step may report.
 pub const OUTPUT_BYTES_MAX: usize = 32 * 1024;
 
-/// The longest text of a failure or a finding: a path of the kernel's limit fits.
+/// The longest text of a failure or a finding, as JSON has it: a path of the kernel's limit fits.
 pub(super) const TEXT_BYTES_MAX: usize = 4 * 1024;
 /// The longest name of a field.
 const NAME_BYTES_MAX: usize = 64;
-/// Nouns that a failure may carry.
+/// Nouns that a failure may carry, and the bytes of all of them.
 const CONTEXT_MAX: usize = 16;
+const CONTEXT_BYTES_MAX: usize = 16 * 1024;
+/// Steps that a plan may have, those that later verifications add included; each may keep an output and a failure.
+const STEPS_MAX: usize = 256;
+/// Bytes of parameters of all steps of a plan: the patterns of the spec stand in each of them.
+const PARAMS_BYTES_MAX: usize = 8 * 1024 * 1024;
 
 /// One step of a migration.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -147,9 +154,11 @@ pub enum Event {
 pub(super) fn bounded(mut failure: Failure) -> Failure {
     cut(&mut failure.message, TEXT_BYTES_MAX);
     failure.context.truncate(CONTEXT_MAX);
+    let mut left = CONTEXT_BYTES_MAX;
     for (field, value) in &mut failure.context {
         cut(field, NAME_BYTES_MAX);
-        cut(value, TEXT_BYTES_MAX);
+        cut(value, TEXT_BYTES_MAX.min(left));
+        left -= value.chars().map(escaped_len).sum::<usize>();
     }
     if let Some(hint) = &mut failure.hint {
         cut(hint, TEXT_BYTES_MAX);
@@ -157,9 +166,42 @@ pub(super) fn bounded(mut failure: Failure) -> Failure {
     failure
 }
 
-/// Cuts a text at a boundary of characters.
+/// Cuts a text to what takes so many bytes as JSON, which is how records hold it.
 pub(super) fn cut(text: &mut String, bytes_max: usize) {
-    text.truncate(text.floor_char_boundary(bytes_max));
+    let mut bytes = 0;
+    let beyond = text.char_indices().find(|(_, character)| {
+        bytes += escaped_len(*character);
+        bytes > bytes_max
+    });
+    if let Some((end, _)) = beyond {
+        text.truncate(end);
+    }
+}
+
+/// The bytes of a character in JSON: a control character becomes six.
+fn escaped_len(character: char) -> usize {
+    match character {
+        '"' | '\\' | '\n' | '\r' | '\t' | '\u{8}' | '\u{c}' => 2,
+        '\0'..='\u{1f}' => 6,
+        _ => character.len_utf8(),
+    }
+}
+
+/// Refuses more steps than one record holds.
+pub(super) fn check_steps(steps: &[PlannedStep]) -> Result<(), Refusal> {
+    let bytes: usize = steps.iter().map(|planned| planned.params.len()).sum();
+    if steps.len() <= STEPS_MAX && bytes <= PARAMS_BYTES_MAX {
+        return Ok(());
+    }
+    let message = format!(
+        "a plan has at most {STEPS_MAX} steps and {PARAMS_BYTES_MAX} bytes of parameters, and this one would have {} and {bytes}",
+        steps.len()
+    );
+    Err(Refusal::new(
+        FailureKind::Exhausted,
+        message,
+        "shorten the patterns of the spec, or start a new migration",
+    ))
 }
 
 /// Identifies a step in refusals and warnings.

@@ -1,7 +1,7 @@
 //! Who is believed what, and how much of it.
 
 use common::failure::{Failure, FailureKind};
-use common::finding::Rule;
+use common::finding::{Finding, Rule};
 use common::host::HostFacts;
 use common::view::{MigrationStatus, StepStatus};
 
@@ -10,7 +10,7 @@ use super::host;
 use super::migration::{self, Act};
 use super::sample::{self, Log, copied, finding};
 use super::step::Event;
-use super::{Command, Outcome};
+use super::{Command, Outcome, snapshot};
 
 #[test]
 fn events_count_once_and_only_under_the_lease_that_is_held() {
@@ -126,4 +126,25 @@ fn what_an_agent_says_is_bounded() {
     };
     let facts = HostFacts { disks: vec![disk], ..HostFacts::default() };
     assert!(log.host("web1", host::Change::Facts(facts)).is_err());
+}
+
+#[test]
+fn however_much_an_agent_finds_the_snapshot_can_be_read() {
+    let mut log = Log::new();
+    log.create("m1", 1, |_| {}).unwrap();
+    log.grant("m1");
+    let long = "\u{1}".repeat(4_096);
+    for rule in [Rule::Changed, Rule::Vanished] {
+        let endless = |object: usize| {
+            let found = finding(rule, &format!("{object:04}{long}"));
+            Finding { message: long.clone(), hint: long.clone(), ..found }
+        };
+        log.report("m1", Event::Findings((0..900).map(endless).collect()));
+    }
+    log.report("m1", Event::Succeeded(serde_json::to_string(&copied()).unwrap()));
+    let mut written = Vec::new();
+    snapshot::write(&log.state, &mut written).unwrap();
+    assert!(written.len() < 9 * 1024 * 1024, "{} bytes", written.len());
+    assert_eq!(snapshot::read(&mut written.as_slice()).unwrap(), log.state);
+    assert_eq!(log.migration("m1").findings.total(), 1_800);
 }
