@@ -115,6 +115,23 @@ fn a_check_of_a_completed_migration_changes_nothing_but_what_is_known() {
 }
 
 #[test]
+fn what_an_earlier_check_found_is_not_counted_once_another_looked() {
+    let mut log = Log::new();
+    log.create("m1", 1, |_| {}).unwrap();
+    let total = |log: &Log| log.migration("m1").view(WallMs(log.now), &|_| None, true).findings_total;
+    log.run("m1", &FileOutput { findings_total: 1, ..copied() });
+    log.run("m1", &FileOutput { findings_total: 5, ..verified() });
+    log.settled("m1");
+    assert_eq!(total(&log), 6);
+    let mut step = sample::plan(&"m1".parse().unwrap()).steps.remove(1);
+    step.id = "file.verify-2".parse().unwrap();
+    step.after = Vec::new();
+    log.act("m1", Act::Verify { step }).unwrap();
+    log.run("m1", &FileOutput { findings_total: 2, ..verified() });
+    assert_eq!(total(&log), 3);
+}
+
+#[test]
 fn what_is_shown_of_a_step_is_what_it_said_in_the_end() {
     let mut log = Log::new();
     log.create_with("m1", 1, |options| options.rollback_window_ms = Some(3_600_000));

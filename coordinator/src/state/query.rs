@@ -172,7 +172,9 @@ struct Summary {
     proof: FileOutput,
     is_verified: bool,
     is_partial: bool,
-    findings_total: u64,
+    /// What the agents counted: of the passes, and of the checks since the last that looked at everything.
+    found_moving: u64,
+    found_checking: u64,
 }
 
 impl Migration {
@@ -230,7 +232,7 @@ impl Migration {
             destination: self.spec.destination.location.to_string(),
             steps: if is_whole { self.step_views(now, live) } else { Vec::new() },
             findings: if is_whole { self.findings.iter().cloned().collect() } else { Vec::new() },
-            findings_total: self.findings.total().max(summary.findings_total),
+            findings_total: self.findings.total().max(summary.found_moving + summary.found_checking),
             sanitized: summary.moved.sanitized.clone(),
             proof: summary.proof.proof,
             source_digest: summary.proof.source_digest.or(summary.moved.source_digest),
@@ -372,18 +374,22 @@ impl Migration {
         for (planned, step) in self.planned() {
             let Some(output) = step.output.as_deref() else { continue };
             let Ok(output) = serde_json::from_str::<FileOutput>(output) else { continue };
-            summary.findings_total += output.findings_total;
             if planned.kind == StepKind::FileVerify {
                 // A later proof replaces an earlier one, which looked at an earlier tree.
                 let is_good = step.status == StepStatus::Succeeded && output.is_verified;
                 summary.is_verified = is_good
                     && (summary.is_verified || !has_proof || planned.scope == common::phase::Scope::Whole);
+                // As the findings of earlier checks are forgotten when a later one begins.
+                let is_anew = has_proof && planned.scope == common::phase::Scope::Whole;
+                let earlier = if is_anew { 0 } else { summary.found_checking };
+                summary.found_checking = earlier + output.findings_total;
                 has_proof = true;
                 let bytes_on_wire = summary.proof.bytes_on_wire + output.bytes_on_wire;
                 summary.is_partial |= output.is_partial;
                 summary.proof = FileOutput { bytes_on_wire, ..output };
             } else {
                 summary.is_partial |= output.is_partial;
+                summary.found_moving += output.findings_total;
                 summary.moved = add(summary.moved, output);
             }
         }
