@@ -252,10 +252,10 @@ impl Migration {
     fn cancel(&mut self, stamp: &Stamp) -> Result<Vec<Effect>, Refusal> {
         match self.status.end() {
             None if self.status == MigrationStatus::Unwinding => Ok(Vec::new()),
+            None if self.completed.is_some() => self.stop_checking(stamp),
             None if matches!(self.way_back, WayBack::Settling(_)) && self.status.runs_steps() => {
                 Err(self.refused("it has done its work and is ending", "wait for its end"))
             }
-            None if self.completed.is_some() => self.stop_checking(stamp),
             None => {
                 let failure =
                     Failure::new(FailureKind::Cancelled, format!("cancelled by {}", stamp.principal));
