@@ -292,10 +292,12 @@ impl Migrations {
     ) -> Result<Applied, Refusal> {
         let mut migration = self.copy(tenant, id)?;
         migration.check_whole()?;
-        if let Act::Verify { .. } = act {
+        let was_at_rest = migration.status.is_end();
+        let effects = migration.act(stamp, act)?;
+        if was_at_rest && !migration.status.is_end() && !migration.spec.options.dry_run {
+            // Others may have taken, or read, its roots meanwhile.
             self.refuse_taken(tenant, id, &migration.roots)?;
         }
-        let effects = migration.act(stamp, act)?;
         self.put(migration);
         let mut applied = Applied::done().effects(effects);
         applied.effects.extend(self.start_waiting(stamp));

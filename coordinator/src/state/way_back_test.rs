@@ -1,7 +1,7 @@
 //! How migrations are undone, and how their way back ends.
 
 use common::clock::WallMs;
-use common::failure::{FailureKind, Retry};
+use common::failure::{Failure, FailureKind, Retry};
 use common::finding::Rule;
 use common::view::{MigrationStatus, StepStatus};
 
@@ -282,4 +282,59 @@ fn a_dry_run_has_nothing_to_undo_however_it_ends() {
     log.grant("m2");
     log.act("m2", Act::Cancel).unwrap();
     assert_eq!((log.status("m2"), log.exit_code("m2")), (MigrationStatus::Cancelled, Some(130)));
+}
+
+#[test]
+fn what_comes_out_of_rest_finds_its_roots_free_or_is_refused() {
+    let mut log = Log::new();
+    let keep = |create: &mut migration::Create| {
+        let mut spec = sample::spec();
+        spec.options.rollback_window_ms = Some(DAY_MS);
+        create.spec = spec.into();
+    };
+    log.create("m1", 1, keep).unwrap();
+    log.complete("m1", &copied(), &verified());
+    // It reads what the first one wrote, which nobody may undo under its feet.
+    let reads = |create: &mut migration::Create| {
+        create.roots.source = sample::roots(1).destination;
+    };
+    log.create("m2", 2, reads).unwrap();
+    let refused = log.act("m1", Act::Rollback).unwrap_err();
+    assert!(refused.failure().message.contains("`m2`"), "{refused}");
+    assert_eq!(log.status("m1"), MigrationStatus::Completed);
+    log.complete("m2", &copied(), &verified());
+    log.act("m1", Act::Rollback).unwrap();
+
+    // Its check failed after its way back had ended, so that it held nothing.
+    log.create("m3", 3, |_| {}).unwrap();
+    log.complete("m3", &copied(), &verified());
+    let mut step = sample::plan(&"m3".parse().unwrap()).steps.remove(1);
+    step.id = "file.verify-2".parse().unwrap();
+    log.act("m3", Act::Verify { step }).unwrap();
+    log.grant("m3");
+    log.report("m3", failed(FailureKind::Corrupt, Retry::Never));
+    assert_eq!(log.status("m3"), MigrationStatus::Failed);
+    log.create("m4", 3, |_| {}).unwrap();
+    let refused = log.act("m3", Act::Retry).unwrap_err();
+    assert!(refused.failure().message.contains("`m4`"), "{refused}");
+    log.complete("m4", &copied(), &verified());
+    log.act("m3", Act::Retry).unwrap();
+}
+
+#[test]
+fn a_check_can_be_cancelled_while_the_stage_is_still_to_be_removed() {
+    let mut log = Log::new();
+    log.create("m1", 1, |_| {}).unwrap();
+    log.run("m1", &copied());
+    log.run("m1", &verified());
+    assert!(log.act("m1", Act::Cancel).is_err(), "its work is done");
+    let WayBack::Settling(token) = log.migration("m1").way_back else { panic!("it settles") };
+    let failure = Failure::new(FailureKind::Unreachable, "x".repeat(10_000));
+    log.act("m1", Act::SettleFailed { token, failure }).unwrap();
+    assert!(log.migration("m1").warnings[0].len() < 5_000);
+    let mut step = sample::plan(&"m1".parse().unwrap()).steps.remove(1);
+    step.id = "file.verify-2".parse().unwrap();
+    log.act("m1", Act::Verify { step }).unwrap();
+    log.act("m1", Act::Cancel).unwrap();
+    assert_eq!(log.status("m1"), MigrationStatus::Completed);
 }
