@@ -20,7 +20,7 @@ use super::state_machine::{Published, Replica};
 use super::{Member, Proposal, Raft, Reply};
 use crate::access::actor::Actor;
 use crate::state::effect::Effect;
-use crate::state::piece::{PIECE_BYTES, Piece};
+use crate::state::piece::{PIECE_BYTES, PIECES_IN_FLIGHT_MAX, PIECES_MAX, Piece};
 use crate::state::snapshot::encode_addressed;
 use crate::state::{Applied, Command};
 
@@ -58,6 +58,8 @@ struct Inner {
     published: Published,
     leadership: watch::Receiver<Leadership>,
     turns: Semaphore,
+    /// As many as pieces may be under way, so that large commands do not push each other out of the state.
+    piece_turns: Semaphore,
     in_flight: AtomicUsize,
     is_closed: AtomicBool,
 }
@@ -65,9 +67,16 @@ struct Inner {
 impl Proposer {
     pub(super) fn new(raft: Raft, published: Published, leadership: watch::Receiver<Leadership>) -> Self {
         let turns = Semaphore::new(IN_FLIGHT_MAX);
-        let in_flight = AtomicUsize::new(0);
-        let is_closed = AtomicBool::new(false);
-        Self { inner: Arc::new(Inner { raft, published, leadership, turns, in_flight, is_closed }) }
+        let inner = Inner {
+            raft,
+            published,
+            leadership,
+            turns,
+            piece_turns: Semaphore::new(usize::try_from(PIECES_IN_FLIGHT_MAX).unwrap_or(0)),
+            in_flight: AtomicUsize::new(0),
+            is_closed: AtomicBool::new(false),
+        };
+        Self { inner: Arc::new(inner) }
     }
 
     /// Proposes a command and waits until it is applied here.
@@ -105,10 +114,12 @@ impl Proposer {
         let mut id = [0; 16];
         getrandom::fill(&mut id).map_err(|error| Failure::of(FailureKind::Bug, &error))?;
         let count = u32::try_from(bytes.len().div_ceil(PIECE_BYTES)).unwrap_or(u32::MAX);
-        if count > crate::state::piece::PIECES_MAX {
+        if count > PIECES_MAX {
             let message = format!("the request is too large: {} bytes", bytes.len());
             return Err(Failure::new(FailureKind::Invalid, message).hint("shorten the lists in it"));
         }
+        let turns = inner.piece_turns.acquire_many(count).await;
+        let _piece_turns = turns.map_err(|error| Failure::of(FailureKind::Bug, &error))?;
         let mut last = None;
         for (number, bytes) in (0_u32..).zip(bytes.chunks(PIECE_BYTES)) {
             let piece = Piece { tenant: tenant.clone(), command: id, number, count, bytes: bytes.to_vec() };

@@ -12,8 +12,11 @@ use super::stamp::Stamp;
 pub const PIECE_BYTES: usize = 56 * 1024;
 /// Pieces of one command: what one gRPC message can hold.
 pub const PIECES_MAX: u32 = 80;
-/// Commands that may be incomplete at once; a proposer that died leaves its pieces behind, and the oldest go first.
-const ASSEMBLIES_MAX: usize = 32;
+/// Pieces that a leader has under way at once; large commands beyond wait for their turn.
+pub const PIECES_IN_FLIGHT_MAX: u32 = 256;
+/// Pieces that the commands may have together which are incomplete. A leader that died leaves its own behind, and the
+/// oldest go first: those of the leader that proposes now are newer, and at most half of these.
+const PIECES_KEPT_MAX: u32 = 2 * PIECES_IN_FLIGHT_MAX;
 
 /// One piece of an encoded command.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -68,7 +71,8 @@ impl Pieces {
             return Ok(Some(assembly.bytes));
         }
         self.assemblies.insert_mut(key.unwrap_or((stamp.index, command)), assembly);
-        if self.assemblies.size() > ASSEMBLIES_MAX
+        // By what each will have, so that what has begun has its place.
+        while self.assemblies.values().map(|assembly| assembly.count).sum::<u32>() > PIECES_KEPT_MAX
             && let Some(oldest) = self.assemblies.first().map(|(key, _)| *key)
         {
             self.assemblies.remove_mut(&oldest);
@@ -147,10 +151,31 @@ mod tests {
     fn what_is_never_completed_makes_room() {
         let mut pieces = Pieces::default();
         for index in 0..200_u8 {
-            assert_eq!(pieces.take(&stamp(u64::from(index)), piece(index, 0, 2)), Ok(None));
+            assert_eq!(pieces.take(&stamp(u64::from(index)), piece(index, 0, PIECES_MAX)), Ok(None));
         }
-        assert_eq!(pieces.assemblies.size(), ASSEMBLIES_MAX);
-        assert!(pieces.take(&stamp(300), piece(0, 1, 2)).is_err());
-        assert!(pieces.take(&stamp(301), piece(199, 1, 2)).is_ok());
+        assert_eq!(pieces.assemblies.size(), usize::try_from(PIECES_KEPT_MAX / PIECES_MAX).unwrap());
+        assert!(pieces.take(&stamp(300), piece(0, 1, PIECES_MAX)).is_err());
+        assert!(pieces.take(&stamp(301), piece(199, 1, PIECES_MAX)).is_ok());
+    }
+
+    #[test]
+    fn what_a_leader_may_have_under_way_is_never_lost() {
+        let mut pieces = Pieces::default();
+        // Left behind by another.
+        for index in 0..250_u8 {
+            pieces.take(&stamp(u64::from(index)), piece(index, 0, 2)).unwrap();
+        }
+        let under_way = u8::try_from(PIECES_IN_FLIGHT_MAX / 2).unwrap();
+        let command = |index: u8, number| {
+            let ours = [index, 255].repeat(8).try_into().unwrap();
+            Piece { command: ours, ..piece(index, number, 2) }
+        };
+        for index in 0..under_way {
+            pieces.take(&stamp(1_000 + u64::from(index)), command(index, 0)).unwrap();
+        }
+        for index in 0..under_way {
+            let whole = pieces.take(&stamp(2_000 + u64::from(index)), command(index, 1)).unwrap();
+            assert!(whole.is_some(), "{index}");
+        }
     }
 }
