@@ -14,6 +14,9 @@ use crate::state::lease::Lease;
 use crate::state::migration::{CHECKPOINTS_MAX, Checkpoint};
 use crate::state::{Command, State, lease, migration};
 
+/// What is logged of a lease that ran out.
+pub const LEASE_ENDS: &str = "a lease ends";
+
 /// Returns the leases that are held, by what they are for.
 fn held(state: &State) -> BTreeMap<StepKey, Lease> {
     let mut held = BTreeMap::new();
@@ -51,7 +54,7 @@ pub async fn reconcile(hub: &Hub) -> Result<(), Failure> {
     hub.progress.retain(|key, token| held.get(key).is_some_and(|lease| lease.token == token));
     for command in over(&state, &hub.lease_clock, clock::boot()) {
         if let lease::Command::End { migration, step, token, reason, .. } = &command {
-            tracing::warn!(%migration, %step, %token, reason, "a lease ends");
+            tracing::warn!(%migration, %step, %token, reason, "{LEASE_ENDS}");
         }
         match hub.propose(hub.principal(), Command::Lease(command)).await {
             Err(failure) if !hub.is_leader() => return Err(failure),
