@@ -80,7 +80,8 @@ impl ControlDoor {
         let name: HostName = name.parse().map_err(|_invalid| absent())?;
         let state = self.hub.state();
         let host = state.hosts().get(tenant, &name).ok_or_else(absent)?;
-        Ok(query::host_view(&state, tenant, &name, host, self.hub.sessions.presence(tenant, &name)))
+        let running = query::steps_running(&state, tenant);
+        Ok(query::host_view(tenant, &name, host, &running, self.hub.sessions.presence(tenant, &name)))
     }
 
     /// Admits a call about one host, known or not, and returns its name.
@@ -295,10 +296,11 @@ impl ControlService for ControlDoor {
             |name: &HostName| admitted.decide_host(&state, Call::ReadHost, name) == Decision::Allowed;
         let found = query::hosts(&state, tenant, from(&begin)?.as_ref(), limit, &is_seen);
         let presence = |name| self.hub.sessions.presence(tenant, name);
+        let running = query::steps_running(&state, tenant);
         let views: Vec<HostView> = found
             .items
             .iter()
-            .map(|(name, host)| query::host_view(&state, tenant, name, host, presence(name)))
+            .map(|(name, host)| query::host_view(tenant, name, host, &running, presence(name)))
             .collect();
         page(&views, found.next)
     }

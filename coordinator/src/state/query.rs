@@ -2,6 +2,8 @@
 //!
 //! Live progress is the leader's knowledge and is passed in; so is the time.
 
+use std::collections::BTreeMap;
+
 use common::clock::WallMs;
 use common::failure::FailureKind;
 use common::finding::Rule;
@@ -136,23 +138,25 @@ fn page_size(limit: usize) -> usize {
     if limit == 0 { PAGE_DEFAULT } else { limit.min(PAGE_MAX) }
 }
 
-/// Returns the view of a host.
+/// Returns how many steps each of a tenant's hosts holds now.
+pub fn steps_running(state: &State, tenant: &TenantId) -> BTreeMap<HostName, u32> {
+    let mut running = BTreeMap::new();
+    for migration in state.migrations().active().filter(|migration| migration.tenant == *tenant) {
+        for lease in migration.steps.iter().filter_map(|step| step.lease.as_ref()) {
+            *running.entry(lease.host.clone()).or_default() += 1;
+        }
+    }
+    running
+}
+
+/// Returns the view of a host; `running` is what [`steps_running`] says.
 pub fn host_view(
-    state: &State,
     tenant: &TenantId,
     name: &HostName,
     host: &Host,
+    running: &BTreeMap<HostName, u32>,
     presence: Presence,
 ) -> HostView {
-    let holds = |migration: &Migration| {
-        migration
-            .steps
-            .iter()
-            .filter(|step| step.lease.as_ref().is_some_and(|lease| lease.host == *name))
-            .count()
-    };
-    let ours = state.migrations().active().filter(|migration| migration.tenant == *tenant);
-    let steps_running = ours.map(|migration| holds(migration)).sum::<usize>();
     HostView {
         name: name.clone(),
         tenant: tenant.clone(),
@@ -160,7 +164,7 @@ pub fn host_view(
         connected: presence.connected,
         last_seen: presence.last_seen,
         facts: presence.facts.or_else(|| host.facts.clone()),
-        steps_running: u32::try_from(steps_running).unwrap_or(u32::MAX),
+        steps_running: running.get(name).copied().unwrap_or(0),
         clock_ahead_ms: presence.clock_ahead_ms,
     }
 }

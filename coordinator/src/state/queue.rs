@@ -1,5 +1,6 @@
 //! Which migrations wait for their turn: behind a way back that ends, and behind their tenant's limit.
 
+use std::collections::BTreeMap;
 use std::sync::Arc;
 
 use common::id::{MigrationId, TenantId};
@@ -25,16 +26,20 @@ impl Migrations {
         let is_settled = |tenant: &TenantId, id: &MigrationId| {
             self.get(tenant, id).is_none_or(|earlier| earlier.way_back == WayBack::Ended)
         };
+        let mut places = self.places();
         let may_start = |migration: &&Arc<Migration>| {
             migration.status == MigrationStatus::Queued
+                && places.get(&migration.tenant) != Some(&0)
                 && migration.plan.settles.iter().all(|earlier| is_settled(&migration.tenant, earlier))
         };
         let mut waiting: Vec<Arc<Migration>> = self.active().filter(may_start).cloned().collect();
         waiting.sort_by(|one, other| (one.created, &one.id).cmp(&(other.created, &other.id)));
         let mut effects = Vec::new();
         for migration in waiting {
-            if !self.has_place(&migration.tenant) {
-                continue;
+            match places.get_mut(&migration.tenant) {
+                Some(0) => continue,
+                Some(left) => *left -= 1,
+                None => {}
             }
             let mut migration = migration.as_ref().clone();
             effects.extend(migration.start(stamp));
@@ -43,14 +48,20 @@ impl Migrations {
         effects
     }
 
-    /// Whether one more migration of a tenant may run.
-    fn has_place(&self, tenant: &TenantId) -> bool {
-        let Some(limit) = self.limits.get(tenant) else { return true };
+    /// Returns how many more migrations of each tenant that has a limit may run.
+    ///
+    /// It is asked with every change of a migration, so it goes over those that are active once.
+    fn places(&self) -> BTreeMap<TenantId, u32> {
+        let mut places: BTreeMap<TenantId, u32> =
+            self.limits.iter().map(|(tenant, limit)| (tenant.clone(), *limit)).collect();
         let runs = |migration: &&Arc<Migration>| {
-            migration.tenant == *tenant
-                && !migration.status.is_end()
-                && migration.status != MigrationStatus::Queued
+            !migration.status.is_end() && migration.status != MigrationStatus::Queued
         };
-        self.active().filter(runs).count() < usize::try_from(*limit).unwrap_or(usize::MAX)
+        for migration in self.active().filter(runs) {
+            if let Some(left) = places.get_mut(&migration.tenant) {
+                *left = left.saturating_sub(1);
+            }
+        }
+        places
     }
 }
