@@ -185,6 +185,9 @@ pub struct MigrationView {
     pub rollback_available: bool,
     /// When the way back ends, once completed.
     pub rollback_until: Option<WallMs>,
+    /// Whether what was kept for the way back is still to be removed at the destination.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub settling: bool,
     /// What stopped it, first error first.
     pub errors: Vec<Failure>,
     /// Sentences worth reading.

@@ -455,13 +455,14 @@ fn parse<T: DeserializeOwned>(text: &str) -> Result<T, Failure> {
 }
 
 #[cfg(test)]
-mod tests {
+pub(crate) mod tests {
     use common::host::HostStatus;
 
     use super::*;
     use crate::fake::{Fake, Script};
 
-    fn host(name: &str) -> HostView {
+    /// A host that is there.
+    pub(crate) fn host(name: &str) -> HostView {
         HostView {
             name: name.parse().unwrap(),
             tenant: "default".parse().unwrap(),

@@ -40,6 +40,8 @@ pub(crate) struct Script {
     pub(crate) watches: VecDeque<Vec<MigrationView>>,
     /// Answers to `Migrate` and `Act`.
     pub(crate) changes: VecDeque<Result<MigrationView, Failure>>,
+    /// Answers to `GetMigration`; without one it comes from another version.
+    pub(crate) migrations: VecDeque<MigrationView>,
     /// Pages of hosts.
     pub(crate) hosts: VecDeque<Vec<HostView>>,
     /// Pieces of the one long list.
@@ -256,7 +258,9 @@ impl ControlService for Door {
     }
 
     async fn get_migration(&self, _: Request<MigrationRequest>) -> Result<Response<Document>, Status> {
-        Ok(Response::new(Document { document: "{\"of\":\"another version\"}".to_owned() }))
+        let view = self.ask("migration".to_owned(), |script| script.migrations.pop_front());
+        let of_another = || Document { document: "{\"of\":\"another version\"}".to_owned() };
+        Ok(Response::new(view.as_ref().map_or_else(of_another, document)))
     }
 
     async fn list_migrations(&self, _: Request<PageRequest>) -> Result<Response<Page>, Status> {
@@ -267,8 +271,12 @@ impl ControlService for Door {
         Err(unscripted())
     }
 
-    async fn get_host(&self, _: Request<HostRequest>) -> Result<Response<Document>, Status> {
-        Err(unscripted())
+    async fn get_host(&self, request: Request<HostRequest>) -> Result<Response<Document>, Status> {
+        let name = request.into_inner().host;
+        self.ask(format!("host {name}"), |script| {
+            let host = script.hosts.iter().flatten().find(|host| host.name.as_str() == name);
+            host.map(|host| Response::new(document(host))).ok_or_else(unscripted)
+        })
     }
 
     async fn enroll_host(&self, _: Request<HostRequest>) -> Result<Response<Document>, Status> {

@@ -36,6 +36,7 @@ fn migration() -> MigrationView {
         downtime_ms: 0,
         rollback_available: true,
         rollback_until: Some(WallMs(1_763_809_508_000)),
+        settling: false,
         errors: vec![Failure::new(FailureKind::Exhausted, HOSTILE).context("path", HOSTILE).hint(HOSTILE)],
         warnings: vec![HOSTILE.to_owned()],
         verified: false,

@@ -212,6 +212,7 @@ impl Migration {
                 WayBack::Open(until) if self.status.is_end() => until,
                 WayBack::Open(_) | WayBack::Settling(_) | WayBack::Ended => None,
             },
+            settling: matches!(self.way_back, WayBack::Settling(_)),
             errors: self.failures.clone(),
             warnings: self.warnings.clone(),
             verified: summary.is_verified && self.stands(),

@@ -192,6 +192,7 @@ pub(crate) mod tests {
             downtime_ms: 0,
             rollback_available: false,
             rollback_until: None,
+            settling: false,
             errors: Vec::new(),
             warnings: Vec::new(),
             verified: false,
