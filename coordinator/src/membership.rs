@@ -165,6 +165,7 @@ impl NodeFiles {
     pub fn authority(&self) -> Result<SealedAuthority, Failure> {
         let path = self.directory.join("authority.json");
         let text = std::fs::read(&path).map_err(|error| unusable(&path, &error))?;
+        common::version::check_json(&path.display().to_string(), &text, VERSION)?;
         serde_json::from_slice(&text).map_err(|error| unusable(&path, &error.into()))
     }
 

@@ -27,7 +27,7 @@ const ADDRESS_BURST: u32 = 20;
 const ADDRESS_PAUSE: Duration = Duration::from_millis(500);
 /// Tries at once for one name, wherever they come from.
 const NAME_BURST: u32 = 10;
-/// Between two more: a guesser gets 17 000 a day, and a person waits two seconds.
+/// Between two more: a guesser gets 17 000 a day, and a person waits five seconds.
 const NAME_PAUSE: Duration = Duration::from_secs(5);
 
 /// Where passwords are taken.

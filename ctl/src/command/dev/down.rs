@@ -41,8 +41,10 @@ struct ProcessEnd {
 pub(crate) async fn run(context: &CommandContext, args: DownArgs) -> Result<u8, CommandError> {
     let DownArgs { dir } = args;
     let layout = Layout::new(&dir.dir)?;
-    let record = Record::open_existing(&layout.record_file())?;
+    // First, so that a place where nothing was ever started gets no lock file; again once nobody else is at work here.
+    Record::open_existing(&layout.record_file())?;
     let _lock = layout.lock()?;
+    let record = Record::open_existing(&layout.record_file())?;
     // Agents first: they hand their leases back to a coordinator that is still there.
     let mut processes = Vec::new();
     for role in [Role::Agent, Role::Coordinator] {
