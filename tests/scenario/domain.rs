@@ -245,6 +245,33 @@ fn a_whole_move_onto_xfs_and_onto_btrfs() {
     }
 }
 
+#[test]
+fn a_disk_that_keeps_whole_seconds_gets_all_but_their_fractions() {
+    if !skip::unless_root("mounting") {
+        return;
+    }
+    let cluster = Cluster::start(2, 1);
+    let (source, root, before) = (cluster.path("shop"), cluster.path("disk"), cluster.path("before"));
+    tree::plain(&source, 300, 5000).unwrap();
+    fs::create_dir(&root).unwrap();
+    let Some(_mounted) = mount::whole_seconds(&cluster.path("image"), &root, 200) else { return };
+    make_old_site(&root);
+    keep(&root, &before);
+    let flags = [&DELETE[..], &["--rollback-window", "1h"]].concat();
+    let (code, first) = cluster.migrate(&source, &root, &flags);
+    assert_eq!((code, &first["verified"]), (Some(7), &false.into()), "{first:#}");
+    let findings: Vec<_> = first["findings"].as_array().unwrap().iter().collect();
+    assert!(findings.len() == 1 && findings[0].to_string().contains("whole seconds"), "{first:#}");
+    let content = Command::new("diff").arg("-r").arg("--exclude=.drover-*").args([&source, &root]).status();
+    assert!(content.unwrap().success());
+    // It is not all sent again, and a way back takes nothing of ours for somebody else's.
+    let (code, again) = cluster.migrate(&source, &root, &["--dry-run"]);
+    assert_eq!((code, &again["files_sent"]), (Some(0), &0.into()), "{again:#}");
+    let (code, undone) = cluster.json(&["rollback", first["id"].as_str().unwrap(), "--yes"]);
+    assert_eq!(code, Some(0), "{undone:#}");
+    judge::assert_equal(&before, &root);
+}
+
 /// Makes what stands on a disk before a site comes.
 fn make_old_site(root: &Path) {
     tree::plain(&root.join("plain"), 120, 4000).unwrap();

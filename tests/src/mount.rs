@@ -28,9 +28,19 @@ pub fn small_ext4(image: &Path, point: &Path, size_mib: u64) -> Option<Mounted> 
 /// cannot.
 #[must_use]
 pub fn disk(kind: &str, image: &Path, point: &Path, size_mib: u64) -> Option<Mounted> {
+    let words: &[&str] = if kind == "ext4" { &["-q", "-F"] } else { &["-q", "-f"] };
+    made(kind, words, image, point, size_mib)
+}
+
+/// Makes an ext4 whose inodes have no room for fractions of seconds, and mounts it; says aloud when this machine cannot.
+#[must_use]
+pub fn whole_seconds(image: &Path, point: &Path, size_mib: u64) -> Option<Mounted> {
+    made("ext4", &["-q", "-F", "-I", "128"], image, point, size_mib)
+}
+
+fn made(kind: &str, words: &[&str], image: &Path, point: &Path, size_mib: u64) -> Option<Mounted> {
     let file = std::fs::File::create(image).ok()?;
     file.set_len(size_mib << 20).ok()?;
-    let words: &[&str] = if kind == "ext4" { &["-q", "-F"] } else { &["-q", "-f"] };
     let is_mounted =
         run(&format!("mkfs.{kind}"), words, &[image]) && run("mount", &["-o", "loop"], &[image, point]);
     mounted(is_mounted, point, &format!("a loop mount of {kind}"))

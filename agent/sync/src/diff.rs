@@ -330,7 +330,7 @@ pub struct Difference {
     pub kind: bool,
     /// A file's size, or a link's text.
     pub content: bool,
-    /// Last change of the content.
+    /// Last change of the content, as well as the destination can keep it.
     pub mtime: bool,
     /// Permission, set-id and sticky bits; never for links, which have none.
     pub mode: bool,
@@ -354,7 +354,7 @@ impl Difference {
         Self {
             kind,
             content,
-            mtime: source.mtime != destination.mtime,
+            mtime: !source.mtime.is_kept_as(destination.mtime, destination.ctime),
             mode: source.mode != destination.mode && !is_link,
             uid: source.uid != destination.uid,
             gid: source.gid != destination.gid,

@@ -17,6 +17,14 @@ impl Time {
         self.nanos < 1_000_000_000
     }
 
+    /// Whether a file that was given this time, and now shows `kept`, shows it as well as its file system can.
+    ///
+    /// Some keep whole seconds only (ext4 with inodes of 128 bytes). Which ones do shows in the change time, which
+    /// nobody can set: elsewhere it is a whole second once in a million.
+    pub fn is_kept_as(self, kept: Self, ctime: Self) -> bool {
+        self == kept || (kept.nanos == 0 && ctime.nanos == 0 && kept.seconds == self.seconds)
+    }
+
     /// Returns the time that is this many seconds earlier.
     #[must_use]
     pub fn seconds_earlier(self, seconds: u32) -> Self {

@@ -35,7 +35,7 @@ use crate::scan::{Scan, ScanSettings};
 use crate::stage::Stage;
 use crate::tally::Counters;
 use crate::trouble::of_stage;
-use crate::way_back::open_root;
+use crate::way_back::open_root_of_stage;
 
 /// Lanes for content: the source serves each with a thread.
 const CONTENT_LANES: usize = 4;
@@ -285,7 +285,7 @@ fn pass(attempt: &Attempt, params: FileParams, memory: &Memory, incoming: Incomi
 fn open_stage(ctx: &StepContext, params: &FileParams, memory: &Memory) -> Result<(Stage, String), Failure> {
     let path = Path::new(&params.destination_root);
     begun::end(path, memory)?;
-    let found = match open_root(&params.destination_root)? {
+    let found = match open_root_of_stage(&params.destination_root, memory)? {
         Some(root) => Stage::find(&root, &ctx.migration, memory)?,
         None => None,
     };

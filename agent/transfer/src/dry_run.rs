@@ -285,7 +285,8 @@ impl Itemiser<'_> {
         let digests = remote.digests(&asked)?;
         let dir = root.dir();
         for ((path, source), digest) in waiting.iter().zip(digests) {
-            let own = read(&dir, path, false).ok().map(|read| read.digest);
+            let proceed = || !self.job.ctx.lease.stop().is_cancelled();
+            let own = read(&dir, path, false, proceed).ok().flatten().map(|read| read.digest);
             if digest.is_some() && own == digest {
                 self.output.files_unchanged += 1;
             } else {

@@ -36,9 +36,14 @@ pub(crate) struct Inside {
 }
 
 impl Fence {
+    /// Returns the fence of a stage without storing the token.
+    pub(crate) fn of(stage: &Dir, token: FencingToken) -> Self {
+        Self { stage: stage.clone(), token }
+    }
+
     /// Puts up the fence: stores the token durably unless a higher one stands. Returns inside of it.
     pub(crate) fn claim(stage: &Dir, token: FencingToken) -> Result<(Self, Inside), Failure> {
-        let fence = Self { stage: stage.clone(), token };
+        let fence = Self::of(stage, token);
         let inside = fence.enter()?;
         if fence.read()?.is_none_or(|standing| standing < token) {
             let content = serde_json::to_vec(&token).map_err(|error| {

@@ -64,6 +64,8 @@ mod standing;
 mod tally;
 mod throttle;
 mod ticket;
+#[cfg(test)]
+mod touched_test;
 mod trouble;
 mod undo;
 mod verify;

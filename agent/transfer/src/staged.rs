@@ -5,7 +5,7 @@ use common::failure::{Failure, FailureKind};
 use sync::entry::{Entry, Kind};
 use sync::pack;
 use sync::wire::content::Layout;
-use tree::{Applied, Dir, Name, NewFile, Problem, TreeError};
+use tree::{Applied, Dir, Name, NewFile, Problem, Stat, TreeError};
 
 use crate::commit::durable::Durable;
 use crate::domain::{Domain, DomainId};
@@ -120,15 +120,16 @@ impl Workbench {
             }
         }
         let pinned = bench.pin(&name)?;
-        let applied = match metadata(&wanted) {
+        let mut problems = match metadata(&wanted) {
             Ok(metadata) => pinned.apply(&metadata, None)?.problems,
             Err(_impossible) => Vec::new(),
         };
         let stat = pinned.stat()?;
         (wanted.dev, wanted.ino, wanted.ctime) = (stat.dev, stat.ino, time(stat.ctime));
         (wanted.uid, wanted.gid) = (stat.uid, stat.gid);
+        problems.extend(keep_time(&mut wanted, &stat, &name));
         // Without content it becomes durable with the name that it is given, for that comes after it.
-        Ok(Made { dir: bench, name, entry: wanted, problems: applied, is_synced: true })
+        Ok(Made { dir: bench, name, entry: wanted, problems, is_synced: true })
     }
 }
 
@@ -139,7 +140,7 @@ pub(crate) fn finish_file(
     wanted: &Entry,
     durable: &Durable,
 ) -> Result<Made, TreeError> {
-    let problems = match metadata(wanted) {
+    let mut problems = match metadata(wanted) {
         Ok(metadata) => {
             let Applied { problems, .. } = file.set_metadata(&metadata)?;
             problems
@@ -152,5 +153,13 @@ pub(crate) fn finish_file(
     (entry.dev, entry.ino, entry.ctime) = (stat.dev, stat.ino, time(stat.ctime));
     // What could not be set is a finding; the record says what is there.
     (entry.mode, entry.uid, entry.gid) = (stat.mode, stat.uid, stat.gid);
+    problems.extend(keep_time(&mut entry, &stat, file.name()));
     Ok(Made { dir: dir.clone(), name: file.name().clone(), entry, problems, is_synced })
+}
+
+/// Records the time that the file system keeps, and says so if it is not the one that was set: the kernel takes the
+/// nearest one in silence. What all entries lose there, fractions of seconds, the verification tells once.
+fn keep_time(entry: &mut Entry, stat: &Stat, name: &Name) -> Option<Problem> {
+    let wanted = std::mem::replace(&mut entry.mtime, time(stat.mtime));
+    (!wanted.is_kept_as(time(stat.mtime), time(stat.ctime))).then(|| Problem::other_time(name))
 }

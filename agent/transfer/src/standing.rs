@@ -72,6 +72,50 @@ pub(crate) fn is_untouched(seen: &Entry, now: &Stat) -> bool {
     now.dev == seen.dev && is_same_content(seen, now) && (!tells_ctime || time(now.ctime) == seen.ctime)
 }
 
+/// What of an inode tells, without reading it, whether somebody touched it.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Look {
+    ino: u64,
+    nlink: u32,
+    size: u64,
+    mtime: Time,
+    ctime: Time,
+}
+
+impl Look {
+    /// Returns the inode's number.
+    pub(crate) fn ino(self) -> u64 {
+        self.ino
+    }
+}
+
+impl From<&Stat> for Look {
+    fn from(stat: &Stat) -> Self {
+        let Stat { ino, nlink, size, .. } = *stat;
+        Self { ino, nlink, size, mtime: time(stat.mtime), ctime: time(stat.ctime) }
+    }
+}
+
+impl From<&Entry> for Look {
+    fn from(entry: &Entry) -> Self {
+        let Entry { ino, nlink, mtime, ctime, .. } = *entry;
+        Self { ino, nlink, size: entry.size(), mtime, ctime }
+    }
+}
+
+/// Whether something is as the ledger recorded it, with this change time: the same inode, and nobody wrote to it.
+///
+/// The number alone does not tell: file systems give that of a removed inode to the next one.
+pub(crate) fn is_as_recorded(record: &Entry, ctime: Option<Time>, now: Look) -> bool {
+    // Giving an inode another name, or taking one, changes its change time: with several names it tells nothing. What
+    // is in a directory changes all its times.
+    let tells_ctime = record.nlink <= 1 && now.nlink <= 1 && !record.kind.is_directory();
+    let is_same_ctime = ctime.is_none_or(|ctime| !tells_ctime || ctime == now.ctime);
+    let is_same_content =
+        record.size() == now.size && record.mtime.is_kept_as(now.mtime, now.ctime) || !record.kind.is_file();
+    record.ino == now.ino && is_same_ctime && is_same_content
+}
+
 /// Whether this is the inode that was recorded. Its device is not compared: it may have another number after a reboot,
 /// and all that the ledger knows is on the file system of the stage.
 pub(crate) fn is_recorded(record: &Entry, now: &Stat) -> bool {

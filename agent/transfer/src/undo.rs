@@ -13,8 +13,7 @@ use common::rel_path::RelPath;
 use common::step::file::UndoPreview;
 use serde::{Deserialize, Serialize};
 use sync::entry::Entry;
-use sync::stamp::Time;
-use tree::{Dir, Kind, Name, Stat, TreeError};
+use tree::{Applied, Dir, Kind, Name, Problem, Stat};
 
 use crate::commit::durable::{Names, of_sync};
 use crate::commit::{Committer, kept_name};
@@ -26,7 +25,7 @@ use crate::ledger::{Histories, History, Kept};
 use crate::opened::Opened;
 use crate::stage::Stage;
 use crate::standing::{is_recorded, metadata, time};
-use crate::trouble::{finding, of_stage};
+use crate::trouble::{finding, is_fatal, of_stage};
 
 /// Paths after which the lease and the fence are asked again.
 const BATCH: usize = 256;
@@ -121,7 +120,7 @@ pub(crate) fn preview(stage: &Stage, histories: &mut Histories) -> Result<UndoPr
         let Some((parent, name)) = reach(stage, &history.path)? else { continue };
         let now = parent.stat_if_exists(&name).map_err(|error| of_stage(&error))?;
         let is_strange = now.is_some_and(|now| {
-            now.kind != Kind::Directory && !is_original(&history, &now) && !is_as_committed(&history, &now)
+            now.kind != Kind::Directory && !is_original(&history, &now) && !history.is_ours(&now)
         });
         preview.kept_aside += u64::from(is_strange);
     }
@@ -171,7 +170,7 @@ impl Undo<'_> {
                 }
                 self.restore_metadata(&parent, &name, original, history, now)
             }
-            (Some(now), _) if now.kind == Kind::Directory && history.is_ours(now.ino) => {
+            (Some(now), _) if now.kind == Kind::Directory && history.is_made(now.ino) => {
                 self.put_off(history, Some(now.ino))
             }
             _ => self.put_back(&parent, &name, history, now.as_ref()),
@@ -200,7 +199,7 @@ impl Undo<'_> {
         let returns_directory = history.original().is_some_and(|original| original.kind.is_directory());
         if let Some(now) = now {
             // Somebody else's, even if a later pass set its metadata.
-            if !is_as_committed(history, now) || !history.is_ours(now.ino) {
+            if !history.is_ours(now) {
                 self.preview.kept_aside += 1;
                 self.kill.pass()?;
                 let domain = self.stage.domains.get(history.domain())?;
@@ -218,7 +217,9 @@ impl Undo<'_> {
         match (kept, history.original()) {
             (Some((kept, original)), _) => {
                 self.kill.pass()?;
-                return_kept(&kept, parent, name, original)?;
+                if let Some(why) = return_kept(&kept, parent, name, original)? {
+                    self.lose(&history.path, &why);
+                }
                 if original.kind.is_directory() { self.put_off(history, None) } else { Ok(()) }
             }
             (None, Some(_)) => {
@@ -247,7 +248,8 @@ impl Undo<'_> {
         let mut wanted = original.clone();
         let committed = history.standing().map_or(original, |(entry, _ctime)| entry);
         let is_written = now.size != original.size() && original.kind.is_file();
-        if is_written || (time(now.mtime) != committed.mtime && time(now.mtime) != original.mtime) {
+        let is_time_of = |entry: &Entry| entry.mtime.is_kept_as(time(now.mtime), time(now.ctime));
+        if is_written || !(is_time_of(committed) || is_time_of(original)) {
             wanted.mtime = time(now.mtime);
             self.findings.report(finding(
                 Rule::KeptAside,
@@ -258,7 +260,10 @@ impl Undo<'_> {
             ));
         }
         self.kill.pass()?;
-        set(parent, name, &wanted).map_err(|error| of_stage(&error))
+        if let Some(why) = set(parent, name, &wanted, (now.dev, now.ino))? {
+            self.lose(&history.path, &why);
+        }
+        Ok(())
     }
 
     fn lose(&mut self, path: &RelPath, why: &str) {
@@ -283,7 +288,8 @@ impl Up<'_> {
             let Some(original) = &later.original else { return Ok(()) };
             self.kill.pass()?;
             let Ok(wanted) = metadata(original) else { return Ok(()) };
-            drop(self.stage.root.apply_self(&wanted).map_err(|error| of_stage(&error))?);
+            let applied = self.stage.root.apply_self(&wanted).map_err(|error| of_stage(&error))?;
+            self.lose_if(later, unset(&applied)?);
             return Ok(());
         }
         let Some((parent, name)) = reach(self.stage, &later.path)? else { return Ok(()) };
@@ -297,11 +303,34 @@ impl Up<'_> {
             (Some(original), Some(kept), Some(_)) => {
                 self.return_original(later, original, kept, &parent, &name)
             }
-            (Some(original), _, None) => {
-                self.kill.pass()?;
-                set(&parent, &name, original).map_err(|error| of_stage(&error))
-            }
+            (Some(original), _, None) => self.restore(later, original, &parent, &name),
             (Some(_) | None, _, _) => Ok(()),
+        }
+    }
+
+    /// Gives a directory that was there before its metadata back, unless somebody has put something else in its place.
+    fn restore(&mut self, later: &Later, original: &Entry, parent: &Dir, name: &Name) -> Result<(), Failure> {
+        let now = parent.stat_if_exists(name).map_err(|error| of_stage(&error))?;
+        let Some(now) = now.filter(|now| is_recorded(original, now)) else {
+            self.findings.report(finding(
+                Rule::KeptAside,
+                Severity::Warning,
+                &later.path,
+                "it was moved away while the migration was undone; what stands there now stays as it is",
+                "Look who works in this tree.",
+            ));
+            return Ok(());
+        };
+        self.kill.pass()?;
+        let unset = set(parent, name, original, (now.dev, now.ino))?;
+        self.lose_if(later, unset);
+        Ok(())
+    }
+
+    fn lose_if(&mut self, later: &Later, why: Option<String>) {
+        if let Some(why) = why {
+            report_lost(self.findings, &later.path, &why);
+            self.lost.get_or_insert_with(|| later.path.clone());
         }
     }
 
@@ -354,12 +383,13 @@ impl Up<'_> {
         name: &Name,
     ) -> Result<(), Failure> {
         let Some(place) = place_of(self.stage, kept)? else {
-            report_lost(self.findings, &later.path, "it is neither in its place nor in the stage");
-            self.lost.get_or_insert_with(|| later.path.clone());
+            self.lose_if(later, Some("it is neither in its place nor in the stage".to_owned()));
             return Ok(());
         };
         self.kill.pass()?;
-        return_kept(&place, parent, name, original)
+        let unset = return_kept(&place, parent, name, original)?;
+        self.lose_if(later, unset);
+        Ok(())
     }
 }
 
@@ -387,58 +417,62 @@ fn is_original(history: &History, now: &Stat) -> bool {
     history.original().is_some_and(|original| is_recorded(original, now))
 }
 
-/// Whether what stands there is what the migration put there, untouched since.
-fn is_as_committed(history: &History, now: &Stat) -> bool {
-    let Some((entry, ctime)) = history.standing() else { return false };
-    if !is_recorded(entry, now) {
-        return false;
-    }
-    // Giving an inode another name, or taking one, changes its change time: with several names it tells nothing.
-    let is_same_ctime = match ctime {
-        Some(ctime) if entry.nlink <= 1 && now.nlink <= 1 => time(now.ctime) == ctime,
-        Some(_) | None => true,
-    };
-    is_same_ctime && is_same_body(entry, now.size, time(now.mtime))
-}
-
-fn is_same_body(entry: &Entry, size: u64, mtime: Time) -> bool {
-    !entry.kind.is_file() || (entry.size() == size && entry.mtime == mtime)
-}
-
 /// Something that is kept: the `undo/` that holds it, and its name there.
 struct Place {
     undo: Dir,
     name: Name,
+    /// Its device and number.
+    inode: (u64, u64),
 }
 
 /// Returns where something is kept, if it is there.
 fn place_of(stage: &Stage, kept: Kept) -> Result<Option<Place>, Failure> {
-    let place = Place { undo: stage.domains.get(kept.domain)?.undo.clone(), name: kept_name(kept.seq) };
-    let stands = place.undo.stat_if_exists(&place.name).map_err(|error| of_stage(&error))?;
-    Ok(stands.map(|_stat| place))
+    let (undo, name) = (stage.domains.get(kept.domain)?.undo.clone(), kept_name(kept.seq));
+    let stands = undo.stat_if_exists(&name).map_err(|error| of_stage(&error))?;
+    Ok(stands.map(|stat| Place { undo, name, inode: (stat.dev, stat.ino) }))
 }
 
-/// Gives what is kept its name and its metadata back, over a file of ours if one still stands there.
-fn return_kept(kept: &Place, parent: &Dir, name: &Name, original: &Entry) -> Result<(), Failure> {
+/// Gives what is kept its name and its metadata back, over a file of ours if one still stands there; says what of the
+/// metadata could not be set.
+fn return_kept(kept: &Place, parent: &Dir, name: &Name, original: &Entry) -> Result<Option<String>, Failure> {
+    let Place { undo, name: kept, inode } = kept;
     if original.kind.is_directory() {
         // One that is read-only gets another parent only before it gets its mode back.
-        let dir = kept.undo.open_dir(&kept.name).map_err(|error| of_stage(&error))?;
-        return dir
-            .open_for_writing()
-            .and_then(|_modes| kept.undo.rename_over(&kept.name, parent, name))
-            .and_then(|()| set(parent, name, original))
-            .map_err(|error| of_stage(&error));
+        let dir = undo.open_dir(kept).map_err(|error| of_stage(&error))?;
+        dir.open_for_writing()
+            .and_then(|_modes| undo.rename_over(kept, parent, name))
+            .map_err(|error| of_stage(&error))?;
+        return set(parent, name, original, *inode);
     }
     // Before it is seen again: it may have been taken out of its owner's quota.
-    set(&kept.undo, &kept.name, original)
-        .and_then(|()| kept.undo.rename_over(&kept.name, parent, name))
-        .map_err(|error| of_stage(&error))
+    let unset = set(undo, kept, original, *inode)?;
+    undo.rename_over(kept, parent, name).map_err(|error| of_stage(&error))?;
+    Ok(unset)
 }
 
-/// Sets metadata; attributes that cannot be set are those that could not be set before either.
-fn set(parent: &Dir, name: &Name, wanted: &Entry) -> Result<(), TreeError> {
-    let Ok(wanted) = metadata(wanted) else { return Ok(()) };
-    parent.apply(name, &wanted, None).map(drop)
+/// Sets the metadata of this inode (device, number); says what could not be set, also because another stands there.
+fn set(parent: &Dir, name: &Name, wanted: &Entry, inode: (u64, u64)) -> Result<Option<String>, Failure> {
+    let Ok(wanted) = metadata(wanted) else { return Ok(None) };
+    match parent.apply(name, &wanted, Some(inode)) {
+        Ok(applied) => unset(&applied),
+        Err(error) if error.is_replaced() || error.is_not_found() => {
+            Ok(Some("something else was put in its place meanwhile".to_owned()))
+        }
+        Err(error) => Err(of_stage(&error)),
+    }
+}
+
+/// Returns the first attribute that could not be set, and why.
+///
+/// # Errors
+/// When the disk is full or broken: the undo is to be run again when it is not.
+fn unset(applied: &Applied) -> Result<Option<String>, Failure> {
+    if let Some(problem) = applied.problems.iter().find(|problem| is_fatal(&problem.error)) {
+        return Err(of_stage(&problem.error));
+    }
+    Ok(applied.problems.first().map(|Problem { attribute, error }| {
+        format!("its {attribute} cannot be set: {}", common::failure::chain(error))
+    }))
 }
 
 /// Moves what somebody else made or changed out of the way, where nothing is lost. Says whether it could: what is mounted

@@ -39,13 +39,16 @@ fn undo_blocking(ctx: &StepContext, params: &FileParams) -> Result<UndoPreview, 
     let memory = Memory::open(&ctx.state_dir, &ctx.migration)?;
     ctx.findings.list_in(&memory.list(UNDO_LIST))?;
     begun::end(Path::new(&params.destination_root), &memory)?;
-    let Some(root) = open_root(&params.destination_root)? else {
+    let Some(root) = open_root_of_stage(&params.destination_root, &memory)? else {
         memory.forget()?;
         return Ok(UndoPreview::default());
     };
     let Some(stage) = Stage::find(&root, &ctx.migration, &memory)? else { return Ok(UndoPreview::default()) };
-    // An undo must be possible on a full disk: what was staged and never got a name makes room for it.
+    // An undo must be possible on a full disk: what was staged and never got a name makes room for it, also for the
+    // fence's own file. It is not ours to clear once somebody with a newer token came.
+    let inside = Fence::of(&stage.dir, ctx.token).enter()?;
     stage.home.unfinished().into_iter().chain([&stage.spill]).try_for_each(clear)?;
+    drop(inside);
     let kill = ctx.kill_point();
     let mut committer = Committer::open(stage.clone(), ctx.token, ctx.lease.clone(), kill.clone())?;
     for id in stage.domains.all() {
@@ -85,7 +88,7 @@ fn close(stage: Stage, memory: &Memory, kill: &KillPoint) -> Result<(), Failure>
 /// When the root or its stage cannot be read.
 pub fn undo_preview(state_dir: &Path, question: &UndoQuestion) -> Result<UndoPreview, Failure> {
     let memory = Memory::open(state_dir, &question.migration)?;
-    let Some(root) = open_root(&question.params.destination_root)? else {
+    let Some(root) = open_root_of_stage(&question.params.destination_root, &memory)? else {
         return Ok(UndoPreview::default());
     };
     let Some(stage) = Stage::find(&root, &question.migration, &memory)? else {
@@ -130,6 +133,26 @@ pub fn open_list(state_dir: &Path, question: &ListQuestion) -> Result<File, Fail
     }
     let memory = Memory::open(state_dir, &question.migration)?;
     File::open(memory.list(&question.list_file)).map_err(|error| missing(&error.to_string()))
+}
+
+/// Opens the root that the migration worked on; nothing if it never made a stage and there is no root.
+///
+/// # Errors
+/// `Conflict` when there was a stage and the root is gone: what the migration did is somewhere else now, perhaps on a
+/// disk that is not mounted, so neither is it undone nor may it be begun anew here.
+pub(crate) fn open_root_of_stage(path: &str, memory: &Memory) -> Result<Option<Root>, Failure> {
+    let root = open_root(path)?;
+    if root.is_none() && memory.stage()?.is_some() {
+        return Err(Failure::new(
+            FailureKind::Conflict,
+            format!("`{path}` is not there, and the migration has worked in it"),
+        )
+        .context("path", path)
+        .hint(
+            "Mount it, or move it back, then try again. If it was removed for good, settle the migration.",
+        ));
+    }
+    Ok(root)
 }
 
 /// Opens a destination's root; nothing if it does not exist.

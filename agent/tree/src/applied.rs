@@ -2,8 +2,9 @@
 
 use std::fmt;
 
-use crate::error::TreeError;
+use crate::error::{Cause, TreeError};
 use crate::escape::escape;
+use crate::name::Name;
 use crate::stat::Stat;
 
 /// What can be set of an inode.
@@ -38,6 +39,15 @@ pub struct Problem {
     pub attribute: Attribute,
     /// Why.
     pub error: TreeError,
+}
+
+impl Problem {
+    /// What the kernel does not tell: it set another time than was asked for, the nearest that the file system can hold.
+    #[must_use]
+    pub fn other_time(name: &Name) -> Self {
+        let error = TreeError::new("set times", name.as_bytes(), Cause::OtherTime);
+        Self { attribute: Attribute::Times, error }
+    }
 }
 
 /// The result of setting metadata.

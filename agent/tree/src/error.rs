@@ -41,6 +41,8 @@ pub(crate) enum Cause {
     Mounted,
     #[error("it was held back because the owner could not be set")]
     HeldBack,
+    #[error("the file system keeps another time in its place")]
+    OtherTime,
     #[error("something keeps adding to it")]
     Busy,
     #[error(transparent)]

@@ -30,6 +30,15 @@ impl From<TreeError> for Stop {
 
 const CONFLICT: Stop = Stop::Outcome(Outcome::Conflict);
 
+/// Passes on how it went after the tree was changed: an error is about the whole commit then. Told as one of the entry
+/// it would be recorded as a change that was never made; as it is, the next opening decides by inode.
+fn changed<T>(result: Result<T, Stop>) -> Result<T, Stop> {
+    result.map_err(|stop| match stop {
+        Stop::Outcome(Outcome::Failed(error)) => Stop::Fatal(of_stage(&error)),
+        stop => stop,
+    })
+}
+
 impl Committer {
     /// Carries out one task.
     pub(super) fn perform(&mut self, seq: u64, task: &Task) -> Result<Outcome, Failure> {
@@ -66,7 +75,7 @@ impl Committer {
         } else {
             self.rename_new(domain, staged, &parent, &name, new)?;
         }
-        done(&parent, &name)
+        changed(done(&parent, &name))
     }
 
     /// Renames to a name at which nothing may stand.
@@ -117,7 +126,7 @@ impl Committer {
         } else {
             self.replace_by_link(slot, staged, &parent, &name, seen)?;
         }
-        done(&parent, &name)
+        changed(done(&parent, &name))
     }
 
     /// Puts the new one at the place in `undo/` where the old one shall be, then lets them change places.
@@ -142,6 +151,17 @@ impl Committer {
             drop_entry(undo, kept)?;
             return Err(if error.is_not_found() { CONFLICT } else { error.into() });
         }
+        changed(self.look_at_exchanged(slot, parent, name, seen))
+    }
+
+    fn look_at_exchanged(
+        &mut self,
+        slot: &Slot<'_>,
+        parent: &Dir,
+        name: &Name,
+        seen: &Seen,
+    ) -> Result<(), Stop> {
+        let (undo, kept) = (slot.undo(), &slot.name);
         if !is_same_content(&seen.entry, &undo.stat(kept)?) {
             self.kill.pass()?;
             undo.rename_exchange(kept, parent, name)?;
@@ -180,7 +200,7 @@ impl Committer {
         }
         self.kill.pass()?;
         from.0.rename_over(&from.1, parent, name)?;
-        if seen.is_ours { Ok(()) } else { self.settle_old(slot, seen) }
+        if seen.is_ours { Ok(()) } else { changed(self.settle_old(slot, seen)) }
     }
 
     /// The stated exception: without an exchange, a directory and a file change places by two renames.
@@ -196,6 +216,19 @@ impl Committer {
         let (undo, kept) = (slot.undo(), &slot.name);
         self.kill.pass()?;
         parent.rename_over(name, undo, kept)?;
+        changed(self.fill_gap(slot, staged, parent, name, new, seen))
+    }
+
+    fn fill_gap(
+        &mut self,
+        slot: &Slot<'_>,
+        staged: &Staged,
+        parent: &Dir,
+        name: &Name,
+        new: &Entry,
+        seen: &Seen,
+    ) -> Result<(), Stop> {
+        let (undo, kept) = (slot.undo(), &slot.name);
         if !is_same_content(&seen.entry, &undo.stat(kept)?) {
             self.kill.pass()?;
             undo.rename_over(kept, parent, name)?;
@@ -223,10 +256,21 @@ impl Committer {
         self.open_place(&parent, &name, &seen.entry)?;
         self.kill.pass()?;
         parent.rename_over(&name, undo, kept)?;
+        changed(self.look_at_removed(slot, &parent, &name, seen))
+    }
+
+    fn look_at_removed(
+        &mut self,
+        slot: &Slot<'_>,
+        parent: &Dir,
+        name: &Name,
+        seen: &Seen,
+    ) -> Result<Outcome, Stop> {
+        let (undo, kept) = (slot.undo(), &slot.name);
         let is_empty = !seen.entry.kind.is_directory() || is_empty(&undo.open_dir(kept)?)?;
         if !is_empty || !is_same_content(&seen.entry, &undo.stat(kept)?) {
             self.kill.pass()?;
-            return match put_back(undo, kept, &parent, &name, self.renames(slot.domain)?.noreplace) {
+            return match put_back(undo, kept, parent, name, self.renames(slot.domain)?.noreplace) {
                 Ok(()) => Err(CONFLICT),
                 // The name was taken meanwhile. What was taken away stays in `undo/`, and the record with it.
                 Err(_taken) => Ok(Outcome::Done { ctime: None, problems: Vec::new() }),

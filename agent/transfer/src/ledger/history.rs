@@ -13,6 +13,7 @@ use super::log::SettledRecords;
 use super::record::{Change, Settled, listing_order};
 use crate::domain::{DomainId, HOME};
 use crate::external_sort::{Sorted, Sorter};
+use crate::standing::{Look, is_as_recorded};
 
 /// All that was done to one path, oldest first.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -35,8 +36,15 @@ impl History {
         self.changes.iter().rev().find_map(|settled| settled.intent.change.written())
     }
 
-    /// Whether what stands there with this inode was made by this migration.
-    pub(crate) fn is_ours(&self, ino: u64) -> bool {
+    /// Whether what stands there is what this migration put there, untouched since.
+    pub(crate) fn is_ours(&self, now: impl Into<Look>) -> bool {
+        let now = now.into();
+        let is_untouched = self.standing().is_some_and(|(entry, ctime)| is_as_recorded(entry, ctime, now));
+        is_untouched && self.is_made(now.ino())
+    }
+
+    /// Whether this migration made an inode of this number here.
+    pub(crate) fn is_made(&self, ino: u64) -> bool {
         self.changes.iter().any(|settled| match &settled.intent.change {
             Change::Create { new, .. } | Change::Replace { new, .. } => new.ino == ino,
             Change::Remove { .. } | Change::Metadata { .. } => false,

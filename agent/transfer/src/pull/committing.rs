@@ -211,7 +211,10 @@ pub(super) fn attribute(pass: &Pass, path: &RelPath, problem: &Problem) {
         Attribute::Xattr(_) => {
             "Run the agent as root, or accept it: the destination's file system, or the agent's rights, do not allow this attribute."
         }
-        Attribute::Mode | Attribute::Times => "Run the agent as root.",
+        Attribute::Mode => "Run the agent as root.",
+        Attribute::Times => {
+            "Run the agent as root, or set a time at the source that the destination can hold."
+        }
     };
     let message =
         format!("the {} could not be set: {}", problem.attribute, common::failure::chain(&problem.error));

@@ -112,17 +112,18 @@ impl Large {
         }
         let room = pass.flow.acquire_cursor(cursor::memory_bytes(size))?;
         let domain = pass.stage.domains.get(domain)?;
-        let large = Self::open(&domain, &pass.boot_id, path, source, seen)?;
+        let large = Self::open(&domain, &pass.boot_id, path, source, seen, &|| pass.flow.check())?;
         Ok(Some(Self { _room: Some(room), ..large }))
     }
 
-    /// Opens a partial file of an earlier attempt, or makes one.
+    /// Opens a partial file of an earlier attempt, or makes one; `proceed` is asked while an earlier one is read.
     pub(super) fn open(
         domain: &Domain,
         boot_id: &str,
         path: RelPath,
         source: Entry,
         seen: Option<Box<Seen>>,
+        proceed: &dyn Fn() -> Result<(), Failure>,
     ) -> Result<Self, Failure> {
         let dir = domain.large.clone();
         let key = Digest::of(path.as_bytes()).to_string();
@@ -131,7 +132,7 @@ impl Large {
         let has_sidecar = source.size() > WITHOUT_SIDECAR_MAX;
         let stamp = source.stamp();
         let resumed = match has_sidecar {
-            true => resume(&dir, boot_id, &name, &path, stamp)?,
+            true => resume(&dir, boot_id, &name, &path, stamp, proceed)?,
             false => None,
         };
         let (file, cursor, sidecar) = match resumed {
@@ -394,6 +395,7 @@ fn resume(
     name: &Name,
     wanted: &RelPath,
     now: Stamp,
+    proceed: &dyn Fn() -> Result<(), Failure>,
 ) -> Result<Option<(NewFile, Cursor, AppendFile)>, Failure> {
     let sidecar = match large.open_append(&sidecar_name(name)) {
         Ok(sidecar) => sidecar,
@@ -423,15 +425,20 @@ fn resume(
     let mut sidecar = reader.into_file();
     sidecar.truncate(whole_bytes).map_err(|error| of_stage(&error))?;
     if boot_id != this_boot {
-        read_again(&file, &mut cursor)?;
+        read_again(&file, &mut cursor, proceed)?;
     }
     Ok(Some((file, cursor, sidecar)))
 }
 
 /// Forgets ranges that are not on the disk as they were recorded: the machine was down since.
-fn read_again(file: &NewFile, cursor: &mut Cursor) -> Result<(), Failure> {
+fn read_again(
+    file: &NewFile,
+    cursor: &mut Cursor,
+    proceed: &dyn Fn() -> Result<(), Failure>,
+) -> Result<(), Failure> {
     let mut buffer = Vec::new();
     for index in 0..range::count(cursor.size()) {
+        proceed()?;
         let (Some(value), Some(bounds)) = (cursor.value(index), range::bounds(cursor.size(), index)) else {
             continue;
         };
@@ -503,7 +510,7 @@ mod tests {
 
     fn open(stage: &Stage, boot: &str) -> Large {
         let path = RelPath::try_from(b"big".to_vec()).unwrap();
-        Large::open(&stage.home, boot, path, source(), None).unwrap()
+        Large::open(&stage.home, boot, path, source(), None, &|| Ok(())).unwrap()
     }
 
     #[test]
@@ -554,7 +561,10 @@ mod tests {
         let mut changed = source();
         changed.mtime.seconds += 1;
         let path = RelPath::try_from(b"big".to_vec()).unwrap();
-        assert_eq!(Large::open(&stage.home, "boot-1", path, changed, None).unwrap().begin().1.len(), 7);
+        assert_eq!(
+            Large::open(&stage.home, "boot-1", path, changed, None, &|| Ok(())).unwrap().begin().1.len(),
+            7
+        );
     }
 
     #[test]

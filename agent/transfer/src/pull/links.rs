@@ -308,7 +308,7 @@ impl Linker<'_, '_> {
         self.planner.enter(domain)?;
         let stage = pass.stage.domains.get(domain)?;
         if self.known.as_ref().is_none_or(|(known, of, _)| (*known, *of) != (group, domain)) {
-            let found = look_at_anchor(&stage, group)?;
+            let found = look_at_anchor(pass, &stage, group)?;
             self.known = Some((group, domain, found));
         }
         let Some((_, _, Some((anchor, digest)))) = &self.known else {
@@ -332,7 +332,7 @@ impl Linker<'_, '_> {
     }
 }
 
-fn look_at_anchor(domain: &Domain, group: (u64, u64)) -> Result<Option<Anchor>, Failure> {
+fn look_at_anchor(pass: &Pass, domain: &Domain, group: (u64, u64)) -> Result<Option<Anchor>, Failure> {
     let found = look(&domain.anchors, &anchor_name(group)).map_err(|error| of_stage(&error))?;
     let Some(entry) = found else { return Ok(None) };
     if !entry.kind.is_file() {
@@ -340,6 +340,9 @@ fn look_at_anchor(domain: &Domain, group: (u64, u64)) -> Result<Option<Anchor>, 
     }
     let path = RelPath::try_from(anchor_name(group).as_bytes().to_vec())
         .map_err(|error| Failure::of(FailureKind::Bug, &error))?;
-    let digest = read(&domain.anchors, &path, false).map_err(|error: TreeError| of_stage(&error))?.digest;
-    Ok(Some((entry, Some(digest))))
+    let found = read(&domain.anchors, &path, false, || pass.flow.check().is_ok());
+    match found.map_err(|error: TreeError| of_stage(&error))? {
+        Some(read) => Ok(Some((entry, Some(read.digest)))),
+        None => pass.flow.check().map(|()| None),
+    }
 }

@@ -348,7 +348,7 @@ impl<'a> Planner<'a> {
             return self.bring(path, source, Some(Box::new(seen)));
         }
         if may_be_doubtful && self.is_doubtful(&path, &source, history.as_ref()) {
-            let is_ours = history.is_some_and(|history| history.is_ours(destination.ino));
+            let is_ours = history.is_some_and(|history| history.is_ours(&destination));
             return self.compare(path, source, Seen { entry: destination, is_ours });
         }
         // What is the same needs no stage.

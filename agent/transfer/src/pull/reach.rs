@@ -54,7 +54,7 @@ impl Planner<'_> {
         destination: Entry,
         history: Option<&History>,
     ) -> Result<Option<Seen>, Failure> {
-        let is_ours = history.is_some_and(|history| history.is_ours(destination.ino));
+        let is_ours = history.is_some_and(|history| history.is_ours(&destination));
         if destination.kind.is_directory() && !source.kind.is_directory() {
             let why = match self.whole.len() < WHOLE_MAX {
                 true => self.why_it_stays(path, is_ours)?,
@@ -130,7 +130,7 @@ impl Planner<'_> {
         }
         let Some(domain) = self.prepare(&path)? else { return Ok(()) };
         let history = self.histories.find(&path)?;
-        let is_ours = history.is_some_and(|history| history.is_ours(destination.ino));
+        let is_ours = history.is_some_and(|history| history.is_ours(&destination));
         self.candidates.write(&Candidate::Entry { path, domain, entry: destination, is_ours })
     }
 

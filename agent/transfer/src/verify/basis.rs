@@ -7,7 +7,7 @@ use sync::stamp::Time;
 use tree::Stat;
 
 use crate::ledger::History;
-use crate::standing::time;
+use crate::standing::{is_as_recorded, time};
 
 /// What the ledger says of a path.
 #[derive(Clone, Debug)]
@@ -46,11 +46,13 @@ impl Basis {
         }
     }
 
-    /// Returns what was recorded, with the change time.
-    pub(super) fn record(&self) -> Option<(&Entry, Option<Time>)> {
+    /// Whether somebody else touched what this migration left there.
+    pub(super) fn is_touched(&self, found: &Entry) -> bool {
         match self {
-            Self::Written { entry, ctime, .. } | Self::Made { entry, ctime, .. } => Some((entry, *ctime)),
-            Self::Unchanged => None,
+            Self::Written { entry, ctime, .. } | Self::Made { entry, ctime, .. } => {
+                !is_as_recorded(entry, *ctime, found.into())
+            }
+            Self::Unchanged => false,
         }
     }
 }
@@ -66,18 +68,6 @@ pub(super) fn expected(source: &Entry, basis: &Basis) -> Entry {
         expected.mtime = entry.mtime;
     }
     expected
-}
-
-/// Whether somebody else wrote to what stands there: another inode or change time than recorded.
-pub(super) fn is_touched(record: &Entry, ctime: Option<Time>, found: &Entry) -> bool {
-    let is_same_inode = record.ino == found.ino;
-    // Other names of an inode, made and removed by the migration itself, move its change time.
-    let tells_ctime = record.nlink <= 1 && found.nlink <= 1;
-    let is_same_ctime = match ctime {
-        Some(ctime) if tells_ctime => ctime == found.ctime,
-        Some(_) | None => true,
-    };
-    !is_same_inode || !is_same_ctime
 }
 
 /// Whether a file is still as the scan saw it.

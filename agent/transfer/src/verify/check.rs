@@ -6,6 +6,7 @@ use std::sync::{Mutex, PoisonError};
 use common::digest::Digest;
 use common::failure::{Failure, FailureKind, Retry};
 use common::finding::{Rule, Severity};
+use common::human;
 use common::phase::Scope;
 use common::rel_path::RelPath;
 use common::spec::ValidationLevel;
@@ -14,7 +15,7 @@ use sync::diff::Difference;
 use sync::entry::Entry;
 use tree::{Dir, TreeError};
 
-use super::basis::{Basis, describe, expected, is_same_state, is_touched};
+use super::basis::{Basis, describe, expected, is_same_state};
 use super::digest::TreeDigest;
 use super::links::Links;
 use super::progress_of;
@@ -62,6 +63,8 @@ pub(super) struct Checker<'a> {
     output: FileOutput,
     is_verified: bool,
     is_partial: bool,
+    /// Entries whose time the destination keeps in whole seconds only.
+    cut_times: u64,
 }
 
 impl<'a> Checker<'a> {
@@ -88,13 +91,16 @@ impl<'a> Checker<'a> {
             output: FileOutput::default(),
             is_verified: true,
             is_partial: false,
+            cut_times: 0,
         }
     }
 
     /// Judges the root itself.
     pub(super) fn root(&mut self, source: &Entry, found: &Entry) -> Result<(), Failure> {
         let path = RelPath::root();
-        self.source_digest.add(&path, source, None);
+        let mut expected = source.clone();
+        self.keep_time(&mut expected, source, found);
+        self.source_digest.add(&path, &expected, None);
         self.destination_digest.add(&path, found, None);
         let difference = Difference::between(source, found);
         if !difference.is_none() {
@@ -117,6 +123,7 @@ impl<'a> Checker<'a> {
     pub(super) fn finish(mut self, output: &mut FileOutput) -> Result<(), Failure> {
         self.judge()?;
         self.judge_links()?;
+        self.report_times();
         if let Some(weights) = self.weights.take() {
             weights.finish(&mut self.output)?;
         }
@@ -155,6 +162,8 @@ impl<'a> Checker<'a> {
         let batch = std::mem::take(&mut self.batch);
         self.batch_bytes = 0;
         let mut reads = self.read(&batch);
+        // What was not read to the end for a stop is not judged.
+        self.ctx.lease.check()?;
         let remote = self.ask(&batch)?;
         for (index, (element, remote)) in batch.into_iter().zip(remote).enumerate() {
             self.element(&element, reads[index].take(), remote)?;
@@ -182,8 +191,9 @@ impl<'a> Checker<'a> {
                 if !self.is_read(element) || self.ctx.lease.stop().is_cancelled() {
                     continue;
                 }
-                let result = read(&self.root, &element.path, self.is_strict);
-                *results[index].lock().unwrap_or_else(PoisonError::into_inner) = Some(result);
+                let result =
+                    read(&self.root, &element.path, self.is_strict, || !self.ctx.lease.stop().is_cancelled());
+                *results[index].lock().unwrap_or_else(PoisonError::into_inner) = result.transpose();
             }
         };
         std::thread::scope(|scope| {
@@ -235,7 +245,8 @@ impl<'a> Checker<'a> {
         {
             links.push(path, source, found)?;
         }
-        let expected = expected(source, basis);
+        let mut expected = expected(source, basis);
+        self.keep_time(&mut expected, source, found);
         let mut is_proven = self.compare(path, &expected, found, basis, *exception);
         let mut content = None;
         match read {
@@ -257,6 +268,30 @@ impl<'a> Checker<'a> {
             self.prove(source, is_proven && exception.is_none(), content.is_some())?;
         }
         Ok(())
+    }
+
+    /// Expects of a time what the destination's file system keeps of it.
+    fn keep_time(&mut self, expected: &mut Entry, source: &Entry, found: &Entry) {
+        if expected.mtime.is_kept_as(found.mtime, found.ctime) {
+            expected.mtime = found.mtime;
+            self.cut_times += u64::from(source.mtime != found.mtime);
+        }
+    }
+
+    /// Tells once what all of a file system's entries have lost.
+    fn report_times(&mut self) {
+        if self.cut_times == 0 {
+            return;
+        }
+        self.is_partial = true;
+        let entries = human::count(self.cut_times);
+        self.report(
+            Rule::Attribute,
+            Severity::Warning,
+            &RelPath::root(),
+            &format!("its file system keeps times in whole seconds; fractions lost: {entries}"),
+            "Move to a file system with finer times (ext4: inodes of 256 bytes) if something there needs them.",
+        );
     }
 
     fn prove(&mut self, source: &Entry, is_proven: bool, is_by_content: bool) -> Result<(), Failure> {
@@ -312,8 +347,7 @@ impl<'a> Checker<'a> {
             return false;
         }
         let difference = Difference::between(expected, found);
-        let is_touched = basis.record().is_some_and(|(record, ctime)| is_touched(record, ctime, found));
-        if is_touched && !expected.kind.is_directory() {
+        if basis.is_touched(found) && !expected.kind.is_directory() {
             self.conflict(path, "somebody else wrote to it at the destination since the migration did");
             return false;
         }
@@ -341,9 +375,7 @@ impl<'a> Checker<'a> {
             if *digest == read.digest {
                 return Ok((self.remote_agrees(path, read.digest, remote), Some(*digest)));
             }
-            if is_same_state(found, &read.stat)
-                && !basis.record().is_none_or(|(record, ctime)| is_touched(record, ctime, found))
-            {
+            if is_same_state(found, &read.stat) && !basis.is_touched(found) {
                 return Err(self.corrupt(path));
             }
             // If it was touched before the scan, that was told already.
