@@ -50,6 +50,12 @@ pub const STEP_RETRY_FIRST: Duration = Duration::from_secs(1);
 /// Longest delay between attempts of a step.
 pub const STEP_RETRY_MAX: Duration = Duration::from_secs(60);
 
+/// Failures in a row that are still counted after a short attempt that came further: a source that dies again and again
+/// is never given up as long as each attempt brings something, but is waited for 16 s each time.
+pub const STEP_FAILURES_KEPT: u32 = 4;
+/// How long an attempt that comes further must have run until all failures before it are forgiven.
+pub const STEP_FORGIVEN_AFTER: Duration = Duration::from_secs(60);
+
 /// Windows of all data connections of one agent together.
 pub const TRANSFER_WINDOW_BYTES: u64 = 64 * 1024 * 1024;
 /// Content that may be in flight: sent, but not yet proven in the live tree or by a side-car bitmap.

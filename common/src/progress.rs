@@ -27,6 +27,23 @@ pub struct Progress {
 }
 
 impl Progress {
+    /// Whether more is done than at another time.
+    pub fn is_further_than(&self, earlier: &Self) -> bool {
+        self.files_done > earlier.files_done || self.bytes_done > earlier.bytes_done
+    }
+
+    /// Returns the same, but with at least as much done and known as earlier.
+    #[must_use]
+    pub fn not_below(self, earlier: &Self) -> Self {
+        Self {
+            files_done: self.files_done.max(earlier.files_done),
+            files_total: self.files_total.max(earlier.files_done),
+            bytes_done: self.bytes_done.max(earlier.bytes_done),
+            bytes_total: self.bytes_total.max(earlier.bytes_done),
+            ..self
+        }
+    }
+
     /// Returns the part that is done in thousandths; at most 990 while the totals may still grow.
     pub fn permille(&self) -> u32 {
         // A file counts like 16 KiB, so that a million empty files move the bar too.

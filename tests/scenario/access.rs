@@ -193,9 +193,10 @@ fn a_revoked_host_is_cut_off_by_its_peers() {
             .any(|line| line.contains("a peer was revoked") && line.contains("closed=1"))
             .then_some(())
     });
-    let migration = cluster.wait_for(&id, "the copy to say why it stands", |migration| {
-        migration.to_string().contains("revoked")
-    });
-    assert_ne!(migration["status"], "completed", "{migration:#}");
-    admin(&cluster, &["cancel", &id, "--yes"], "");
+    let migration = cluster.wait_for_end(&id);
+    assert_eq!(migration["status"], "rolled_back", "{migration:#}");
+    let error = &migration["errors"][0];
+    assert_eq!((&error["kind"], &error["retry"]), (&"denied".into(), &"never".into()), "{error:#}");
+    assert!(error["message"].as_str().unwrap().contains("it was revoked"), "{error:#}");
+    assert!(!cluster.path("moved").exists());
 }

@@ -48,6 +48,14 @@ impl StepKind {
             Self::FileVerify => &file::VERIFY,
         }
     }
+
+    /// Whether every run reads from the other host; a proof may be had from what is there.
+    pub fn needs_peer(self) -> bool {
+        match self {
+            Self::FileCopy | Self::FileCatchUp | Self::FileFinish => true,
+            Self::FileVerify => false,
+        }
+    }
 }
 
 impl fmt::Display for StepKind {

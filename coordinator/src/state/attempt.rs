@@ -3,10 +3,11 @@
 use std::sync::Arc;
 
 use common::clock::WallMs;
-use common::failure::FailureKind;
+use common::failure::{Failure, FailureKind};
 use common::fence::FencingToken;
 use common::host::HostStatus;
 use common::id::{HostName, MigrationId, StepId, TenantId};
+use common::plan::PlannedStep;
 use common::view::{MigrationStatus, StepStatus};
 
 use super::effect::Effect;
@@ -15,7 +16,7 @@ use super::lease::{self, Lease};
 use super::migration::{Checkpoint, Migration, Migrations};
 use super::refusal::Refusal;
 use super::stamp::Stamp;
-use super::step::{Event, OUTPUT_BYTES_MAX, bounded, named};
+use super::step::{Event, OUTPUT_BYTES_MAX, Step, bounded, named};
 use super::{Applied, Outcome};
 use crate::saga::status::Change;
 use crate::saga::{self, unwind::Unwind};
@@ -102,6 +103,22 @@ impl Migration {
         Ok(lease)
     }
 
+    /// Fails a run without granting it, because the host that it reads from was revoked.
+    fn deny(&mut self, stamp: &Stamp, place: usize, peer: &HostName) -> Result<Vec<Effect>, Refusal> {
+        let planned = &self.plan.steps[place];
+        if !self.startable(stamp.wall).contains(&Startable { place, is_undo: false }) {
+            return Err(self.refused(&format!("{} cannot start now", named(&planned.id)), "look again"));
+        }
+        let message = format!("nothing is read from the host `{peer}`, because it was revoked");
+        let failure = Failure::new(FailureKind::Denied, message)
+            .context("host", peer.to_string())
+            .hint(format!("if it is to be moved all the same, let it join again with `ctl host enroll {peer}`; then `ctl retry`, or a new migration where this one was undone"));
+        let (kind, step) = (planned.kind, &mut self.steps[place]);
+        step.change(Change::Granted)?;
+        step.fail(kind, failure, false, stamp.wall)?;
+        self.advance(stamp)
+    }
+
     /// Ends a lease whose holder said nothing.
     fn lose(&mut self, stamp: &Stamp, place: usize, reason: &str) -> Result<Vec<Effect>, Refusal> {
         let step = &mut self.steps[place];
@@ -180,6 +197,11 @@ impl Migrations {
                     return Err(migration.refused("the plan has changed", "look again"));
                 }
                 let record = may_take(hosts, &tenant, &host, incarnation, is_undo)?;
+                if let Some(peer) = revoked_source(hosts, &migration, place).filter(|_| !is_undo) {
+                    let effects = migration.deny(stamp, place, &peer)?;
+                    self.put(migration);
+                    return Ok(Applied::done().effects(effects));
+                }
                 let lease = migration.grant(stamp, record, place, is_undo)?;
                 let changed = migration.changed();
                 self.put(migration);
@@ -209,28 +231,69 @@ impl Migrations {
         }
     }
 
-    /// Ends the leases of a host that were granted to an earlier start of its agent; all of them with `None`.
+    /// Ends the leases of a host that were granted to an earlier start of its agent.
     pub(super) fn lose_leases_of(
         &mut self,
         stamp: &Stamp,
         tenant: &TenantId,
         host: &HostName,
-        incarnation: Option<u64>,
-        reason: &str,
+        incarnation: u64,
     ) -> Result<Vec<Effect>, Refusal> {
-        let is_over = |lease: &Lease| {
-            lease.host == *host && incarnation.is_none_or(|incarnation| lease.incarnation < incarnation)
+        let is_over = |_: &PlannedStep, lease: &Lease| lease.host == *host && lease.incarnation < incarnation;
+        self.lose_leases(stamp, tenant, "the agent started again", is_over)
+    }
+
+    /// Ends the leases of a host that was revoked, and of all runs that read from it. The grant of such a run is a
+    /// failure from now on; see [`Migration::deny`].
+    pub(super) fn cut_off(
+        &mut self,
+        stamp: &Stamp,
+        tenant: &TenantId,
+        host: &HostName,
+    ) -> Result<Vec<Effect>, Refusal> {
+        let is_over = |planned: &PlannedStep, lease: &Lease| {
+            lease.host == *host || (!lease.is_undo && reads_from(planned, host))
+        };
+        let effects = self.lose_leases(stamp, tenant, "the host was revoked", is_over)?;
+        // What waits for another try learns it at once.
+        let waits =
+            |planned: &PlannedStep, step: &Step| step.not_before.is_some() && reads_from(planned, host);
+        let is_concerned = |migration: &&Arc<Migration>| {
+            migration.tenant == *tenant && migration.planned().any(|(planned, step)| waits(planned, step))
+        };
+        let concerned: Vec<Arc<Migration>> = self.active().filter(is_concerned).cloned().collect();
+        for migration in concerned {
+            let mut migration = migration.as_ref().clone();
+            for (planned, step) in migration.plan.steps.iter().zip(&mut migration.steps) {
+                if waits(planned, step) {
+                    step.not_before = None;
+                }
+            }
+            self.put(migration);
+        }
+        Ok(effects)
+    }
+
+    fn lose_leases(
+        &mut self,
+        stamp: &Stamp,
+        tenant: &TenantId,
+        reason: &str,
+        is_over: impl Fn(&PlannedStep, &Lease) -> bool,
+    ) -> Result<Vec<Effect>, Refusal> {
+        let is_lost = |migration: &Migration, place: usize| {
+            let lease = migration.steps[place].lease.as_ref();
+            lease.is_some_and(|lease| is_over(&migration.plan.steps[place], lease))
         };
         let is_concerned = |migration: &&Arc<Migration>| {
-            migration.tenant == *tenant
-                && migration.steps.iter().any(|step| step.lease.as_ref().is_some_and(is_over))
+            migration.tenant == *tenant && (0..migration.steps.len()).any(|place| is_lost(migration, place))
         };
         let concerned: Vec<Arc<Migration>> = self.active().filter(is_concerned).cloned().collect();
         let mut effects = Vec::new();
         for migration in concerned {
             let mut migration = migration.as_ref().clone();
             for place in 0..migration.steps.len() {
-                if migration.steps[place].lease.as_ref().is_some_and(is_over) {
+                if is_lost(&migration, place) {
                     effects.extend(migration.lose(stamp, place, reason)?);
                 }
             }
@@ -261,23 +324,29 @@ impl Migrations {
     }
 
     /// Stores checkpoints of progress; those under a lease that is over are passed by.
-    pub(super) fn apply_progress(&mut self, tenant: &TenantId, checkpoints: Vec<Checkpoint>) {
+    pub(super) fn apply_progress(&mut self, stamp: &Stamp, tenant: &TenantId, checkpoints: Vec<Checkpoint>) {
         for Checkpoint { migration, step, token, progress } in checkpoints {
             let Some(migration) = self.get(tenant, &migration) else { continue };
             let Some(place) = migration.held(&step, token) else { continue };
             let mut migration = migration.as_ref().clone();
-            let known = &mut migration.steps[place];
-            // Failures are counted in a row: a step that comes further between them is not one that cannot be done.
-            if progress.files_done > known.progress.files_done
-                || progress.bytes_done > known.progress.bytes_done
-            {
-                known.failures = 0;
-            }
-            known.progress = progress;
+            migration.steps[place].take_progress(progress, stamp.wall);
             migration.permille_max = migration.permille_max.max(migration.permille(&|_| None));
             self.put(migration);
         }
     }
+}
+
+/// Whether every run of a step reads from this host.
+fn reads_from(planned: &PlannedStep, host: &HostName) -> bool {
+    planned.kind.needs_peer() && planned.peer.as_ref() == Some(host)
+}
+
+/// Returns the host that a step reads from, if that was revoked.
+fn revoked_source(hosts: &Hosts, migration: &Migration, place: usize) -> Option<HostName> {
+    let planned = &migration.plan.steps[place];
+    let peer = planned.peer.as_ref().filter(|peer| reads_from(planned, peer))?;
+    let host = hosts.get(&migration.tenant, peer)?;
+    (host.status == HostStatus::Revoked).then(|| peer.clone())
 }
 
 /// Whether a host may take a step now.

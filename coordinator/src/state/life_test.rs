@@ -2,6 +2,7 @@
 
 use common::clock::WallMs;
 use common::failure::{FailureKind, Retry};
+use common::fence::FencingToken;
 use common::finding::Rule;
 use common::step::file::FileOutput;
 use common::view::{MigrationStatus, StepStatus};
@@ -155,6 +156,59 @@ fn what_is_shown_of_a_step_is_what_it_said_in_the_end() {
     assert_eq!(view(&log).duration_ms, 7_000);
 }
 
+/// Stores a checkpoint of the copy: so many bytes of a hundred.
+fn checkpoint(log: &mut Log, token: FencingToken, bytes_done: u64) {
+    let progress = common::progress::Progress {
+        bytes_done,
+        bytes_total: 100,
+        is_scan_complete: true,
+        ..Default::default()
+    };
+    let (migration, step) = ("m1".parse().unwrap(), "file.copy-1".parse().unwrap());
+    let checkpoints = vec![Checkpoint { migration, step, token, progress }];
+    let command = migration::Command::Progress { tenant: sample::tenant(), checkpoints };
+    log.apply(sample::node(), Command::Migration(command)).unwrap();
+}
+
+/// Fails attempts that each come as far as told, and returns the seconds that each waits for the next.
+fn waits(log: &mut Log, come_to: impl Iterator<Item = u64>) -> Vec<u64> {
+    let mut waits = Vec::new();
+    for bytes_done in come_to {
+        let lease = log.grant("m1");
+        // It reaches the source, and says what it knows before it looks.
+        checkpoint(log, lease.token, 0);
+        checkpoint(log, lease.token, bytes_done);
+        log.report("m1", failed(FailureKind::Unreachable, Retry::Later));
+        let Some(due) = log.migration("m1").steps[0].not_before else { break };
+        waits.push((due.0 - log.now) / 1_000);
+        log.now = due.0;
+    }
+    waits
+}
+
+#[test]
+fn attempts_that_come_no_further_are_counted() {
+    let mut log = Log::new();
+    log.create("m1", 1, |_| {}).unwrap();
+    // The first one came somewhere, and all the others just there again.
+    let waits = waits(&mut log, std::iter::repeat(50));
+    assert_eq!(waits, [1, 2, 4, 8, 16, 32, 60, 60, 60]);
+    assert_eq!(log.status("m1"), MigrationStatus::Unwinding);
+    assert_eq!(log.migration("m1").failures[0].kind, FailureKind::Unreachable);
+}
+
+#[test]
+fn attempts_that_each_come_a_little_further_go_on_but_not_in_haste() {
+    let mut log = Log::new();
+    log.create("m1", 1, |_| {}).unwrap();
+    let waits = waits(&mut log, 1..=15);
+    assert_eq!(waits, [1, 2, 4, 8, 16, 16, 16, 16, 16, 16, 16, 16, 16, 16, 16]);
+    let lease = log.grant("m1");
+    log.now += 60_000;
+    checkpoint(&mut log, lease.token, 90);
+    assert_eq!(log.migration("m1").steps[0].failures, 0, "a minute of work forgives all");
+}
+
 #[test]
 fn progress_never_falls() {
     let mut log = Log::new();
@@ -162,21 +216,7 @@ fn progress_never_falls() {
     let lease = log.grant("m1");
     let mut shown = Vec::new();
     for done in [50, 90, 20] {
-        let progress = common::progress::Progress {
-            bytes_done: done,
-            bytes_total: 100,
-            is_scan_complete: true,
-            ..Default::default()
-        };
-        let checkpoint = Checkpoint {
-            migration: "m1".parse().unwrap(),
-            step: "file.copy-1".parse().unwrap(),
-            token: lease.token,
-            progress,
-        };
-        let command =
-            migration::Command::Progress { tenant: sample::tenant(), checkpoints: vec![checkpoint] };
-        log.apply(sample::node(), Command::Migration(command)).unwrap();
+        checkpoint(&mut log, lease.token, done);
         shown.push(log.migration("m1").view(WallMs(log.now), &|_| None, false).progress);
     }
     assert_eq!(shown, [25.0, 45.0, 45.0]);

@@ -291,12 +291,9 @@ impl State {
                 Vec::new()
             }
             host::Change::Started { incarnation } => {
-                let reason = "the agent started again";
-                self.migrations.lose_leases_of(stamp, &tenant, &name, Some(incarnation), reason)?
+                self.migrations.lose_leases_of(stamp, &tenant, &name, incarnation)?
             }
-            host::Change::Revoke => {
-                self.migrations.lose_leases_of(stamp, &tenant, &name, None, "the host was revoked")?
-            }
+            host::Change::Revoke => self.migrations.cut_off(stamp, &tenant, &name)?,
             host::Change::Invite { .. }
             | host::Change::Renew { .. }
             | host::Change::Seen { .. }
@@ -340,7 +337,7 @@ impl State {
                     let message = format!("at most {} checkpoints at once", migration::CHECKPOINTS_MAX);
                     return Err(Refusal::new(FailureKind::Invalid, message, "this is a fault of the caller"));
                 }
-                self.migrations.apply_progress(&tenant, checkpoints);
+                self.migrations.apply_progress(stamp, &tenant, checkpoints);
                 Ok(Applied::done())
             }
         }

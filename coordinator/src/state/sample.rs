@@ -201,8 +201,8 @@ impl Log {
         self.migration(id).exit_code()
     }
 
-    /// Grants whatever may start; returns the lease.
-    pub(crate) fn try_grant(&mut self, id: &str) -> Result<Lease, Refusal> {
+    /// Asks for a grant of whatever may start.
+    pub(crate) fn ask(&mut self, id: &str) -> Result<Outcome, Refusal> {
         let migration = self.migration(id);
         let startable = migration.startable(WallMs(self.now)).into_iter().next();
         let Some(startable) = startable else {
@@ -219,7 +219,12 @@ impl Log {
             host,
             is_undo: startable.is_undo,
         };
-        match self.apply(node(), Command::Lease(command))?.outcome {
+        Ok(self.apply(node(), Command::Lease(command))?.outcome)
+    }
+
+    /// Grants whatever may start; returns the lease.
+    pub(crate) fn try_grant(&mut self, id: &str) -> Result<Lease, Refusal> {
+        match self.ask(id)? {
             Outcome::Granted(lease) => Ok(lease),
             other => panic!("{other:?}"),
         }

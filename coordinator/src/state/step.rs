@@ -5,7 +5,9 @@
 use common::clock::WallMs;
 use common::failure::{Failure, FailureKind, Retry};
 use common::id::StepId;
-use common::limit::{STEP_ATTEMPTS_MAX, STEP_RETRY_FIRST, STEP_RETRY_MAX};
+use common::limit::{
+    STEP_ATTEMPTS_MAX, STEP_FAILURES_KEPT, STEP_FORGIVEN_AFTER, STEP_RETRY_FIRST, STEP_RETRY_MAX,
+};
 use common::plan::PlannedStep;
 use common::progress::Progress;
 use common::step::StepKind;
@@ -38,7 +40,7 @@ pub struct Step {
     pub status: StepStatus,
     /// Leases granted for running or undoing it.
     pub attempts: u32,
-    /// Failures in a row since the start or since an operator asked for a retry.
+    /// Failures in a row since the start, since an operator asked for a retry, or since an attempt came further.
     pub failures: u32,
     /// The lease, while one is held.
     pub lease: Option<Lease>,
@@ -49,7 +51,7 @@ pub struct Step {
     /// What failed last.
     #[serde(with = "super::document")]
     pub failure: Option<Failure>,
-    /// How far it was at the last checkpoint.
+    /// How far it was at the last checkpoint, and never less than any attempt before.
     #[serde(with = "super::document")]
     pub progress: Progress,
     /// How long its attempts took, in milliseconds, without the one that runs.
@@ -109,6 +111,19 @@ impl Step {
             (true, false) => self.change(Change::UndoFailed)?,
         }
         Ok(!may_pass)
+    }
+
+    /// Takes how far it is. Failures are counted in a row: a step that comes further than ever between them is not one
+    /// that cannot be done, but one that soon fails again is not tried in haste.
+    pub(super) fn take_progress(&mut self, progress: Progress, now: WallMs) {
+        if progress.is_further_than(&self.progress) {
+            let is_long = self
+                .lease
+                .as_ref()
+                .is_some_and(|lease| u128::from(now.since(lease.granted)) >= STEP_FORGIVEN_AFTER.as_millis());
+            self.failures = if is_long { 0 } else { self.failures.min(STEP_FAILURES_KEPT) };
+        }
+        self.progress = progress.not_below(&self.progress);
     }
 
     /// Takes an attempt that may have left something half done as one that failed, so that it is undone.

@@ -1,6 +1,6 @@
 //! Who is believed what, and how much of it.
 
-use common::failure::{Failure, FailureKind};
+use common::failure::{Failure, FailureKind, Retry};
 use common::finding::{Finding, Rule};
 use common::host::HostFacts;
 use common::view::{MigrationStatus, StepStatus};
@@ -8,7 +8,7 @@ use common::view::{MigrationStatus, StepStatus};
 use super::effect::Effect;
 use super::host;
 use super::migration::{self, Act};
-use super::sample::{self, Log, copied, finding};
+use super::sample::{self, Log, copied, failed, finding, verified};
 use super::step::Event;
 use super::{Command, Outcome, snapshot};
 
@@ -46,6 +46,42 @@ fn a_draining_host_takes_nothing_new_and_a_revoked_one_nothing() {
     assert!(revoked.effects.iter().any(|effect| matches!(effect, Effect::LeaseEnded { .. })));
     assert!(log.try_grant("m1").is_err());
     assert!(log.host("web2", host::Change::Facts(HostFacts::default())).is_err());
+}
+
+#[test]
+fn nothing_is_read_from_a_revoked_host() {
+    for is_under_way in [true, false] {
+        let mut log = Log::new();
+        log.create("m1", 1, |_| {}).unwrap();
+        let lease = log.grant("m1");
+        if !is_under_way {
+            log.report("m1", failed(FailureKind::Unreachable, Retry::Later));
+            assert!(log.try_grant("m1").is_err(), "it waits");
+        }
+        let revoked = log.host("web1", host::Change::Revoke).unwrap();
+        let is_end =
+            |effect: &Effect| matches!(effect, Effect::LeaseEnded { token, .. } if *token == lease.token);
+        assert_eq!(revoked.effects.iter().any(is_end), is_under_way, "the holder is told");
+        assert!(matches!(log.ask("m1"), Ok(Outcome::Done)));
+        assert_eq!(log.status("m1"), MigrationStatus::Unwinding);
+        let failure = log.migration("m1").failures[0].clone();
+        assert_eq!((failure.kind, failure.retry), (FailureKind::Denied, Retry::Never));
+        assert!(failure.message.contains("web1") && failure.hint.unwrap().contains("ctl host enroll web1"));
+        assert!(log.grant("m1").is_undo, "what was begun is undone without the source");
+    }
+}
+
+#[test]
+fn a_proof_needs_no_source() {
+    let mut log = Log::new();
+    log.create("m1", 1, |_| {}).unwrap();
+    log.run("m1", &copied());
+    log.grant("m1");
+    let revoked = log.host("web1", host::Change::Revoke).unwrap();
+    assert!(!revoked.effects.iter().any(|effect| matches!(effect, Effect::LeaseEnded { .. })));
+    log.report("m1", Event::Succeeded(serde_json::to_string(&verified()).unwrap()));
+    log.settled("m1");
+    assert_eq!(log.status("m1"), MigrationStatus::Completed);
 }
 
 #[test]
