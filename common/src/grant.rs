@@ -33,7 +33,8 @@ pub struct Grant {
 /// The hosts and migrations that a grant reaches: all, unless it names some.
 ///
 /// A host is in scope when it is among the named ones (if any are) and bears all the labels. A migration is when both
-/// its hosts are among the named ones and it bears all the labels.
+/// its hosts are among the named ones and it bears all the labels. A secret is when labels are asked for and it bears
+/// them all.
 #[derive(Clone, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
 pub struct Scope {
     /// The named hosts; none for any.
@@ -79,6 +80,11 @@ impl Scope {
         let is_named = self.hosts.is_empty() || hosts.iter().all(|host| self.hosts.contains(*host));
         let is_labelled = self.labels.iter().all(|(key, value)| labels.get(key) == Some(value));
         is_named && is_labelled
+    }
+
+    /// Whether something that belongs to no host is in it: by its labels, which a scope of hosts alone does not know.
+    pub fn holds_by_labels(&self, labels: &Labels) -> bool {
+        self.is_whole() || (!self.labels.is_empty() && self.holds(&[], labels))
     }
 
     /// Makes a scope out of its words.
@@ -159,6 +165,16 @@ mod tests {
         assert!(!scope(&["label:team=shop", "host:web2"]).holds(&[&web1], &shop));
         assert!(!scope(&["label:team=mail"]).holds(&[&web1], &shop));
         assert!(!scope(&["label:team=shop"]).holds(&[&web1], &Labels::new()));
+    }
+
+    #[test]
+    fn what_has_no_host_is_held_by_its_labels_only() {
+        let (shop, none) = (labels(&[("team", "shop")]), Labels::new());
+        assert!(Scope::default().holds_by_labels(&none));
+        assert!(scope(&["label:team=shop"]).holds_by_labels(&shop));
+        assert!(scope(&["label:team=shop", "host:web1"]).holds_by_labels(&shop));
+        assert!(!scope(&["label:team=shop"]).holds_by_labels(&none));
+        assert!(!scope(&["host:web1"]).holds_by_labels(&shop), "no host says whose a secret is");
     }
 
     #[test]

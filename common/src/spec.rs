@@ -9,6 +9,7 @@ use serde::{Deserialize, Serialize};
 
 use crate::grant::Labels;
 use crate::location::Location;
+use crate::reference::Reference;
 use crate::sanitize::Sanitize;
 
 /// The version of the document that this program writes.
@@ -161,6 +162,11 @@ pub enum ValidationLevel {
 }
 
 impl MigrationSpec {
+    /// Returns the secrets that it names.
+    pub fn references(&self) -> impl Iterator<Item = &Reference> {
+        self.sanitize.iter().filter_map(|sanitize| sanitize.key.as_ref())
+    }
+
     /// Returns how long the way back stays open after completion, in milliseconds.
     pub fn rollback_window_ms(&self) -> u64 {
         const DAY_MS: u64 = 24 * 3_600_000;

@@ -9,6 +9,7 @@ use crate::clock::WallMs;
 use crate::digest::Digest;
 use crate::failure::Failure;
 use crate::finding::Finding;
+use crate::grant::Labels;
 use crate::host::{HostFacts, HostStatus};
 use crate::id::{HostName, MigrationId, NodeName, SecretName, StepId, TenantId};
 use crate::phase::Phase;
@@ -398,6 +399,9 @@ pub struct SecretView {
     pub set_by: String,
     /// The id of the cluster key that it is wrapped by.
     pub cluster_key: String,
+    /// Whose scopes reach it.
+    #[serde(default, skip_serializing_if = "Labels::is_empty")]
+    pub labels: Labels,
 }
 
 /// How far a rotation of the cluster key is: `ctl cluster rotate-key`.

@@ -8,7 +8,7 @@ use std::sync::Arc;
 use common::failure::{Failure, FailureKind};
 use common::finding::{Finding, Rule};
 use common::host::{HostFacts, HostStatus};
-use common::id::{HostName, MigrationId, TenantId};
+use common::id::{HostName, MigrationId, SecretName, TenantId};
 use common::plan::{Plan, PlannedStep};
 use common::reference::Reference;
 use common::spec::{MigrationSpec, SPEC_VERSION, SideSpec};
@@ -126,14 +126,7 @@ fn pin_secrets(state: &State, tenant: &TenantId, spec: &mut MigrationSpec) -> Re
     sanitize.key_version = None;
     if let Some(Reference::Secret(name)) = sanitize.needed_key() {
         let newest = state.secrets().get(tenant, name).and_then(|record| record.newest());
-        let newest = newest.ok_or_else(|| {
-            Failure::new(
-                FailureKind::NotFound,
-                format!("the spec names the secret `{name}`, and there is none"),
-            )
-            .hint(format!("keep it with `ctl secret set {name}`"))
-        })?;
-        sanitize.key_version = Some(newest.number);
+        sanitize.key_version = Some(newest.ok_or_else(|| absent_secret(name))?.number);
     }
     Ok(())
 }
@@ -142,6 +135,14 @@ fn pin_secrets(state: &State, tenant: &TenantId, spec: &mut MigrationSpec) -> Re
 pub fn absent_host(name: &str) -> Failure {
     let name: String = name.chars().take(64).collect();
     Refusal::absent("host", &name).into_failure()
+}
+
+/// The path of a secret that a spec names and that is absent, or not for the caller.
+pub fn absent_secret(name: &SecretName) -> Failure {
+    Failure::new(FailureKind::NotFound, format!("the spec names the secret `{name}`, and there is none"))
+        .hint(format!(
+            "keep it with `ctl secret set {name}`; one that is kept may lack the labels of your scope"
+        ))
 }
 
 /// Reads a spec.

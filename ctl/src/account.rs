@@ -3,18 +3,18 @@
 use std::time::Duration;
 
 use common::account::{KeyView, NewKeyView, TenantView, UserView, WhoView};
-use common::failure::Failure;
+use common::failure::{Failure, FailureKind};
 use common::grant::ScopeItem;
-use common::id::{HostName, KeyId, OperatorName, TenantId};
+use common::id::{HostName, KeyId, OperatorName, SecretName, TenantId};
 use common::role::Role;
 use common::secret::Secret;
-use common::view::HostView;
-use proto::channel::{Way, access_client};
+use common::view::{HostView, SecretView};
+use proto::channel::{Way, access_client, secret_client};
 use proto::v1::access_service_client::AccessServiceClient;
 use proto::v1::{
     CreateKeyRequest, CreateUserRequest, DisableUserRequest, Document, GrantUserRequest, KeyRequest,
-    LabelHostRequest, LimitTenantRequest, OwnPasswordRequest, RoleGrant, SetPasswordRequest, TenantRequest,
-    WhoRequest,
+    LabelHostRequest, LabelSecretRequest, LimitTenantRequest, OwnPasswordRequest, RoleGrant,
+    SetPasswordRequest, TenantRequest, WhoRequest,
 };
 use serde::de::DeserializeOwned;
 use tonic::{Response, Status};
@@ -31,6 +31,18 @@ pub(crate) fn role_grant(role: Role, scope: &[ScopeItem]) -> RoleGrant {
         ScopeItem::Label(key, value) => format!("label:{key}={value}"),
     });
     RoleGrant { role: role.to_string(), scope: scope.collect() }
+}
+
+/// Refuses what is no label before the cluster is asked.
+fn check_labels(labels: &[String]) -> Result<(), Failure> {
+    for label in labels {
+        let parsed: Result<ScopeItem, _> = format!("label:{label}").parse();
+        parsed.map_err(|_error| {
+            let message = format!("`{label}` is not a label");
+            Failure::new(FailureKind::Invalid, message).hint("write it as KEY=VALUE, as team=shop")
+        })?;
+    }
+    Ok(())
 }
 
 impl Client {
@@ -155,7 +167,22 @@ impl Client {
 
     /// Labels a host, in the place of all labels that it had.
     pub(crate) async fn label_host(&self, host: &HostName, labels: Vec<String>) -> Result<HostView, Failure> {
+        check_labels(&labels)?;
         let request = LabelHostRequest { host: host.to_string(), labels };
         self.document(request, |mut client, request| async move { client.label_host(request).await }).await
+    }
+
+    /// Labels a secret, in the place of all labels that it had.
+    pub(crate) async fn label_secret(
+        &self,
+        name: &SecretName,
+        labels: Vec<String>,
+    ) -> Result<SecretView, Failure> {
+        check_labels(&labels)?;
+        let call = |way| {
+            let request = LabelSecretRequest { name: name.to_string(), labels: labels.clone() };
+            async move { secret_client(way).label_secret(request).await }
+        };
+        read(&self.coordinators().call(DEADLINE, call).await?)
     }
 }

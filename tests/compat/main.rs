@@ -78,6 +78,7 @@ const FIXTURES: &[Fixture] = &[
     of("1/vote.record", LOG),
     of("2/commands.frames", STATE),
     of("2/snapshot.bin", STATE),
+    of("3/snapshot.bin", STATE),
 ];
 
 fn folder() -> PathBuf {

@@ -8,7 +8,7 @@ use coordinator::state::migration::{self, Act, Checkpoint, Create, Migration};
 use coordinator::state::piece::Piece;
 use coordinator::state::stamp::Stamp;
 use coordinator::state::step::Event;
-use coordinator::state::{Command, State, cluster, host, lease, snapshot};
+use coordinator::state::{Command, State, cluster, host, lease, secret, snapshot};
 
 use crate::fixture;
 use crate::sample::{
@@ -151,6 +151,28 @@ fn state() -> State {
     state
 }
 
+/// The state with what the third version of snapshots added: a secret that bears a label.
+fn labelled() -> State {
+    let (mut state, name) = (state(), || "mask".parse().unwrap());
+    let set = secret::Command::Set {
+        tenant: tenant(),
+        name: name(),
+        version: 1,
+        must_exist: false,
+        request_id: "request-2".to_owned(),
+        head: vec![1; 81],
+        body: vec![2; 40],
+    };
+    let labels = [("team".parse().unwrap(), "shop".parse().unwrap())].into();
+    let label = secret::Command::Label { tenant: tenant(), name: name(), labels };
+    for (index, command) in (1_000..).zip([set, label]) {
+        let wall = WallMs(1_700_000_000_000 + index);
+        let stamp = Stamp { index, epoch: state.cluster().epoch, wall, principal: node(), address: None };
+        state.apply(stamp, Command::Secret(command)).unwrap();
+    }
+    state
+}
+
 /// The migration that they make.
 pub(crate) fn migration() -> Migration {
     state().migrations().get(&tenant(), &id()).unwrap().as_ref().clone()
@@ -201,6 +223,12 @@ fn fixtures_of_snapshots_are_read() {
         bytes
     });
     assert_eq!(snapshot::read(&mut bytes.as_slice()).unwrap(), state());
+    let bytes = fixture("3/snapshot.bin", || {
+        let mut bytes = Vec::new();
+        snapshot::write(&labelled(), &mut bytes).unwrap();
+        bytes
+    });
+    assert_eq!(snapshot::read(&mut bytes.as_slice()).unwrap(), labelled());
 }
 
 #[test]

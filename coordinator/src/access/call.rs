@@ -38,12 +38,6 @@ pub enum Call {
     Settle,
     /// Compare again.
     Verify,
-    /// Agree to what another wants to run.
-    Approve,
-    /// Hold, or go on.
-    Pause,
-    /// Make the destination the live one.
-    Cutover,
     /// Look at migrations, their reports and lists.
     ReadMigration,
     /// Look at hosts.
@@ -66,8 +60,12 @@ pub enum Call {
     ChangeKey,
     /// Look at the names of secrets.
     ReadSecret,
+    /// Name a secret in a spec, so that agents get it.
+    UseSecret,
     /// Set and delete secrets.
     ChangeSecret,
+    /// Label a secret.
+    LabelSecret,
     /// Read the audit, its pages and anchors.
     ReadAudit,
     /// Have every coordinator check the audit, and read that of all tenants.
@@ -111,7 +109,7 @@ pub enum Needs {
 
 impl Call {
     /// All calls.
-    pub const ALL: [Self; 36] = [
+    pub const ALL: [Self; 35] = [
         Self::Enroll,
         Self::Login,
         Self::Renew,
@@ -126,9 +124,6 @@ impl Call {
         Self::Rollback,
         Self::Settle,
         Self::Verify,
-        Self::Approve,
-        Self::Pause,
-        Self::Cutover,
         Self::ReadMigration,
         Self::ReadHost,
         Self::EnrollHost,
@@ -140,7 +135,9 @@ impl Call {
         Self::ReadKey,
         Self::ChangeKey,
         Self::ReadSecret,
+        Self::UseSecret,
         Self::ChangeSecret,
+        Self::LabelSecret,
         Self::ReadAudit,
         Self::VerifyAudit,
         Self::ReadTenant,
@@ -170,14 +167,13 @@ impl Call {
             | Self::Rollback
             | Self::Settle
             | Self::Verify
-            | Self::Pause
-            | Self::DrainHost => Needs::Role(&[Operator, Admin]),
-            Self::Approve => Needs::Role(&[Approver, Admin]),
-            Self::Cutover => Needs::Role(&[Operator, Approver, Admin]),
+            | Self::DrainHost
+            | Self::ReadSecret
+            | Self::UseSecret => Needs::Role(&[Operator, Admin]),
             Self::EnrollHost | Self::RevokeHost => Needs::Role(&[Admin]),
-            // A label decides whose scope a host is in, so it is not for who has a scope.
-            Self::LabelHost => Needs::WholeTenant(&[Admin]),
-            Self::ReadSecret | Self::ChangeSecret => Needs::WholeTenant(&[Operator, Admin]),
+            // A label decides whose scope a thing is in, so it is not for who has a scope.
+            Self::LabelHost | Self::LabelSecret => Needs::WholeTenant(&[Admin]),
+            Self::ChangeSecret => Needs::WholeTenant(&[Operator, Admin]),
             Self::ReadAudit => Needs::WholeTenant(&[Auditor, Admin]),
             Self::VerifyAudit => Needs::Cluster(&[Auditor, Admin]),
             Self::ReadUser | Self::ChangeUser | Self::ReadKey | Self::ChangeKey => Needs::TenantAdmin,
@@ -204,9 +200,6 @@ impl Call {
             Self::Rollback => "roll migrations back",
             Self::Settle => "settle migrations",
             Self::Verify => "verify migrations",
-            Self::Approve => "approve migrations",
-            Self::Pause => "pause migrations",
-            Self::Cutover => "cut migrations over",
             Self::ReadMigration => "look at migrations",
             Self::ReadHost => "look at hosts",
             Self::EnrollHost => "enroll hosts",
@@ -218,7 +211,9 @@ impl Call {
             Self::ReadKey => "look at API keys",
             Self::ChangeKey => "make or revoke API keys",
             Self::ReadSecret => "look at secrets",
+            Self::UseSecret => "use secrets",
             Self::ChangeSecret => "change secrets",
+            Self::LabelSecret => "label secrets",
             Self::ReadAudit => "read the audit",
             Self::VerifyAudit => "verify the audit of all tenants",
             Self::ReadTenant => "look at tenants",

@@ -49,6 +49,11 @@ pub enum Object<'a> {
         /// Its labels.
         labels: &'a Labels,
     },
+    /// A secret; one outside of the cluster bears no labels.
+    Secret {
+        /// Its labels.
+        labels: &'a Labels,
+    },
 }
 
 /// What is said to a call.
@@ -119,7 +124,9 @@ fn granted(
     let knows_tenant = !ours.is_empty() || principal.tenant() == *tenant;
     let sees = match object {
         Object::Whole => knows_tenant,
-        Object::Host { .. } | Object::Migration { .. } => ours.iter().any(|grant| reaches(grant, object)),
+        Object::Host { .. } | Object::Migration { .. } | Object::Secret { .. } => {
+            ours.iter().any(|grant| reaches(grant, object))
+        }
     };
     if sees { Decision::Denied } else { Decision::Absent }
 }
@@ -130,6 +137,7 @@ fn reaches(grant: &Grant, object: Object<'_>) -> bool {
         Object::Whole => true,
         Object::Host { name, labels } => grant.scope.holds(&[name], labels),
         Object::Migration { hosts, labels } => grant.scope.holds(&hosts, labels),
+        Object::Secret { labels } => grant.scope.holds_by_labels(labels),
     }
 }
 

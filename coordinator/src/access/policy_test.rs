@@ -49,9 +49,6 @@ const TABLE: &[(Call, &str, &str, &str, &str, &str, &str)] = &[
     (Call::Rollback, "ududuud", "dydyd", "dydyd", "aaaaa", "aaaaa", "dydyd"),
     (Call::Settle, "ududuud", "dydyd", "dydyd", "aaaaa", "aaaaa", "dydyd"),
     (Call::Verify, "ududuud", "dydyd", "dydyd", "aaaaa", "aaaaa", "dydyd"),
-    (Call::Approve, "ududuud", "ddyyd", "ddyyd", "aaaaa", "aaaaa", "ddyyd"),
-    (Call::Pause, "ududuud", "dydyd", "dydyd", "aaaaa", "aaaaa", "dydyd"),
-    (Call::Cutover, "ududuud", "dyyyd", "dyyyd", "aaaaa", "aaaaa", "dyyyd"),
     (Call::ReadMigration, "ududuud", "yyyyy", "yyyyy", "aaaaa", "aaaaa", "yyyyy"),
     (Call::ReadHost, "ududuud", "yyyyy", "yyyyy", "aaaaa", "aaaaa", "yyyyy"),
     (Call::EnrollHost, "ududuud", "dddyd", "dddyd", "aaaaa", "aaaaa", "dddyd"),
@@ -62,8 +59,10 @@ const TABLE: &[(Call, &str, &str, &str, &str, &str, &str)] = &[
     (Call::ChangeUser, "ududuud", "dddyd", "dddyd", "aaaya", "aaaaa", "ddddd"),
     (Call::ReadKey, "ududuud", "dddyd", "dddyd", "aaaya", "aaaaa", "ddddd"),
     (Call::ChangeKey, "ududuud", "dddyd", "dddyd", "aaaya", "aaaaa", "ddddd"),
-    (Call::ReadSecret, "ududuud", "dydyd", "dydyd", "aaaaa", "aaaaa", "ddddd"),
+    (Call::ReadSecret, "ududuud", "dydyd", "dydyd", "aaaaa", "aaaaa", "dydyd"),
+    (Call::UseSecret, "ududuud", "dydyd", "dydyd", "aaaaa", "aaaaa", "dydyd"),
     (Call::ChangeSecret, "ududuud", "dydyd", "dydyd", "aaaaa", "aaaaa", "ddddd"),
+    (Call::LabelSecret, "ududuud", "dddyd", "dddyd", "aaaaa", "aaaaa", "ddddd"),
     (Call::ReadAudit, "ududuud", "dddyy", "dddyy", "aaaaa", "aaaaa", "ddddd"),
     (Call::VerifyAudit, "ududuud", "dddyy", "ddddd", "aaayy", "aaaaa", "ddddd"),
     (Call::ReadTenant, "ududuud", "dddyd", "ddddd", "aaaya", "aaaaa", "ddddd"),
@@ -136,6 +135,39 @@ fn what_is_outside_of_the_scope_is_absent_and_what_is_seen_is_denied() {
     ];
     for (caller, call, object, expected) in cases {
         assert_eq!(check(caller, call, &home, object), expected, "{call:?} on {object:?}");
+    }
+}
+
+#[test]
+fn a_secret_is_in_a_scope_by_its_labels() {
+    let home = tenant("default");
+    let labels = |pairs: &[(&str, &str)]| -> Labels {
+        pairs.iter().map(|(key, value)| (key.parse().unwrap(), value.parse().unwrap())).collect()
+    };
+    let (none, shop, mail) = (labels(&[]), labels(&[("team", "shop")]), labels(&[("team", "mail")]));
+    let both = labels(&[("team", "shop"), ("wave", "1")]);
+    let of = |role, scope: &'static [&'static str]| person("default", &[("default", role, scope)]);
+    let operator = |scope| of(Role::Operator, scope);
+    use Decision::{Absent, Allowed, Denied};
+    let cases = [
+        ("the whole tenant's operator", operator(&[]), [Allowed, Allowed, Allowed, Allowed]),
+        ("of one label", operator(&["label:team=shop"]), [Absent, Allowed, Absent, Allowed]),
+        ("of two", operator(&["label:team=shop", "label:wave=1"]), [Absent, Absent, Absent, Allowed]),
+        (
+            "of a label and a host",
+            operator(&["label:team=shop", "host:web1"]),
+            [Absent, Allowed, Absent, Allowed],
+        ),
+        ("of a host alone", operator(&["host:web1"]), [Absent; 4]),
+        ("a viewer", of(Role::Viewer, &[]), [Denied; 4]),
+        ("a viewer of a label", of(Role::Viewer, &["label:team=shop"]), [Absent, Denied, Absent, Denied]),
+        ("somebody of another tenant", person("acme", &[("acme", Role::Admin, &[])]), [Absent; 4]),
+    ];
+    for (who, caller, expected) in cases {
+        for call in [Call::UseSecret, Call::ReadSecret] {
+            let decide = |labels| check(&caller, call, &home, Object::Secret { labels });
+            assert_eq!([&none, &shop, &mail, &both].map(decide), expected, "{call:?} by {who}");
+        }
     }
 }
 

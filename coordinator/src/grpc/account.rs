@@ -308,7 +308,8 @@ fn read_grant(tenant: &TenantId, grant: Option<RoleGrant>) -> Result<Grant, Stat
     Ok(Grant { tenant: tenant.clone(), role: parse(&role)?, scope })
 }
 
-fn read_labels(labels: &[String]) -> Result<Labels, Status> {
+/// Reads labels, each as `KEY=VALUE`.
+pub(super) fn read_labels(labels: &[String]) -> Result<Labels, Status> {
     let items: Result<Vec<ScopeItem>, Status> =
         labels.iter().map(|label| parse(&format!("label:{label}"))).collect();
     let scope = Scope::of_items(items?);

@@ -7,9 +7,10 @@ use std::sync::Arc;
 
 use common::clock;
 use common::failure::{Failure, FailureKind};
-use common::grant::Grant;
+use common::grant::{Grant, Labels};
 use common::id::{HostName, TenantId};
 use common::principal::Principal;
+use common::reference::Reference;
 use common::spec::MigrationSpec;
 use proto::status::{to_failure, to_status};
 use proto::{AUTHORIZATION_KEY, BEARER, TENANT_KEY};
@@ -131,7 +132,30 @@ impl Admitted {
             let message = format!("{} may not {} with these labels", self.principal.principal, call.as_str());
             Failure::new(FailureKind::Denied, message)
                 .hint("give the migration the labels of your scope with --label; `ctl whoami` shows it")
-        })
+        })?;
+        spec.references().try_for_each(|reference| self.check_reference(state, reference))
+    }
+
+    /// Lets a spec name a secret that the coordinator opens; what stands on a host is that host's.
+    fn check_reference(&self, state: &State, reference: &Reference) -> Result<(), Failure> {
+        match reference {
+            Reference::Secret(name) => {
+                let labels = state.secrets().labels_of(&self.tenant, name);
+                let object = Object::Secret { labels: &labels };
+                self.check(Call::UseSecret, object, || migrate::absent_secret(name))
+            }
+            // A path of the vault bears no labels, so it is for who may use all of the tenant's secrets.
+            Reference::Vault { .. } => {
+                let object = Object::Secret { labels: &Labels::new() };
+                self.check(Call::UseSecret, object, || {
+                    let message = format!("{} may not use {reference}", self.principal.principal);
+                    Failure::new(FailureKind::Denied, message).hint(
+                        "the vault is for operators of the whole tenant; name a secret of the cluster that bears the labels of your scope",
+                    )
+                })
+            }
+            Reference::Env(_) | Reference::File(_) => Ok(()),
+        }
     }
 }
 

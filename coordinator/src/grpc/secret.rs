@@ -10,12 +10,16 @@ use common::secret::Secret;
 use common::view::SecretView;
 use proto::status::to_status;
 use proto::v1::secret_service_server::SecretService;
-use proto::v1::{Document, Page, PageRequest, RotateClusterKeyRequest, SecretRequest, SetSecretRequest};
+use proto::v1::{
+    Document, LabelSecretRequest, Page, PageRequest, RotateClusterKeyRequest, SecretRequest, SetSecretRequest,
+};
 use tonic::{Request, Response, Status};
 
+use super::account::read_labels;
 use super::admission::{self, Admitted};
 use super::refuse;
 use crate::access::call::Call;
+use crate::access::policy::{Decision, Object};
 use crate::hub::Hub;
 use crate::state::query::{PAGE_DEFAULT, PAGE_MAX};
 use crate::state::refusal::Refusal;
@@ -75,9 +79,11 @@ impl SecretDoor {
     }
 
     fn view(&self, tenant: &TenantId, name: &SecretName) -> Result<SecretView, Status> {
-        let state = self.hub.state();
-        let view = state.secrets().get(tenant, name).and_then(|record| record.view(name));
-        view.ok_or_else(|| to_status(Refusal::absent("secret", name).failure()))
+        self.hub
+            .state()
+            .secrets()
+            .view(tenant, name)
+            .ok_or_else(|| to_status(Refusal::absent("secret", name).failure()))
     }
 }
 
@@ -118,7 +124,7 @@ impl SecretService for SecretDoor {
     }
 
     async fn list_secrets(&self, request: Request<PageRequest>) -> Answer<Page> {
-        let Admitted { tenant, .. } = self.admit(&request, Call::ReadSecret).await?;
+        let admitted = self.admit(&request, Call::ReadSecret).await?;
         let PageRequest { from, limit } = request.into_inner();
         let after = if from.is_empty() { None } else { Some(name_of(&from)?) };
         let limit = match usize::try_from(limit).unwrap_or(PAGE_MAX) {
@@ -126,8 +132,11 @@ impl SecretService for SecretDoor {
             limit => limit.min(PAGE_MAX),
         };
         let state = self.hub.state();
-        let mut views: Vec<SecretView> =
-            state.secrets().views(&tenant, after.as_ref()).take(limit + 1).collect();
+        let is_seen = |view: &SecretView| {
+            admitted.decide(Call::ReadSecret, Object::Secret { labels: &view.labels }) == Decision::Allowed
+        };
+        let seen = state.secrets().views(&admitted.tenant, after.as_ref()).filter(is_seen);
+        let mut views: Vec<SecretView> = seen.take(limit + 1).collect();
         let has_more = views.len() > limit;
         views.truncate(limit);
         let next = views.last().filter(|_| has_more).map(|last| last.name.to_string()).unwrap_or_default();
@@ -143,6 +152,16 @@ impl SecretService for SecretDoor {
         let deleted = self.hub.propose(principal, Command::Secret(command)).await;
         refuse::or_status(&self.hub, deleted).await?;
         Ok(Response::new(document(&view)?))
+    }
+
+    async fn label_secret(&self, request: Request<LabelSecretRequest>) -> Answer<Document> {
+        let Admitted { principal, tenant, .. } = self.admit(&request, Call::LabelSecret).await?;
+        let LabelSecretRequest { name, labels } = request.into_inner();
+        let (name, labels) = (name_of(&name)?, read_labels(&labels)?);
+        let command = secret::Command::Label { tenant: tenant.clone(), name: name.clone(), labels };
+        let labelled = self.hub.propose(principal, Command::Secret(command)).await;
+        refuse::or_status(&self.hub, labelled).await?;
+        Ok(Response::new(document(&self.view(&tenant, &name)?)?))
     }
 
     async fn rotate_cluster_key(&self, request: Request<RotateClusterKeyRequest>) -> Answer<Document> {

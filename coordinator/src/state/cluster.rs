@@ -175,6 +175,11 @@ impl Cluster {
         }
     }
 
+    /// Returns the id of the cluster key, which the envelope of the authority's key names; none before `init`.
+    pub(super) fn cluster_key(&self) -> Option<[u8; 8]> {
+        self.ca_key.get(1..9)?.try_into().ok()
+    }
+
     /// Puts the authority's key into another envelope, unless it is in another one than was read.
     pub(super) fn reseal(&mut self, before: &[u8], after: &[u8]) -> Result<(), Refusal> {
         if self.ca_key != before {

@@ -347,6 +347,9 @@ impl State {
         if let secret::Command::UseKey { ca_key, before } = &command {
             Arc::make_mut(&mut self.cluster).reseal(before, ca_key)?;
         }
+        if let secret::Command::NextKey(_) = &command {
+            self.secrets.end_rotation(self.cluster.cluster_key());
+        }
         self.secrets.apply(stamp, command)
     }
 
@@ -420,7 +423,11 @@ impl Command {
             )
             | Self::Audit(Note { tenant, .. })
             | Self::Piece(Piece { tenant, .. })
-            | Self::Secret(secret::Command::Set { tenant, .. } | secret::Command::Delete { tenant, .. })
+            | Self::Secret(
+                secret::Command::Set { tenant, .. }
+                | secret::Command::Delete { tenant, .. }
+                | secret::Command::Label { tenant, .. },
+            )
             | Self::Migration(
                 migration::Command::Act { tenant, .. }
                 | migration::Command::Event { tenant, .. }
@@ -463,9 +470,11 @@ impl Command {
             Self::Audit(note) => note.object.clone(),
             Self::AuditLog(_) => "audit".to_owned(),
             Self::Piece(_) => "command".to_owned(),
-            Self::Secret(secret::Command::Set { name, .. } | secret::Command::Delete { name, .. }) => {
-                name.to_string()
-            }
+            Self::Secret(
+                secret::Command::Set { name, .. }
+                | secret::Command::Delete { name, .. }
+                | secret::Command::Label { name, .. },
+            ) => name.to_string(),
             Self::Secret(
                 secret::Command::Rewrap(_)
                 | secret::Command::NextKey(_)

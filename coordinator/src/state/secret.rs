@@ -9,6 +9,7 @@ use std::sync::Arc;
 
 use common::clock::WallMs;
 use common::failure::FailureKind;
+use common::grant::{LABELS_MAX, Labels};
 use common::id::{SecretName, TenantId};
 use common::limit::SECRET_BYTES_MAX;
 use common::view::SecretView;
@@ -40,6 +41,7 @@ const HEAD_BYTES_MAX: usize = 128;
 #[derive(Clone, Debug, Default, PartialEq)]
 pub struct Secrets {
     table: Table<SecretName, Record>,
+    labels: Table<SecretName, Labels>,
     next_key: Option<Arc<NextKey>>,
 }
 
@@ -124,6 +126,15 @@ pub enum Command {
     },
     /// Forgets the key that was next; every node has it by itself.
     ForgetNextKey,
+    /// Labels a secret, in the place of all labels that it had.
+    Label {
+        /// Whose.
+        tenant: TenantId,
+        /// Which.
+        name: SecretName,
+        /// With what.
+        labels: Labels,
+    },
 }
 
 /// The new head of one version.
@@ -150,6 +161,7 @@ impl Command {
             Self::Delete { .. } => Some("secret.delete"),
             Self::UseKey { .. } => Some("cluster_key.rotate"),
             Self::ForgetNextKey => Some("cluster_key.drop"),
+            Self::Label { .. } => Some("secret.label"),
             Self::Rewrap(_) | Self::NextKey(_) => None,
         }
     }
@@ -167,7 +179,7 @@ impl Record {
     }
 
     /// Returns what may be told of it; none once it was deleted.
-    pub fn view(&self, name: &SecretName) -> Option<SecretView> {
+    fn view(&self, name: &SecretName, labels: Labels) -> Option<SecretView> {
         let newest = self.newest()?;
         // The head begins with the envelope's version and the id of the key.
         let key = newest.head.get(1..9).unwrap_or_default();
@@ -179,6 +191,7 @@ impl Record {
             set: newest.set,
             set_by: newest.principal.clone(),
             cluster_key: key.iter().map(|byte| format!("{byte:02x}")).collect(),
+            labels,
         })
     }
 
@@ -191,6 +204,21 @@ impl Secrets {
     /// Returns a secret; one that was deleted is absent.
     pub fn get(&self, tenant: &TenantId, name: &SecretName) -> Option<&Arc<Record>> {
         self.table.get(tenant, name).filter(|record| !record.versions.is_empty())
+    }
+
+    /// Returns what may be told of a secret; none when there is none.
+    pub fn view(&self, tenant: &TenantId, name: &SecretName) -> Option<SecretView> {
+        self.get(tenant, name)?.view(name, self.labels_of(tenant, name))
+    }
+
+    /// Returns the labels of secrets that have some.
+    pub fn labels(&self) -> &Table<SecretName, Labels> {
+        &self.labels
+    }
+
+    /// Returns the labels of a secret.
+    pub fn labels_of(&self, tenant: &TenantId, name: &SecretName) -> Labels {
+        self.labels.get(tenant, name).map(|labels| labels.as_ref().clone()).unwrap_or_default()
     }
 
     /// Returns the number that the next version of a name gets.
@@ -208,7 +236,7 @@ impl Secrets {
         self.table
             .of_tenant(tenant)
             .filter(move |(name, _)| is_after(name))
-            .filter_map(|(name, record)| record.view(name))
+            .filter_map(|(name, record)| record.view(name, self.labels_of(tenant, name)))
     }
 
     /// Returns all records; for re-wrapping and snapshots.
@@ -226,9 +254,25 @@ impl Secrets {
         self.table.insert(tenant, name, record);
     }
 
+    /// Puts labels; an empty set is no record.
+    pub(super) fn put_labels(&mut self, tenant: &TenantId, name: SecretName, labels: Labels) {
+        if labels.is_empty() {
+            self.labels.remove(tenant, &name);
+        } else {
+            self.labels.insert(tenant, name, labels);
+        }
+    }
+
     /// Puts the next key of a snapshot in its place.
     pub(super) fn put_next_key(&mut self, key: Option<NextKey>) {
         self.next_key = key.map(Arc::new);
+    }
+
+    /// Forgets the key that was next if it is the present one by now: every node keeps it since before it was used.
+    pub(super) fn end_rotation(&mut self, present: Option<[u8; 8]>) {
+        if self.next_key.as_ref().is_some_and(|next| Some(next.id) == present) {
+            self.next_key = None;
+        }
     }
 
     /// Applies a command, but for [`Command::UseKey`], which is about the cluster's record too.
@@ -262,6 +306,17 @@ impl Secrets {
             Command::UseKey { .. } => Ok(Applied::done()),
             Command::ForgetNextKey => {
                 self.next_key = None;
+                Ok(Applied::done())
+            }
+            Command::Label { tenant, name, labels } => {
+                if self.get(&tenant, &name).is_none() {
+                    return Err(Refusal::absent("secret", &name));
+                }
+                if labels.len() > LABELS_MAX {
+                    let message = format!("a secret bears at most {LABELS_MAX} labels");
+                    return Err(Refusal::new(FailureKind::Invalid, message, "remove some first"));
+                }
+                self.put_labels(&tenant, name, labels);
                 Ok(Applied::done())
             }
         }
@@ -346,6 +401,8 @@ impl Secrets {
     fn delete(&mut self, stamp: &Stamp, tenant: &TenantId, name: SecretName) -> Result<Applied, Refusal> {
         let record = self.get(tenant, &name).ok_or_else(|| Refusal::absent("secret", &name))?;
         let left = Record { changed: stamp.wall, versions: Vec::new(), ..Record::clone(record) };
+        // Another secret of this name is in nobody's scope until somebody says so.
+        self.labels.remove(tenant, &name);
         self.table.insert(tenant, name, left);
         let deleted = || self.table.of_tenant(tenant).filter(|(_, record)| record.versions.is_empty());
         if deleted().count() > DELETED_MAX {
@@ -417,6 +474,31 @@ mod tests {
         assert_eq!(delete(&mut log, "a").unwrap_err().failure().kind, FailureKind::NotFound);
         assert!(set(&mut log, "a", 1, "r4").is_err(), "a version is never sealed twice");
         set(&mut log, "a", 4, "r5").unwrap();
+    }
+
+    #[test]
+    fn labels_are_of_one_secret_and_end_with_it() {
+        let mut log = sample::Log::new();
+        let labels: Labels = [("team".parse().unwrap(), "shop".parse().unwrap())].into();
+        let label = |log: &mut sample::Log, name: &str, labels: &Labels| {
+            let (name, labels) = (name.parse().unwrap(), labels.clone());
+            let command = Command::Label { tenant: sample::tenant(), name, labels };
+            log.apply(sample::operator(), StateCommand::Secret(command))
+        };
+        let bears =
+            |log: &sample::Log| log.state.secrets().labels_of(&sample::tenant(), &"a".parse().unwrap());
+        let absent = label(&mut log, "a", &labels).unwrap_err();
+        assert_eq!(absent.failure().kind, FailureKind::NotFound);
+        set(&mut log, "a", 1, "r1").unwrap();
+        label(&mut log, "a", &labels).unwrap();
+        set(&mut log, "a", 2, "r2").unwrap();
+        assert_eq!(bears(&log), labels, "the next version bears them too");
+        let many: Labels =
+            (0..=LABELS_MAX).map(|n| (format!("k{n}").parse().unwrap(), "v".parse().unwrap())).collect();
+        assert!(label(&mut log, "a", &many).is_err());
+        delete(&mut log, "a").unwrap();
+        set(&mut log, "a", 3, "r3").unwrap();
+        assert_eq!(bears(&log), Labels::new());
     }
 
     #[test]

@@ -32,8 +32,9 @@ use super::{Command, State, secret};
 pub const COMMAND_VERSION: u8 = 1;
 /// The version of a command behind the address that it came from.
 pub const ADDRESSED_VERSION: u8 = 2;
-/// The version of the snapshot's frames: 2 added the frames of the audit's pages, users, keys, tenants and labels.
-pub const SNAPSHOT_VERSION: u8 = 2;
+/// The version of the snapshot's frames: 2 added the frames of the audit's pages, users, keys, tenants and labels, 3
+/// those of the labels of secrets.
+pub const SNAPSHOT_VERSION: u8 = 3;
 /// The oldest version that is read; what it lacks is empty.
 const SNAPSHOT_VERSION_MIN: u8 = 1;
 /// The version of the frames that hold secrets.
@@ -84,6 +85,7 @@ enum Tag {
     CondensedMigration = 23,
     Secret = 30,
     NextKey = 31,
+    SecretLabels = 32,
 }
 
 impl Tag {
@@ -106,6 +108,7 @@ impl Tag {
             Self::CondensedMigration,
             Self::Secret,
             Self::NextKey,
+            Self::SecretLabels,
         ];
         all.into_iter().find(|tag| *tag as u8 == byte)
     }
@@ -191,6 +194,9 @@ pub fn write(state: &State, to: &mut dyn Write) -> Result<(), SnapshotError> {
     for (tenant, name, record) in state.secrets.all() {
         frames.frame(Tag::Secret, &(SECRET_VERSION, tenant, name, record))?;
     }
+    for (tenant, name, labels) in state.secrets.labels().all() {
+        frames.frame(Tag::SecretLabels, &(SECRET_VERSION, tenant, name, labels))?;
+    }
     frames.frame(Tag::NextKey, &(SECRET_VERSION, state.secrets.next_key()))?;
     write_access(state, &mut frames)?;
     frames.end()
@@ -270,20 +276,34 @@ pub fn read(from: &mut dyn Read) -> Result<State, SnapshotError> {
                 let (tenant, host, labels): (TenantId, HostName, Labels) = postcard::from_bytes(&bytes)?;
                 state.access.put_labels(&tenant, host, labels);
             }
-            Tag::Secret => {
-                let (version, tenant, name, record): (u8, TenantId, SecretName, secret::Record) =
-                    postcard::from_bytes(&bytes)?;
-                check_secret_version(version)?;
-                state.secrets.put(&tenant, name, record);
-            }
-            Tag::NextKey => {
-                let (version, key): (u8, Option<secret::NextKey>) = postcard::from_bytes(&bytes)?;
-                check_secret_version(version)?;
-                state.secrets.put_next_key(key);
-            }
+            Tag::Secret | Tag::SecretLabels | Tag::NextKey => read_secret(&mut state, tag, &bytes)?,
             Tag::End => return Ok(state),
         }
     }
+}
+
+/// Reads what belongs to secrets.
+fn read_secret(state: &mut State, tag: Tag, bytes: &[u8]) -> Result<(), SnapshotError> {
+    match tag {
+        Tag::SecretLabels => {
+            let (version, tenant, name, labels): (u8, TenantId, SecretName, Labels) =
+                postcard::from_bytes(bytes)?;
+            check_secret_version(version)?;
+            state.secrets.put_labels(&tenant, name, labels);
+        }
+        Tag::NextKey => {
+            let (version, key): (u8, Option<secret::NextKey>) = postcard::from_bytes(bytes)?;
+            check_secret_version(version)?;
+            state.secrets.put_next_key(key);
+        }
+        _ => {
+            let (version, tenant, name, record): (u8, TenantId, SecretName, secret::Record) =
+                postcard::from_bytes(bytes)?;
+            check_secret_version(version)?;
+            state.secrets.put(&tenant, name, record);
+        }
+    }
+    Ok(())
 }
 
 /// Returns the audit of a snapshot of the first version, chained anew as replaying its log would.

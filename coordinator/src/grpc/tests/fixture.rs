@@ -66,7 +66,16 @@ impl Cluster {
         let sources = KeySources { file: settings.cluster_key_file(), ..KeySources::default() };
         let contexts = directory.path().join("contexts.toml");
         init(&settings, &sources, &contexts, "test").await.unwrap();
-        let node = Node::start(&settings, &sources).await.unwrap();
+        let node = loop {
+            match Node::start(&settings, &sources).await {
+                Ok(node) => break node,
+                // A program that another test starts holds the lock of the log too, until it begins.
+                Err(failure) if failure.message.contains("could not acquire lock") => {
+                    tokio::task::yield_now().await;
+                }
+                Err(failure) => panic!("{failure}"),
+            }
+        };
         let operator = operator(&contexts, node.api_address());
         let authority = node.hub().seals().unwrap().authority.certificate().clone();
         let tls = tls::keyed::client_config(&authority, ALPN_GRPC).unwrap();
@@ -248,12 +257,20 @@ impl Cluster {
         destination: &str,
         sanitize: Option<common::sanitize::Sanitize>,
     ) -> Result<MigrationView, Failure> {
+        self.migrate_by(&self.operator, request_id, &Self::spec(source, destination, sanitize)).await
+    }
+
+    pub(super) fn spec(
+        source: &str,
+        destination: &str,
+        sanitize: Option<common::sanitize::Sanitize>,
+    ) -> MigrationSpec {
         let side = |location: &str| SideSpec {
             location: location.parse().unwrap(),
             exclude: Vec::new(),
             include: Vec::new(),
         };
-        let spec = MigrationSpec {
+        MigrationSpec {
             version: 1,
             name: "test".to_owned(),
             source: side(source),
@@ -263,10 +280,18 @@ impl Cluster {
             sanitize,
             origin: Origin::Flags,
             labels: common::grant::Labels::new(),
-        };
+        }
+    }
+
+    pub(super) async fn migrate_by(
+        &self,
+        way: &Coordinators,
+        request_id: &str,
+        spec: &MigrationSpec,
+    ) -> Result<MigrationView, Failure> {
         let request = v1::MigrateRequest {
             request_id: request_id.to_owned(),
-            spec: serde_json::to_string(&spec).unwrap(),
+            spec: serde_json::to_string(spec).unwrap(),
             plan_only: false,
             confirmed: false,
         };
@@ -274,7 +299,7 @@ impl Cluster {
             let request = request.clone();
             async move { control_client(channel).migrate(request).await }
         };
-        let answer = self.operator.call(PATIENCE, call).await?;
+        let answer = way.call(PATIENCE, call).await?;
         Ok(serde_json::from_str(&answer.document).unwrap())
     }
 

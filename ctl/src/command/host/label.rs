@@ -1,7 +1,5 @@
 //! `ctl host label`.
 
-use common::failure::Failure;
-use common::grant::ScopeItem;
 use common::id::HostName;
 
 use super::show;
@@ -23,14 +21,6 @@ pub(crate) struct LabelArgs {
 /// Runs `ctl host label`.
 pub(crate) async fn run(context: &CommandContext, args: LabelArgs) -> Result<u8, CommandError> {
     let LabelArgs { name, labels } = args;
-    for label in &labels {
-        let parsed: Result<ScopeItem, _> = format!("label:{label}").parse();
-        parsed.map_err(|_error| {
-            let message = format!("`{label}` is not a label");
-            Failure::new(common::failure::FailureKind::Invalid, message)
-                .hint("write it as KEY=VALUE, as team=shop")
-        })?;
-    }
     let host = context.client()?.label_host(&name, labels).await?;
     context.output.answer(&host, |host| show::text(host, context.output.width()))?;
     Ok(0)

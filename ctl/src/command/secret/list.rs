@@ -8,7 +8,7 @@ use crate::failure::CommandError;
 use crate::output::style::{Meaning, Text};
 use crate::output::table::{Layout, Table};
 
-/// List the names of all secrets
+/// List the names of the secrets that you may use
 #[derive(Debug, clap::Args)]
 pub(crate) struct ListArgs {}
 
@@ -29,6 +29,7 @@ fn text(secrets: &[SecretView], width: Option<usize>) -> Text {
         ("VERSION", Layout::Right),
         ("SET", Layout::Left),
         ("BY", Layout::Flexible),
+        ("LABELS", Layout::Flexible),
     ]);
     for secret in secrets {
         table.row([
@@ -36,7 +37,13 @@ fn text(secrets: &[SecretView], width: Option<usize>) -> Text {
             (Meaning::Plain, secret.version.to_string()),
             (Meaning::Plain, human::moment(secret.set)),
             (Meaning::Faint, secret.set_by.clone()),
+            (Meaning::Plain, labels(secret)),
         ]);
     }
     table.render(width)
+}
+
+/// Returns the labels of a secret as they are written.
+pub(super) fn labels(secret: &SecretView) -> String {
+    secret.labels.iter().map(|(key, value)| format!("{key}={value}")).collect::<Vec<_>>().join(" ")
 }

@@ -4,6 +4,7 @@ use crate::context::CommandContext;
 use crate::failure::CommandError;
 
 mod delete;
+mod label;
 mod list;
 mod rotate;
 mod set;
@@ -16,6 +17,7 @@ mod value;
 #[derive(Debug, clap::Subcommand)]
 pub(crate) enum SecretCommand {
     Delete(delete::DeleteArgs),
+    Label(label::LabelArgs),
     List(list::ListArgs),
     Rotate(rotate::RotateArgs),
     Set(set::SetArgs),
@@ -26,6 +28,7 @@ impl SecretCommand {
     pub(crate) async fn run(self, context: &CommandContext) -> Result<u8, CommandError> {
         match self {
             Self::Delete(args) => delete::run(context, args).await,
+            Self::Label(args) => label::run(context, args).await,
             Self::List(args) => list::run(context, args).await,
             Self::Rotate(args) => rotate::run(context, args).await,
             Self::Set(args) => set::run(context, args).await,
