@@ -17,7 +17,7 @@ use common::secret::Secret;
 use common::tls;
 use http::header::{HOST, HeaderValue};
 use http::{Method, Request, StatusCode, Uri};
-use http_body_util::{BodyExt, Empty, Limited};
+use http_body_util::{BodyExt, Empty, LengthLimitError, Limited};
 use hyper::body::Bytes;
 use hyper::client::conn::http1;
 use hyper_util::rt::TokioIo;
@@ -149,15 +149,24 @@ impl Vault {
             Failure::new(FailureKind::Timeout, format!("{address} cannot be reached: {error}"))
                 .hint("is the vault up and reachable from the coordinators?")
         };
+        let broken = |error: Box<dyn std::error::Error + Send + Sync>| {
+            if !error.is::<LengthLimitError>() {
+                return unreachable(&error);
+            }
+            let message = format!("{address} answered with more than {ANSWER_BYTES_MAX} bytes");
+            Failure::new(FailureKind::Unsupported, message).hint("is this the address of a HashiCorp Vault?")
+        };
         let stream = TcpStream::connect((host.as_str(), *port)).await.map_err(|error| unreachable(&error))?;
         let request = self.request(path, token)?;
         match &self.tls {
-            None => exchange(hub, stream, request).await.map_err(|error| unreachable(&error)),
+            None => exchange(hub, stream, request).await.map_err(broken),
             Some(tls) => {
                 let name = ServerName::try_from(host.clone()).map_err(|error| unreachable(&error))?;
                 let stream = TlsConnector::from(Arc::clone(tls)).connect(name, stream).await;
-                let stream = stream.map_err(|error| unreachable(&error))?;
-                exchange(hub, stream, request).await.map_err(|error| unreachable(&error))
+                let stream = stream.map_err(|error| {
+                    if is_of_certificate(&error) { unknown(address, &error) } else { unreachable(&error) }
+                })?;
+                exchange(hub, stream, request).await.map_err(broken)
             }
         }
     }
@@ -180,6 +189,19 @@ impl Vault {
         }
         request.body(Empty::new()).map_err(|error| Failure::of(FailureKind::Invalid, &error))
     }
+}
+
+/// Whether a handshake ended because of who the other side is.
+fn is_of_certificate(error: &std::io::Error) -> bool {
+    let cause = error.get_ref().and_then(|cause| cause.downcast_ref::<rustls::Error>());
+    matches!(cause, Some(rustls::Error::InvalidCertificate(_)))
+}
+
+fn unknown(address: &str, error: &std::io::Error) -> Failure {
+    let message = format!("whoever answers at {address} is not the vault that is expected there: {error}");
+    Failure::new(FailureKind::Unauthenticated, message).hint(
+        "name the authority of the vault's certificate in `ca_file`, and the vault as its certificate does",
+    )
 }
 
 /// Sends a request and reads the answer, within its bound.

@@ -9,4 +9,5 @@ mod join;
 mod raw;
 mod secrets;
 mod sessions;
+mod vault;
 mod walls;

@@ -1,26 +1,21 @@
 //! Secrets over the real port: what operators may do with them, and which agent gets which.
 
-use std::sync::{Arc, Mutex};
-
 use common::failure::{Failure, FailureKind};
 use common::fence::FencingToken;
+use common::role::Role;
 use common::sanitize::{Action, FileRule, Find, Mask, Sanitize, With};
 use common::sealing::{self, Sealed, SealingKey};
-use common::shutdown::Shutdown;
 use common::tls::Identity;
 use common::view::SecretView;
-use proto::channel::secret_client;
+use proto::channel::{access_client, secret_client};
 use proto::v1::agent_message::Message as FromAgent;
 use proto::v1::coordinator_message::Message as ToAgent;
 use proto::v1::{self, open_secret::Right, opened_secret::Answer};
 use rustls::pki_types::{PrivateKeyDer, PrivatePkcs8KeyDer};
-use tokio::io::{AsyncReadExt, AsyncWriteExt};
-use tokio::net::TcpListener;
 
-use super::fixture::{Agent, Cluster, PATIENCE};
+use super::fixture::{Agent, Cluster, PATIENCE, document};
+use super::vault::{FakeVault, TOKEN};
 use crate::config::{Settings, VaultSettings};
-
-const TOKEN: &str = "hvs.canary-token";
 
 async fn set(cluster: &Cluster, name: &str, value: &[u8]) -> Result<SecretView, Failure> {
     let request_id = format!("{name} {}", value.len());
@@ -198,72 +193,73 @@ async fn empty_large_and_badly_named_secrets_are_refused() {
     cluster.stop().await;
 }
 
-/// A vault of a few lines, after the API of HashiCorp Vault's key-value engine, version 2; notes what it was asked.
-struct FakeVault {
-    address: String,
-    asked: Arc<Mutex<Vec<String>>>,
-    shutdown: Shutdown,
-}
-
-impl FakeVault {
-    async fn start() -> Self {
-        let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
-        let address = format!("http://{}", listener.local_addr().unwrap());
-        let (asked, shutdown) = (Arc::new(Mutex::new(Vec::new())), Shutdown::new());
-        let (notes, stop) = (Arc::clone(&asked), shutdown.token().clone());
-        shutdown.spawn(async move {
-            loop {
-                let accepted = tokio::select! {
-                    () = stop.cancelled() => return,
-                    accepted = listener.accept() => accepted,
-                };
-                let Ok((mut stream, _)) = accepted else { return };
-                let mut request = Vec::new();
-                while !request.windows(4).any(|window| window == b"\r\n\r\n") {
-                    let mut piece = [0; 1024];
-                    match stream.read(&mut piece).await {
-                        Ok(count) if count > 0 => request.extend_from_slice(&piece[..count]),
-                        Ok(_) | Err(_) => break,
-                    }
-                }
-                let request = String::from_utf8(request).unwrap();
-                let (status, body) = Self::answer(&request);
-                notes.lock().unwrap().push(request);
-                let answer = format!(
-                    "HTTP/1.1 {status}\r\nContent-Type: application/json\r\nContent-Length: {}\r\n\r\n{body}",
-                    body.len()
-                );
-                stream.write_all(answer.as_bytes()).await.ok();
-            }
-        });
-        Self { address, asked, shutdown }
-    }
-
-    fn answer(request: &str) -> (&'static str, &'static str) {
-        let header = |name: &str| {
-            request.lines().find_map(|line| {
-                let (found, value) = line.split_once(": ")?;
-                found.eq_ignore_ascii_case(name).then_some(value)
-            })
+#[tokio::test]
+async fn a_scope_opens_the_secrets_that_bear_its_labels_and_hides_all_others() {
+    let cluster = Cluster::start().await;
+    let team = || vec!["team=shop".to_owned()];
+    for host in ["web1", "web2"] {
+        cluster.join(host).await;
+        let label = v1::LabelHostRequest { host: host.to_owned(), labels: team() };
+        let call = |way| {
+            let label = label.clone();
+            async move { access_client(way).label_host(label).await }
         };
-        let path = request.split(' ').nth(1).unwrap_or_default();
-        match (header("x-vault-token"), path) {
-            (Some(TOKEN), "/v1/secret/data/shop/mask") => (
-                "200 OK",
-                r#"{"request_id":"1","data":{"data":{"key":"the canary of the vault"},"metadata":{"version":2,"destroyed":false,"deletion_time":""}}}"#,
-            ),
-            (Some(TOKEN), "/v1/secret/data/shop/denied") => {
-                ("403 Forbidden", r#"{"errors":["1 error occurred:\n\t* permission denied\n\n"]}"#)
-            }
-            (Some(TOKEN), _) => ("404 Not Found", r#"{"errors":[]}"#),
-            (_, _) => ("403 Forbidden", r#"{"errors":["permission denied"]}"#),
+        cluster.operator.call(PATIENCE, call).await.unwrap();
+    }
+    set(&cluster, "mask", b"canary").await.unwrap();
+    set(&cluster, "other", b"canary").await.unwrap();
+    let label = |labels: Vec<String>| {
+        let call = move |way| {
+            let request = v1::LabelSecretRequest { name: "mask".to_owned(), labels: labels.clone() };
+            async move { secret_client(way).label_secret(request).await }
+        };
+        async { cluster.operator.call(PATIENCE, call).await.unwrap() }
+    };
+    let labelled: SecretView = document(&label(team()).await);
+    assert_eq!(labelled.labels.len(), 1);
+
+    let scope = &["label:team=shop"][..];
+    let narrow = cluster.keyed(&cluster.create_key("default", Role::Operator, scope).await, None);
+    let page = narrow.call(PATIENCE, |way| async move {
+        secret_client(way).list_secrets(v1::PageRequest { from: String::new(), limit: 0 }).await
+    });
+    let seen: Vec<SecretView> = serde_json::from_str(&page.await.unwrap().document).unwrap();
+    assert_eq!(seen, [labelled], "a list shows what is outside of the scope");
+    let ask = async |reference: &str| {
+        let mut spec = Cluster::spec("web1:/a", "web2:/b", Some(rules(reference)));
+        spec.labels = [("team".parse().unwrap(), "shop".parse().unwrap())].into();
+        cluster.migrate_by(&narrow, reference, &spec).await.unwrap_err()
+    };
+    // Whoever may name the secret gets as far as the agents, which are not there.
+    let absent = ask("${secret:absent}").await;
+    assert_eq!(absent.kind, FailureKind::NotFound);
+    for (reference, kind) in [
+        ("${secret:mask}", FailureKind::Unreachable),
+        ("${env:MASK}", FailureKind::Unreachable),
+        ("${file:/etc/mask}", FailureKind::Unreachable),
+        ("${secret:other}", FailureKind::NotFound),
+        ("${vault:secret/shop#key}", FailureKind::Denied),
+    ] {
+        let refused = ask(reference).await;
+        assert_eq!(refused.kind, kind, "{reference}: {refused}");
+        if kind == FailureKind::NotFound {
+            let told =
+                |failure: &Failure, name| serde_json::to_string(failure).unwrap().replace(name, "NAME");
+            assert_eq!(told(&refused, "other"), told(&absent, "absent"), "a hidden one is an absent one");
         }
     }
+    label(Vec::new()).await;
+    assert_eq!(ask("${secret:mask}").await.kind, FailureKind::NotFound, "a label that was taken away");
+    let of_host = cluster.create_key("default", Role::Operator, &["host:web1", "host:web2"]).await;
+    let spec = Cluster::spec("web1:/a", "web2:/b", Some(rules("${secret:mask}")));
+    let refused = cluster.migrate_by(&cluster.keyed(&of_host, None), "r", &spec).await.unwrap_err();
+    assert_eq!(refused.kind, FailureKind::NotFound, "no host says whose a secret is");
+    cluster.stop().await;
 }
 
 #[tokio::test]
 async fn a_vault_is_asked_with_its_token_for_the_path_and_the_field() {
-    let vault = FakeVault::start().await;
+    let vault = FakeVault::start(None).await;
     let address = vault.address.clone();
     let cluster = Cluster::start_with(|directory, settings: &mut Settings| {
         let token = directory.join("vault.token");
