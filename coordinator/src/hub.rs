@@ -9,7 +9,7 @@ use std::time::Duration;
 
 use common::clock;
 use common::failure::{CONFIRM, Failure, FailureKind};
-use common::id::{HostName, MigrationId, NodeName, StepId, TenantId};
+use common::id::{MigrationId, NodeName, StepId, TenantId};
 use common::principal::Principal;
 use common::progress::Progress;
 use common::secret::Secret;
@@ -43,9 +43,6 @@ use crate::vault::ring::Keyring;
 
 /// What the envelope of the authority's key is bound to, before the cluster's id.
 pub(crate) const AUTHORITY_CONTEXT: &str = "drover authority key of cluster ";
-
-/// How long the connections of a host that was revoked stay open after its session was ended.
-const CUT_DELAY: Duration = Duration::from_millis(250);
 
 /// How old a quorum's word may be on which this node answers as the leader: a leader that was replaced without knowing
 /// it must not keep a lease alive that its successor gives away.
@@ -187,8 +184,8 @@ pub fn absent_migration(id: &str) -> Failure {
         .hint("see `ctl list` for what there is")
 }
 
-/// Returns the id of the key that the authority's key is sealed under, which is the present one.
-fn key_id(sealed: &[u8]) -> Result<[u8; 8], EnvelopeError> {
+/// Returns the id of the cluster key that something is sealed under; the authority's key is under the present one.
+pub(crate) fn key_id(sealed: &[u8]) -> Result<[u8; 8], EnvelopeError> {
     Parts::of(sealed)?.key_id()
 }
 
@@ -270,19 +267,6 @@ impl Hub {
             self.audit.refusals.note(Refused { principal, address, action, object, reason });
         }
         proposed.map(|applied| applied.outcome)
-    }
-
-    /// Cuts the session of a host at once, and its connections as soon as they had the time to carry the reason.
-    pub fn cut(self: &Arc<Self>, tenant: &TenantId, host: &HostName) {
-        self.sessions.cut(tenant, host);
-        let holder = Principal::Agent { tenant: tenant.clone(), host: host.clone() };
-        let hub = Arc::clone(self);
-        self.shutdown.spawn(async move {
-            tokio::select! {
-                () = hub.shutdown.cancelled() => {}
-                () = tokio::time::sleep(CUT_DELAY) => hub.connections.cut(&holder),
-            }
-        });
     }
 
     /// Returns the opened authority.

@@ -32,7 +32,7 @@ use crate::raft::Member;
 use crate::raft::membership::{Admission, join};
 use crate::raft::node::{RaftNode, RaftSettings};
 use crate::raft::wire::{GrpcWire, Wire};
-use crate::reconcile::{driver, renewal, retention};
+use crate::reconcile::{driver, renewal, retention, revocation};
 use crate::rotate;
 use crate::state::State;
 use crate::vault::hashicorp::Vaults;
@@ -122,6 +122,7 @@ impl Node {
         };
         node.open_doors(&identity, &authority, api, raft_listener)?;
         node.shutdown.spawn(driver::run(Arc::clone(&hub)));
+        node.shutdown.spawn(revocation::run(Arc::clone(&hub)));
         audit::spawn(&hub);
         node.shutdown.spawn(retention::run(Arc::clone(&hub)));
         node.shutdown.spawn(renewal::run(Arc::clone(&hub), identity));
@@ -215,6 +216,7 @@ async fn stay_member(
     member: Member,
 ) {
     let admission = Admission { node_id: membership.node_id, member };
+    let mut told = None;
     loop {
         let known = hub.raft.member_views();
         let own = known.iter().find(|view| view.node_id == admission.node_id);
@@ -246,7 +248,13 @@ async fn stay_member(
                 }
                 return;
             }
-            Err(failure) => tracing::warn!(%failure, "this node is not a member of the cluster yet"),
+            Err(failure) => {
+                if told.as_ref() != Some(&failure.message) {
+                    let hint = failure.hint.as_deref().unwrap_or_default();
+                    tracing::warn!(%failure, hint, "this node is not a member of the cluster yet");
+                }
+                told = Some(failure.message);
+            }
         }
         tokio::select! {
             biased;

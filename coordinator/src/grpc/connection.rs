@@ -191,14 +191,14 @@ pub struct Connections {
 #[derive(Debug, Default)]
 struct Open {
     next: u64,
-    by_number: BTreeMap<u64, (Principal, CancellationToken)>,
+    by_number: BTreeMap<u64, (Arc<Peer>, CancellationToken)>,
 }
 
 impl Connections {
-    /// Cuts every connection of a principal.
-    pub fn cut(&self, principal: &Principal) {
-        for (holder, cut) in self.open().by_number.values() {
-            if holder == principal {
+    /// Cuts every connection of such peers.
+    pub fn cut(&self, is_meant: impl Fn(&Principal) -> bool) {
+        for (peer, cut) in self.open().by_number.values() {
+            if !cut.is_cancelled() && is_meant(&peer.principal) {
                 cut.cancel();
             }
         }
@@ -209,7 +209,7 @@ impl Connections {
         open.next += 1;
         let number = open.next;
         if let Some(peer) = &info.peer {
-            open.by_number.insert(number, (peer.principal.clone(), info.cut.clone()));
+            open.by_number.insert(number, (Arc::clone(peer), info.cut.clone()));
         }
         drop(open);
         Entry { number, connections: Arc::clone(self) }

@@ -339,7 +339,6 @@ impl ControlService for ControlDoor {
         let command =
             host::Command { tenant: tenant.clone(), host: host.clone(), change: host::Change::Revoke };
         self.propose(principal, Command::Host(command)).await?;
-        self.hub.cut(&tenant, &host);
         answer(&self.host_view(&tenant, name)?)
     }
 
@@ -349,8 +348,14 @@ impl ControlService for ControlDoor {
         if let Some(leader) = self.hub.leader_address().filter(|_| !self.hub.is_leader()) {
             return Err(refuse::not_leader(Some(leader)));
         }
-        admission::admit(&self.hub, &request, Call::ReadCluster)?;
-        answer(&self.hub.cluster_view())
+        let admitted = admission::admit(&self.hub, &request, Call::ReadCluster)?;
+        let mut view = self.hub.cluster_view();
+        if admitted.tenant != TenantId::default_tenant() {
+            // How far the log is tells how much all tenants do.
+            view.applied_index = 0;
+            view.members.iter_mut().for_each(|member| member.matched_index = None);
+        }
+        answer(&view)
     }
 
     async fn enroll_node(&self, request: Request<NodeRequest>) -> Answer<Document> {

@@ -164,6 +164,11 @@ impl Sessions {
         open.by_host.iter().filter(|((whose, _), _)| whose == tenant).map(|(_, it)| it.clone()).collect()
     }
 
+    /// Returns every session and whose it is.
+    pub fn all(&self) -> Vec<(TenantId, SessionHandle)> {
+        self.open().by_host.iter().map(|((whose, _), it)| (whose.clone(), it.clone())).collect()
+    }
+
     /// Returns how many sessions are open.
     pub fn len(&self) -> usize {
         self.open().by_host.len()

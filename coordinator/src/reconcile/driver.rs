@@ -84,7 +84,10 @@ async fn lead(hub: &Arc<Hub>) {
             effect = effects.recv() => match effect {
                 Ok(effect) => Event::Effect(effect),
                 // Missed effects are found by looking at the state.
-                Err(RecvError::Lagged(_)) => Event::Wake,
+                Err(RecvError::Lagged(_)) => {
+                    revocation::tell_all(hub);
+                    Event::Wake
+                }
                 Err(RecvError::Closed) => Event::End,
             },
             () = hub.wake.notified() => Event::Wake,
@@ -128,7 +131,7 @@ fn act(hub: &Arc<Hub>, effect: &Effect) {
     match effect {
         Effect::LeaseEnded { .. } => dispatch::tell_ended(hub, effect),
         Effect::HostRevoked { tenant, host } => {
-            hub.cut(tenant, host);
+            hub.sessions.cut(tenant, host);
             revocation::tell(hub, tenant, host);
         }
         Effect::Settle { .. } => settle::reconcile(hub),

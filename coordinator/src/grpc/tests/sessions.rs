@@ -1,17 +1,27 @@
 //! Agents and their sessions, from the spec to the settled end.
 
+use std::sync::Arc;
+use std::time::Duration;
+
 use common::failure::{Failure, FailureKind};
 use common::fence::FencingToken;
 use common::host::HostStatus;
 use common::progress::Progress;
 use common::step::file::FileOutput;
 use common::ticket::Ticket;
+use common::tls;
 use common::view::{MigrationStatus, MigrationView};
 use proto::channel::{Coordinators, control_client};
 use proto::v1::agent_message::Message as FromAgent;
 use proto::v1::coordinator_message::Message as ToAgent;
 use proto::v1::question::Question;
 use proto::v1::{self};
+use rcgen::KeyPair;
+use rustls::pki_types::{CertificateDer, PrivateKeyDer, PrivatePkcs8KeyDer};
+use tokio::io::AsyncReadExt;
+use tokio::net::TcpStream;
+use tokio_rustls::TlsConnector;
+use tokio_rustls::client::TlsStream;
 
 use super::fixture::*;
 use crate::live::grant;
@@ -287,5 +297,72 @@ async fn others_learn_at_once_which_host_is_revoked_and_later_ones_with_their_se
     assert_eq!(other.next().await, Some(ToAgent::RevokedHosts(expected.clone())));
     let mut again = Agent::connect(&way, "web2", 2).await.unwrap();
     assert_eq!(again.next().await, Some(ToAgent::RevokedHosts(expected)));
+    cluster.stop().await;
+}
+
+/// Returns a connection of a host on which nothing is asked, as a stranger's tool would hold it open.
+async fn idle(
+    cluster: &Cluster,
+    certificate: CertificateDer<'static>,
+    key: &KeyPair,
+) -> TlsStream<TcpStream> {
+    let key = PrivateKeyDer::Pkcs8(PrivatePkcs8KeyDer::from(key.serialize_der()));
+    let identity = tls::Identity::new(vec![certificate], key).unwrap();
+    let config = tls::client_config(identity, &cluster.authority(), tls::ALPN_GRPC).unwrap();
+    let stream = TcpStream::connect(cluster.node.api_address()).await.unwrap();
+    let name = tls::COORDINATOR_NAME.try_into().unwrap();
+    TlsConnector::from(Arc::new(config)).connect(name, stream).await.unwrap()
+}
+
+/// Reads until the other side ends the connection.
+async fn ended(mut stream: TlsStream<TcpStream>) {
+    let mut bytes = [0; 1024];
+    // A cut is an end of file or a reset, whichever comes first.
+    while stream.read(&mut bytes).await.is_ok_and(|count| count > 0) {}
+}
+
+#[tokio::test]
+async fn a_revoked_host_is_cut_off_and_nobody_else_is() {
+    let cluster = Cluster::start().await;
+    let (key, certificate) = cluster.join("web1").await;
+    let way = cluster.way_of(certificate.clone(), &key);
+    let mut agent = Agent::connect(&way, "web1", 1).await.unwrap();
+    let (other_key, other_certificate) = cluster.join("web2").await;
+    let other_way = cluster.way_of(other_certificate.clone(), &other_key);
+    let mut other = Agent::connect(&other_way, "web2", 1).await.unwrap();
+    let others = idle(&cluster, other_certificate, &other_key).await;
+    let silent = idle(&cluster, certificate, &key).await;
+    let request = v1::HostRequest { host: "web1".to_owned() };
+    let revoke = |channel| {
+        let request = request.clone();
+        async move { control_client(channel).revoke_host(request).await }
+    };
+    cluster.operator.call(PATIENCE, revoke).await.unwrap();
+    // Both ends come from the coordinator: nothing here would end them before the test gives up, and the ten seconds in
+    // which they must come are bounded by how often the coordinator looks.
+    assert!(crate::reconcile::revocation::INTERVAL * 2 <= Duration::from_secs(10));
+    let cut = async {
+        while let Ok(Some(_)) = agent.inbound.message().await {}
+        ended(silent).await;
+    };
+    tokio::time::timeout(PATIENCE, cut).await.expect("a revoked host stays connected");
+    tokio::select! {
+        biased;
+        () = ended(others) => panic!("what another host has open was cut too"),
+        () = tokio::task::yield_now() => {}
+    }
+    let again = Agent::connect(&way, "web1", 2).await.err().unwrap();
+    assert!(matches!(again.kind, FailureKind::Unauthenticated | FailureKind::Denied), "{again}");
+    // The other host is told, and its session goes on.
+    assert!(matches!(other.next().await, Some(ToAgent::RevokedHosts(_))));
+    other.send(FromAgent::Heartbeat(v1::Heartbeat { number: 1, renew: Vec::new(), wall_ms: 0 })).await;
+    assert!(matches!(other.next().await, Some(ToAgent::Renewed(_))));
+
+    // Whoever is invited again at once holds nothing open of before.
+    let (key, certificate) = cluster.join("web1").await;
+    let silent = idle(&cluster, certificate, &key).await;
+    cluster.operator.call(PATIENCE, revoke).await.unwrap();
+    cluster.invite("web1").await;
+    tokio::time::timeout(PATIENCE, ended(silent)).await.expect("a revoked host stays connected");
     cluster.stop().await;
 }
