@@ -37,7 +37,7 @@ pub async fn join(
     let files = NodeFiles::create(&settings.state_dir)?;
     files.refuse_member()?;
     files.clear()?;
-    let own_key = sources.find()?;
+    let own_keys = sources.find_all()?.map(|(_, keys)| keys);
     let key = KeyPair::generate_for(&rcgen::PKCS_ECDSA_P256_SHA256).map_err(|error| bug(&error))?;
     let request = CertificateParams::default().serialize_request(&key).map_err(|error| bug(&error))?;
     let tls = tls::enrolling_client_config(ca_digest, ALPN_GRPC).map_err(|error| bug(&error))?;
@@ -65,10 +65,10 @@ pub async fn join(
             .hint("make one with `ctl cluster add`"));
     }
     let document = NodeDocument::parse(&answer.node_document)?;
-    let cluster_key = document.cluster_key()?;
-    match own_key {
-        None => sources.store(&cluster_key)?,
-        Some(own) if own.id() == cluster_key.id() => {}
+    let cluster_keys = document.cluster_keys()?;
+    match own_keys {
+        None => sources.store_all(&cluster_keys)?,
+        Some(own) if own.iter().any(|key| key.id() == cluster_keys[0].id()) => {}
         Some(_) => {
             return Err(Failure::new(FailureKind::Conflict, "the cluster key that is in place here is not this cluster's")
                 .hint("remove it, or put the right one in place; the join brings the key with it where there is none"));

@@ -71,13 +71,15 @@ async fn next_key(hub: &Arc<Hub>, present: &ClusterKey) -> Result<ClusterKey, Fa
     if let Some(prepared) = hub.keyring.prepared(present.id())? {
         return Ok(prepared);
     }
+    // Told before it is kept here: a key that only this node knew would be taken for an operator's by the next call.
+    hub.keyring.check_own()?;
     let next = ClusterKey::generate()?;
-    hub.keyring.add(&next)?;
     let context = format!("{NEXT_KEY_CONTEXT}{}", hub.state().cluster().id);
     let envelope = envelope::seal(present, &context, next.expose());
     let envelope = envelope.map_err(|error| Failure::of(FailureKind::Bug, &error))?;
     let command = SecretCommand::NextKey(NextKey { id: next.id(), envelope });
     hub.propose(hub.principal(), Command::Secret(command)).await?;
+    hub.keyring.add(&next)?;
     Ok(next)
 }
 
@@ -117,6 +119,22 @@ async fn await_nodes(hub: &Arc<Hub>, id: [u8; 8]) -> Result<(), Failure> {
         }
     }
     Ok(())
+}
+
+/// Checks that a node that asks to become a member holds the present key. One that joined, and was then away while the
+/// key was rotated and the old one dropped, would have a vote and serve nothing.
+///
+/// # Errors
+/// When it does not, or cannot be asked.
+pub async fn check_newcomer(hub: &Hub, address: &str) -> Result<(), Failure> {
+    let id = hub.cluster_key()?.id();
+    if hub.peers.0.call(address, Method::HoldsKey, id.to_vec()).await? == [1] {
+        return Ok(());
+    }
+    let message = "this node lacks the present cluster key, which was rotated since it joined";
+    Err(Failure::new(FailureKind::Conflict, message).hint(
+        "copy the cluster key of another coordinator to where this one has its own; then it becomes a member by itself",
+    ))
 }
 
 fn lacking(node: &str) -> Failure {

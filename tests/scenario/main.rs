@@ -15,6 +15,7 @@ mod network;
 mod plain;
 mod refusal;
 mod retention;
+mod rotation;
 mod secrets;
 mod three;
 mod undo;

@@ -7,8 +7,11 @@ use std::os::unix::fs::PermissionsExt;
 use std::path::Path;
 use std::process::Stdio;
 
+use common::mask::Masker;
+use common::sanitize::{Find, Mask, With};
 use serde_json::Value;
 use tests::cluster::{Cluster, Outcome};
+use tests::tree;
 
 /// Runs `ctl` with something on its standard input.
 fn ctl_with(cluster: &Cluster, words: &[&str], input: &[u8]) -> Outcome {
@@ -27,7 +30,7 @@ fn ctl_with(cluster: &Cluster, words: &[&str], input: &[u8]) -> Outcome {
     }
 }
 
-fn set(cluster: &Cluster, name: &str, value: &[u8]) -> Value {
+pub(crate) fn set(cluster: &Cluster, name: &str, value: &[u8]) -> Value {
     ctl_with(cluster, &["--output", "json", "secret", "set", name], value).expect_code(0).json()
 }
 
@@ -38,7 +41,7 @@ fn error_of(outcome: Outcome, code: i32) -> String {
 }
 
 /// Writes a spec from `agent-1` to `agent-2` with these rules and returns its path.
-fn spec(cluster: &Cluster, source: &Path, destination: &Path, sanitize: &str) -> String {
+pub(crate) fn spec(cluster: &Cluster, source: &Path, destination: &Path, sanitize: &str) -> String {
     let path = cluster.path("spec.yaml");
     let text = format!(
         "version: 1\nsource: {{host: agent-1, paths: {{root: {}}}}}\ndestination: {{host: agent-2, paths: {{root: {}}}}}\n\
@@ -50,7 +53,7 @@ fn spec(cluster: &Cluster, source: &Path, destination: &Path, sanitize: &str) ->
     path.display().to_string()
 }
 
-fn migrate(cluster: &Cluster, spec: &str) -> (Option<i32>, Value) {
+pub(crate) fn migrate(cluster: &Cluster, spec: &str) -> (Option<i32>, Value) {
     cluster.json(&["migrate", "-f", spec, "--yes"])
 }
 
@@ -157,6 +160,82 @@ fn a_copy_is_sanitised_before_it_leaves_its_source() {
     assert_eq!(code, Some(0), "{deep:#}");
     let report = cluster.ctl(&["report", id, "--format", "markdown"], &[]).expect_code(0).stdout;
     assert!(report.contains("Sanitised") && report.contains("drop secret/"), "{report}");
+}
+
+/// Returns a text with an address in each line, of so many bytes, that no compressor makes small.
+fn letters(seed: u64, bytes: usize) -> Vec<u8> {
+    let mut text = Vec::with_capacity(bytes + 64);
+    for chunk in tree::bytes(seed, bytes).chunks(48) {
+        text.extend_from_slice(b"eva@example.com ");
+        text.extend(chunk.iter().map(|byte| b'a' + byte % 26));
+        text.push(b'\n');
+    }
+    text.truncate(bytes);
+    text
+}
+
+#[test]
+fn masked_files_outlive_agents_that_are_killed() {
+    const MIB: usize = 1024 * 1024;
+    let cluster = Cluster::start(2, 1);
+    let (source, destination) = (cluster.path("shop"), cluster.path("copy"));
+    fs::create_dir(&source).unwrap();
+    // Below, at and above where a file travels in ranges, up to the largest that is masked; and one byte more.
+    let sizes = [MIB - 1, MIB, MIB + 1, 5 * MIB + 17, 12 * MIB, 16 * MIB];
+    for (seed, size) in (0..).zip(sizes) {
+        fs::write(source.join(format!("{size}.sql")), letters(seed, size)).unwrap();
+    }
+    fs::write(source.join("over.sql"), letters(99, 16 * MIB + 1)).unwrap();
+    let path = spec(
+        &cluster,
+        &source,
+        &destination,
+        "  files:\n    - {match: \"*.sql\", action: mask, find: email, with: filler}\n",
+    );
+    let text =
+        fs::read_to_string(&path).unwrap().replace("options:", "transfer: {bandwidth_limit: 2MiB}\noptions:");
+    fs::write(&path, text).unwrap();
+    let (code, begun) = cluster.json(&["migrate", "-f", &path, "--yes", "--detach"]);
+    assert_eq!(code, Some(0), "{begun:#}");
+    let id = begun["id"].as_str().unwrap();
+    let mut done = 0;
+    for victim in ["agent-1", "agent-2", "agent-1", "agent-2"] {
+        let migration = cluster.wait_for(id, "the move to go on", |migration| {
+            migration["bytes_done"].as_u64() > Some(done) || migration["status"] != "running"
+        });
+        assert_eq!(migration["status"], "running", "{migration:#}");
+        done = migration["bytes_done"].as_u64().unwrap() + 3 * MIB as u64;
+        cluster.kill(victim);
+        cluster.up();
+    }
+    let migration = cluster.wait_for_end(id);
+    assert_eq!(
+        (&migration["status"], &migration["exit_code"]),
+        (&"completed".into(), &7.into()),
+        "{migration:#}"
+    );
+    let resent = migration["bytes_resent"].as_u64().unwrap();
+    // Each kill costs what was on its way, and not what had landed.
+    assert!(resent <= 4 * 4 * MIB as u64, "{resent} bytes were sent again");
+    let mask = Mask { find: vec![Find::Email], regex: Vec::new(), with: With::Filler };
+    let masker = Masker::new(&mask, None).unwrap();
+    for (seed, size) in (0..).zip(sizes) {
+        let mut expected = letters(seed, size);
+        masker.mask(&mut expected);
+        let found = fs::read(destination.join(format!("{size}.sql"))).unwrap();
+        assert!(found == expected, "{size}.sql is not what masking it gives");
+        assert!(!String::from_utf8(found).unwrap().contains("example.com"));
+    }
+    let findings = migration["findings"].as_array().unwrap();
+    assert_eq!(findings.len(), 1, "{findings:#?}");
+    assert_eq!(
+        (&findings[0]["rule"], &findings[0]["object"]),
+        (&"not_sanitized".into(), &"over.sql".into()),
+        "{findings:#?}"
+    );
+    let message = findings[0]["message"].as_str().unwrap();
+    assert!(message.contains("16777217") && message.contains("16777216"), "{message}");
+    assert!(!destination.join("over.sql").exists());
 }
 
 #[test]

@@ -30,13 +30,12 @@ use super::session::{self, Questions, Session};
 use crate::access::actor::Actor;
 use crate::access::call::Call;
 use crate::hub::Hub;
-use crate::pki::authority::RequestedKey;
+use crate::pki::authority::{Authority, RequestedKey};
 use crate::pki::join_token::JoinToken;
 use crate::pki::node_document::NodeDocument;
 use crate::reconcile::revocation;
 use crate::state::join::Join;
 use crate::state::{Command, Outcome, cluster, host};
-use crate::vault::keyring::ClusterKey;
 use crate::vault::opening;
 
 /// How long an agent may take from opening a session to its hello.
@@ -75,7 +74,7 @@ impl AgentDoor {
         key: &RequestedKey,
     ) -> Result<EnrollResponse, Status> {
         let principal = Principal::Agent { tenant: tenant.clone(), host: name.clone() };
-        let token = token.digest(self.cluster_key()?.expose(), &principal);
+        let token = token.digest(self.authority()?, &principal);
         let state = self.hub.state();
         let join = state.hosts().get(&tenant, &name).and_then(|host| host.join.as_ref());
         check_join(join, &name, &token, key)?;
@@ -88,7 +87,7 @@ impl AgentDoor {
         let certificate = self.issue(&principal, Some(generation), key)?;
         Ok(EnrollResponse {
             certificate,
-            ca_certificate: self.authority()?.to_vec(),
+            ca_certificate: self.authority()?.certificate().to_vec(),
             coordinators: self.hub.state().cluster().api_addresses(),
             tenant: tenant.to_string(),
             generation,
@@ -104,7 +103,7 @@ impl AgentDoor {
         token: &JoinToken,
         key: &RequestedKey,
     ) -> Result<EnrollResponse, Status> {
-        let token = token.digest(self.cluster_key()?.expose(), &actor);
+        let token = token.digest(self.authority()?, &actor);
         let state = self.hub.state();
         let join = state.cluster().nodes.get(&name).and_then(|node| node.join.as_ref());
         check_join(join, &name, &token, key)?;
@@ -113,19 +112,16 @@ impl AgentDoor {
             return Err(Status::internal("a node joined without a number"));
         };
         let state = self.hub.state();
-        let document = NodeDocument::new(node_id, &state, &self.cluster_key()?);
+        let present = self.hub.cluster_key().map_err(|failure| to_status(&failure))?;
+        let document = NodeDocument::new(node_id, &state, &present, &self.hub.keyring.all());
         Ok(EnrollResponse {
             certificate: self.issue(&actor, None, key)?,
-            ca_certificate: self.authority()?.to_vec(),
+            ca_certificate: self.authority()?.certificate().to_vec(),
             coordinators: state.cluster().api_addresses(),
             tenant: TenantId::default_tenant().to_string(),
             generation: 1,
             node_document: document.to_text().map_err(|failure| to_status(&failure))?,
         })
-    }
-
-    fn cluster_key(&self) -> Result<ClusterKey, Status> {
-        self.hub.cluster_key().map_err(|failure| to_status(&failure))
     }
 
     fn issue(
@@ -134,16 +130,15 @@ impl AgentDoor {
         generation: Option<u64>,
         key: &RequestedKey,
     ) -> Result<Vec<u8>, Status> {
-        let seals = self.hub.seals().map_err(|failure| to_status(&failure))?;
-        let issued = seals.authority.issue(principal, generation, key, clock::wall());
+        let issued = self.authority()?.issue(principal, generation, key, clock::wall());
         issued
             .map(|certificate| certificate.to_vec())
             .map_err(|error| to_status(&Failure::of(FailureKind::Bug, &error)))
     }
 
-    fn authority(&self) -> Result<&[u8], Status> {
+    fn authority(&self) -> Result<&Authority, Status> {
         let seals = self.hub.seals().map_err(|failure| to_status(&failure))?;
-        Ok(seals.authority.certificate())
+        Ok(&seals.authority)
     }
 
     /// Looks at the certificate of a host against its record, and makes its hello known.
@@ -266,7 +261,7 @@ impl AgentService for AgentDoor {
         };
         Ok(Response::new(RenewResponse {
             certificate: self.issue(&principal, next, &key)?,
-            ca_certificate: self.authority()?.to_vec(),
+            ca_certificate: self.authority()?.certificate().to_vec(),
             generation: next.unwrap_or(generation),
             coordinators: state.cluster().api_addresses(),
         }))

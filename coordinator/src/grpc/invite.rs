@@ -23,18 +23,18 @@ pub async fn invite(hub: &Hub, caller: Actor, joiner: Principal) -> Result<JoinV
     getrandom::fill(&mut random).map_err(|error| to_status(&Failure::of(FailureKind::Bug, &error)))?;
     let expires =
         WallMs(clock::wall().0.saturating_add(u64::try_from(JOIN_TOKEN_TTL.as_millis()).unwrap_or(0)));
-    let cluster_key = hub.cluster_key().map_err(|failure| to_status(&failure))?;
+    let authority = &hub.seals().map_err(|failure| to_status(&failure))?.authority;
     let (token, command, name, program) = match &joiner {
         Principal::Agent { tenant, host: name } => {
             let token = JoinToken::for_host(tenant.clone(), random);
-            let digest = token.digest(cluster_key.expose(), &joiner);
+            let digest = token.digest(authority, &joiner);
             let change = host::Change::Invite { token: digest, expires };
             let command = host::Command { tenant: tenant.clone(), host: name.clone(), change };
             (token, Command::Host(command), name.to_string(), "drover-agent")
         }
         Principal::Node { name } => {
             let token = JoinToken::for_node(random);
-            let digest = token.digest(cluster_key.expose(), &joiner);
+            let digest = token.digest(authority, &joiner);
             let command = cluster::Command::InviteNode { name: name.clone(), token: digest, expires };
             (token, Command::Cluster(command), name.to_string(), "drover-coordinator")
         }
@@ -43,8 +43,7 @@ pub async fn invite(hub: &Hub, caller: Actor, joiner: Principal) -> Result<JoinV
         }
     };
     refuse::or_status(hub, hub.propose(caller, command).await).await?;
-    let seals = hub.seals().map_err(|failure| to_status(&failure))?;
-    let (token, ca_digest) = (token.reveal(), seals.authority.digest());
+    let (token, ca_digest) = (token.reveal(), authority.digest());
     let coordinators = hub.state().cluster().api_addresses();
     // A node takes its name from its settings, a host from the command.
     let named = if program == "drover-agent" { format!(" --name {name}") } else { String::new() };

@@ -13,7 +13,10 @@ use super::refuse;
 use crate::access::call::Call;
 use crate::audit::exchange;
 use crate::hub::Hub;
+use crate::raft::membership::Admission;
 use crate::raft::server::Server;
+use crate::raft::wire;
+use crate::rotate;
 
 /// The service.
 #[derive(Clone, Debug)]
@@ -76,7 +79,15 @@ impl RaftService for RaftDoor {
         let Principal::Node { name } = refuse::check_known(&request, Call::Raft)? else {
             return Err(Status::permission_denied("only nodes are admitted"));
         };
-        answer(self.server.admit(&name, &request.into_inner().payload).await)
+        let payload = request.into_inner().payload;
+        let admitted = async {
+            let admission: Admission = wire::decode(&payload)?;
+            if self.hub.is_leader() {
+                rotate::check_newcomer(&self.hub, &admission.member.raft_address).await?;
+            }
+            self.server.admit(&name, admission).await
+        };
+        answer(admitted.await)
     }
 
     async fn audit(&self, request: Request<RaftMessage>) -> Answered {

@@ -1,8 +1,9 @@
 //! One-time tokens for enrolment.
 //!
-//! A token is 128 random bits, shown once. The state holds its keyed digest over what it is for (role, tenant and
-//! name), so a token that is used under another name, tenant or role is simply unknown, and whoever reads the state
-//! can use none. When it ends and that it is used once is the state's business.
+//! A token is 128 random bits, shown once. The state holds its digest over what it is for (role, tenant and name), so a
+//! token that is used under another name, tenant or role is simply unknown, and whoever reads the state can use none.
+//! The digest is under a key that is derived from the authority's own, so that a token outlives a rotation of the
+//! cluster key. When it ends and that it is used once is the state's business.
 
 use std::fmt;
 
@@ -11,7 +12,9 @@ use common::id::{HostName, NodeName, TenantId};
 use common::principal::Principal;
 use common::secret::Secret;
 
-/// Separates this use of the cluster key from every other one.
+use super::authority::Authority;
+
+/// Separates this use of the authority's key from every other one.
 const KEY_CONTEXT: &str = "drover 2026-11 digest of join tokens";
 /// Random bytes of a token.
 const SECRET_BYTES: usize = 16;
@@ -83,10 +86,9 @@ impl JoinToken {
         })
     }
 
-    /// Returns the digest that the state holds, under the cluster key and for this principal.
-    pub fn digest(&self, cluster_key: &[u8; 32], principal: &Principal) -> Digest {
-        let key = blake3::derive_key(KEY_CONTEXT, cluster_key);
-        let mut hasher = blake3::Hasher::new_keyed(&key);
+    /// Returns the digest that the state holds, for this principal.
+    pub fn digest(&self, authority: &Authority, principal: &Principal) -> Digest {
+        let mut hasher = blake3::Hasher::new_keyed(authority.derive(KEY_CONTEXT).expose());
         // The principal's text names role, tenant and name, and ends before a byte that no name holds.
         hasher.update(principal.to_string().as_bytes()).update(b"\0").update(self.secret.expose());
         hasher.finalize().into()
@@ -113,6 +115,8 @@ fn secret_of_hex(text: &str) -> Option<[u8; SECRET_BYTES]> {
 
 #[cfg(test)]
 mod tests {
+    use common::clock::WallMs;
+
     use super::*;
 
     #[test]
@@ -130,17 +134,22 @@ mod tests {
     }
 
     #[test]
-    fn the_digest_is_bound_to_key_role_tenant_and_name() {
+    fn the_digest_is_bound_to_cluster_role_tenant_and_name() {
+        let authority = |cluster| {
+            let (certificate, key) = Authority::create(cluster, WallMs(1_800_000_000_000)).unwrap();
+            Authority::open(cluster, &certificate, &key).unwrap()
+        };
+        let (ours, theirs) = (authority("c1"), authority("c2"));
         let (default, other) = (TenantId::default_tenant(), "other".parse::<TenantId>().unwrap());
         let host = JoinToken::for_host(default, [7; 16]);
         let foreign = JoinToken::for_host(other, [7; 16]);
         let node = JoinToken::for_node([7; 16]);
         let digests = [
-            host.digest(&[1; 32], &host.principal("web1").unwrap()),
-            host.digest(&[2; 32], &host.principal("web1").unwrap()),
-            host.digest(&[1; 32], &host.principal("web2").unwrap()),
-            foreign.digest(&[1; 32], &foreign.principal("web1").unwrap()),
-            node.digest(&[1; 32], &node.principal("web1").unwrap()),
+            host.digest(&ours, &host.principal("web1").unwrap()),
+            host.digest(&theirs, &host.principal("web1").unwrap()),
+            host.digest(&ours, &host.principal("web2").unwrap()),
+            foreign.digest(&ours, &foreign.principal("web1").unwrap()),
+            node.digest(&ours, &node.principal("web1").unwrap()),
         ];
         for (at, digest) in digests.iter().enumerate() {
             assert!(!digests[at + 1..].contains(digest), "digest {at} is not bound to its scope");

@@ -24,11 +24,15 @@ pub struct NodeDocument {
     /// Where the other nodes' raft ports are, by their numbers.
     pub raft_addresses: BTreeMap<u64, String>,
     cluster_key: String,
+    /// While the key is rotated, what is not yet or no longer the present one: some secrets are still under it. Left
+    /// out otherwise.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    other_keys: Vec<String>,
 }
 
 impl NodeDocument {
-    /// Makes the document for a node.
-    pub fn new(node_id: u64, state: &State, cluster_key: &ClusterKey) -> Self {
+    /// Makes the document for a node, with the present key and all that this node has.
+    pub fn new(node_id: u64, state: &State, present: &ClusterKey, all: &[ClusterKey]) -> Self {
         let members = state
             .cluster()
             .nodes
@@ -39,7 +43,12 @@ impl NodeDocument {
             cluster: state.cluster().id.clone(),
             node_id,
             raft_addresses: members.map(|node| (node.node_id, node.raft_address.clone())).collect(),
-            cluster_key: cluster_key.reveal().expose().clone(),
+            cluster_key: present.reveal().expose().clone(),
+            other_keys: all
+                .iter()
+                .filter(|key| key.id() != present.id())
+                .map(|key| key.reveal().expose().clone())
+                .collect(),
         }
     }
 
@@ -69,12 +78,12 @@ impl NodeDocument {
         Ok(document)
     }
 
-    /// Returns the cluster key.
+    /// Returns the cluster keys, the present one first.
     ///
     /// # Errors
     /// When the document holds none.
-    pub fn cluster_key(&self) -> Result<ClusterKey, Failure> {
-        ClusterKey::parse(&self.cluster_key)
+    pub fn cluster_keys(&self) -> Result<Vec<ClusterKey>, Failure> {
+        std::iter::once(&self.cluster_key).chain(&self.other_keys).map(|key| ClusterKey::parse(key)).collect()
     }
 }
 

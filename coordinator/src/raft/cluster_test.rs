@@ -66,7 +66,7 @@ impl Wire for Way {
                 Method::Vote => server.vote(&payload).await,
                 Method::PreVote => server.pre_vote(&payload).await,
                 Method::HandOver => server.hand_over(&payload).await,
-                Method::Admit => server.admit(&caller, &payload).await,
+                Method::Admit => server.admit(&caller, super::wire::decode(&payload)?).await,
                 Method::Audit => Err(Failure::new(FailureKind::Unsupported, "there are no files here")),
                 Method::HoldsKey => Ok(vec![1]),
             }

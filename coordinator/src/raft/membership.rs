@@ -7,7 +7,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 use std::time::Duration;
 
-use common::failure::{Failure, FailureKind};
+use common::failure::{Failure, FailureKind, Retry};
 use common::id::NodeName;
 use common::principal::Principal;
 use openraft::ChangeMembers;
@@ -186,7 +186,12 @@ pub async fn join(wire: &dyn Wire, addresses: &[String], admission: &Admission) 
                 Err(failure) => {
                     let leader = failure.context.iter().find(|(field, _)| field == LEADER_RAFT);
                     next = leader.map(|(_, address)| address.clone());
+                    let is_final = failure.retry == Retry::Never;
                     last = failure;
+                    if is_final {
+                        // Somebody has to do something first, and must read what.
+                        return;
+                    }
                 }
             }
             tokio::time::sleep(JOINING_PAUSE).await;

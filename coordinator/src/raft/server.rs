@@ -91,8 +91,7 @@ impl Server {
     ///
     /// # Errors
     /// When this node does not lead, or the caller is not who the cluster enrolled.
-    pub async fn admit(&self, caller: &NodeName, payload: &[u8]) -> Result<Vec<u8>, Failure> {
-        let admission: Admission = decode(payload)?;
+    pub async fn admit(&self, caller: &NodeName, admission: Admission) -> Result<Vec<u8>, Failure> {
         self.inner.members.admit(caller, admission).await?;
         answer(&())
     }

@@ -74,6 +74,22 @@ impl Keyring {
         Ok(keys.into_iter().next_back().filter(|last| is_behind.is_some() && last.id() != present))
     }
 
+    /// Returns the keys in memory.
+    pub fn all(&self) -> Vec<ClusterKey> {
+        self.lock().clone()
+    }
+
+    /// Refuses when no key can be taken into the file.
+    ///
+    /// # Errors
+    /// When the keys come from elsewhere, where only an operator can put one, or the file cannot be read.
+    pub fn check_own(&self) -> Result<(), Failure> {
+        match self.sources.find_all()? {
+            Some((Source::File, _)) => Ok(()),
+            found => Err(not_ours(found.map(|(source, _)| source))),
+        }
+    }
+
     /// Takes a key into the file.
     ///
     /// # Errors

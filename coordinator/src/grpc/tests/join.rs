@@ -50,7 +50,7 @@ async fn a_token_that_has_ended_joins_nobody() {
     let hub = cluster.node.hub();
     let (tenant, host): (_, HostName) = (TenantId::default_tenant(), "web1".parse().unwrap());
     let token = JoinToken::for_host(tenant.clone(), [7; 16]);
-    let digest = token.digest(hub.cluster_key().unwrap().expose(), &token.principal("web1").unwrap());
+    let digest = token.digest(&hub.seals().unwrap().authority, &token.principal("web1").unwrap());
     let change = host::Change::Invite { token: digest, expires: WallMs(clock::wall().0 - 1) };
     hub.propose(hub.principal(), Command::Host(host::Command { tenant, host, change })).await.unwrap();
     let refused = cluster.enroll(&token.reveal(), "web1", &KeyPair::generate().unwrap()).await.unwrap_err();
