@@ -142,6 +142,37 @@ fn every_node_gets_every_page_whoever_was_away() {
 }
 
 #[test]
+fn pages_that_the_state_forgot_are_kept_fetched_and_checked_all_the_same() {
+    // Each line is a page, and the state knows the newest 64.
+    let cluster = start(3, "\n[audit]\npage_lines = 1\nlines_kept = 1\n");
+    let away = (1..=3).find(|number| format!("coordinator-{number}") != leader(&cluster)).unwrap();
+    cluster.kill(&format!("coordinator-{away}"));
+    fs::remove_dir_all(state_dir(&cluster, away).join("audit")).unwrap();
+    change(&cluster, "web", 75);
+    let present = if away == 1 { 2 } else { 1 };
+    wait_for_pages(&cluster, &[present], 75);
+    cluster.up();
+    wait_for_pages(&cluster, &[1, 2, 3], 75);
+    let (code, answer) = verify(&cluster, &[]);
+    assert_eq!((code, findings(&answer)), (Some(0), Vec::new()), "{answer:#}");
+    let (_, lines) = cluster.json(&["audit", "list", "--all", "--action", "host.invite"]);
+    assert_eq!(lines.as_array().map(Vec::len), Some(75));
+
+    let page = pages(&cluster, away)[2].clone();
+    let (name, whole) = (page.file_name().unwrap().to_str().unwrap().to_owned(), fs::read(&page).unwrap());
+    fs::remove_file(&page).unwrap();
+    wait::until("an old page to be fetched again", PATIENCE, || {
+        (fs::read(&page).ok()? == whole).then_some(())
+    });
+    let text = String::from_utf8(whole.clone()).unwrap();
+    fs::write(&page, text.replacen("\"principal\":\"", "\"principal\":\"x", 1)).unwrap();
+    let (code, answer) = verify(&cluster, &[]);
+    assert_eq!((code, findings(&answer)), (Some(8), vec![format!("{name} 3-3 edited")]), "{answer:#}");
+    fs::write(&page, &whole).unwrap();
+    assert_eq!(verify(&cluster, &[]).0, Some(0));
+}
+
+#[test]
 fn what_is_altered_is_named_by_line_and_file() {
     let cluster = start(1, SMALL_PAGES);
     change(&cluster, "web", 30);
@@ -201,8 +232,22 @@ fn anchors_and_exports_are_checked_without_the_cluster() {
     let export = cluster.path("audit.jsonl");
     let exported = export.display().to_string();
     let _done = cluster.ctl(&["audit", "export", "--file", &exported], &[]).expect_code(0);
+    let (code, refused) = verify(&cluster, &["--file", &exported, "--anchor", &shown]);
+    assert_eq!(code, Some(2), "anchors of the cluster do not fit a tenant's chain: {refused:#}");
+    let last = fs::read_to_string(&export).unwrap().lines().last().unwrap().to_owned();
+    let kept = cluster.path("kept.jsonl");
+    fs::write(&kept, format!("{last}\n")).unwrap();
+    change(&cluster, "later", 2);
+    let _done = cluster.ctl(&["audit", "export", "--file", &exported], &[]).expect_code(0);
+    let (code, answer) = verify(&cluster, &["--file", &exported, "--anchor", &kept.display().to_string()]);
+    assert_eq!(
+        (code, &answer["anchors"]),
+        (Some(0), &Value::from(1)),
+        "what was signed is found: {answer:#}"
+    );
+    let _done = cluster.ctl(&["audit", "export", "--all-tenants", "--file", &exported], &[]).expect_code(0);
     let whole = fs::read_to_string(&export).unwrap();
-    let stdout = cluster.ctl(&["audit", "export"], &[]).expect_code(0).stdout;
+    let stdout = cluster.ctl(&["audit", "export", "--all-tenants"], &[]).expect_code(0).stdout;
     assert_eq!(stdout.lines().nth(5), whole.lines().nth(5));
     cluster.kill("coordinator-1");
     let offline = |more: &[&str]| verify(&cluster, &[&["--file", &exported], more].concat());

@@ -44,6 +44,17 @@ pub struct PageClaim {
     pub head: Digest,
 }
 
+/// Which older page is meant, whose hash the state does not know any more: the page after it does.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct OlderPage {
+    /// The cluster's id.
+    pub cluster: String,
+    /// The number of its first line, after which its file is named.
+    pub first: u64,
+    /// The last line that it may have: the next file begins behind it.
+    pub last_max: u64,
+}
+
 /// Returns the name of a page's file.
 pub fn page_name(first: u64) -> String {
     format!("page-{first:020}.jsonl")
@@ -96,6 +107,53 @@ pub fn check_page(walk: &mut Walk, file: &str, claim: &PageClaim, mut from: impl
         line = next_line(&mut from)?;
     }
     walk.end_page(last, claim.head);
+    Ok(())
+}
+
+/// Reads the header of a page's file; none when it is not written as ours are.
+///
+/// # Errors
+/// When it cannot be read.
+pub fn header_of(from: &mut impl BufRead) -> io::Result<Option<Header>> {
+    let text = next_line(from)?.unwrap_or_default();
+    let header: Option<Header> = serde_json::from_str(&text).ok();
+    Ok(header.filter(|header| is_exactly(&text, header)))
+}
+
+/// Walks along an older page, which must only follow the one before it and be followed by the one behind it.
+///
+/// # Errors
+/// When it cannot be read.
+pub fn check_older_page(
+    walk: &mut Walk,
+    file: &str,
+    page: &OlderPage,
+    mut from: impl BufRead,
+) -> io::Result<()> {
+    let OlderPage { cluster, first, last_max } = page;
+    let header = header_of(&mut from)?.filter(|header| {
+        let is_last = header.last.is_some_and(|last| (*first..=*last_max).contains(&last));
+        header.drover_audit == FILE_VERSION && header.cluster == *cluster && header.first == *first && is_last
+    });
+    let last = header.as_ref().and_then(|header| header.last).unwrap_or(*last_max);
+    walk.begin_older(file, *first, last);
+    let mut line = next_line(&mut from)?;
+    let begins = line.as_deref().and_then(Entry::parse);
+    let fits = header.zip(begins.as_ref()).is_some_and(|(header, line)| header.previous == line.previous());
+    if !fits {
+        if begins.is_some_and(|line| line.number() != *first) {
+            let message = "the file holds something else than this page".to_owned();
+            walk.note(Damage::Header, *first, last, message);
+            walk.skip_unknown(last);
+            return Ok(());
+        }
+        walk.note(Damage::Header, *first, last, "the first line of the file was edited".to_owned());
+    }
+    while let Some(text) = line {
+        walk.take_text(&text);
+        line = next_line(&mut from)?;
+    }
+    walk.end_older_page(last);
     Ok(())
 }
 

@@ -8,12 +8,15 @@ use serde::{Deserialize, Serialize};
 
 use crate::clock::WallMs;
 use crate::digest::Digest;
+use crate::id::TenantId;
 use crate::ticket::{TicketKey, TicketKeyError, verify};
 
 /// The version of [`Head`] and of what is signed.
 pub const HEAD_VERSION: u32 = 1;
 /// What every signed text begins with; no ticket and no certificate does.
 const SIGNED_PREFIX: &[u8] = b"drover audit head\0";
+/// What the signed text of a tenant's own chain begins with.
+const OWN_PREFIX: &[u8] = b"drover audit head of tenant\0";
 
 /// How far the chain was at a moment.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -23,6 +26,9 @@ pub struct Head {
     pub drover_audit_head: u32,
     /// The cluster's id.
     pub cluster: String,
+    /// Whose chain, where it is one tenant's own and not the cluster's.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub tenant: Option<TenantId>,
     /// The number of the last line; zero before the first.
     pub sequence: u64,
     /// Its hash.
@@ -34,20 +40,21 @@ pub struct Head {
 }
 
 impl Head {
-    /// Signs where the chain is.
+    /// Signs where the chain of the cluster, or of one tenant, is.
     ///
     /// # Errors
     /// When the key cannot sign.
     pub fn sign(
         key: &TicketKey,
         cluster: &str,
-        sequence: u64,
-        head: Digest,
+        tenant: Option<&TenantId>,
+        (sequence, head): (u64, Digest),
         at: WallMs,
     ) -> Result<Self, TicketKeyError> {
         let unsigned = Self {
             drover_audit_head: HEAD_VERSION,
             cluster: cluster.to_owned(),
+            tenant: tenant.cloned(),
             sequence,
             head,
             at,
@@ -69,8 +76,13 @@ impl Head {
     }
 
     fn signed_text(&self) -> Vec<u8> {
-        let Self { drover_audit_head, cluster, sequence, head, at, signature: _ } = self;
+        let Self { drover_audit_head, cluster, tenant, sequence, head, at, signature: _ } = self;
         let mut text = SIGNED_PREFIX.to_vec();
+        if let Some(tenant) = tenant {
+            text = OWN_PREFIX.to_vec();
+            text.extend(u64::try_from(tenant.as_str().len()).unwrap_or(u64::MAX).to_le_bytes());
+            text.extend(tenant.as_str().as_bytes());
+        }
         text.extend(drover_audit_head.to_le_bytes());
         text.extend(u64::try_from(cluster.len()).unwrap_or(u64::MAX).to_le_bytes());
         text.extend(cluster.as_bytes());
@@ -108,13 +120,22 @@ mod tests {
             (certificate.der().clone(), key)
         };
         let ((certificate, key), (other, _)) = (authority(), authority());
-        let head = Head::sign(&key, "c1", 7, Digest::of(b"x"), WallMs(9)).unwrap();
+        let head = Head::sign(&key, "c1", None, (7, Digest::of(b"x")), WallMs(9)).unwrap();
         let read = Head::parse(&serde_json::to_string(&head).unwrap()).unwrap();
         assert!(read == head && head.is_signed_by(&certificate) && !head.is_signed_by(&other));
         type Alter = fn(&mut Head);
-        let altered: [(&str, Alter); 6] = [
+        let acme: TenantId = "acme".parse().unwrap();
+        let own = Head::sign(&key, "c1", Some(&acme), (7, Digest::of(b"x")), WallMs(9)).unwrap();
+        assert!(own.is_signed_by(&certificate));
+        assert!(
+            !Head { tenant: None, ..own.clone() }.is_signed_by(&certificate),
+            "passed off as the cluster's"
+        );
+        assert!(!Head { tenant: Some("other".parse().unwrap()), ..own }.is_signed_by(&certificate));
+        let altered: [(&str, Alter); 7] = [
             ("version", |head| head.drover_audit_head = 2),
             ("cluster", |head| head.cluster.push('x')),
+            ("tenant", |head| head.tenant = Some("acme".parse().unwrap())),
             ("sequence", |head| head.sequence = 8),
             ("head", |head| head.head = Digest::of(b"y")),
             ("at", |head| head.at = WallMs(8)),

@@ -1,8 +1,11 @@
 //! Every way to damage a chain, and what the walk calls it.
 
-use super::file::{FILE_VERSION, Header, PageClaim, check_export, check_page, page_name, render_page};
+use super::file::{
+    FILE_VERSION, Header, OlderPage, PageClaim, check_export, check_older_page, check_page, page_name,
+    render_page,
+};
 use super::head::{HEAD_VERSION, Head};
-use super::line::tests::chain;
+use super::line::tests::{chain, redacted};
 use super::line::{Entry, Line, genesis, link};
 use super::walk::{Verdict, Walk};
 use crate::clock::WallMs;
@@ -206,6 +209,7 @@ fn anchor(sequence: u64, head: Digest) -> Head {
     Head {
         drover_audit_head: HEAD_VERSION,
         cluster: "c1".to_owned(),
+        tenant: None,
         sequence,
         head,
         at: WallMs(0),
@@ -226,15 +230,12 @@ fn an_anchor_shows_what_was_written_anew() {
 }
 
 #[test]
-fn an_export_of_one_tenant_is_verified_without_the_others_lines() {
+fn an_export_of_the_first_form_is_verified_without_the_others_lines() {
     let lines = chain(6);
     let mut texts: Vec<String> = vec![serde_json::to_string(&header(1, None, genesis())).unwrap()];
     for line in &lines {
-        let entry = if line.number.is_multiple_of(2) {
-            Entry::Redacted(line.redacted())
-        } else {
-            Entry::Line(Box::new(line.clone()))
-        };
+        let entry =
+            if line.number.is_multiple_of(2) { redacted(line) } else { Entry::Line(Box::new(line.clone())) };
         texts.push(entry.to_text().unwrap());
     }
     texts.push(serde_json::to_string(&anchor(6, lines[5].hash)).unwrap());
@@ -263,5 +264,65 @@ fn an_export_of_one_tenant_is_verified_without_the_others_lines() {
         let mut texts = texts.clone();
         tamper(&mut texts);
         assert_eq!(walked(&texts), expected, "{what}");
+    }
+}
+
+/// Walks along the two pages as older ones, of which the state knows no hash any more.
+fn walk_older(store: &Store) -> Vec<String> {
+    let mut walk = Walk::new();
+    for (place, (name, claim, texts)) in store.pages.iter().enumerate() {
+        if texts.is_empty() {
+            continue;
+        }
+        let last_max = if place == 0 && !store.pages[1].2.is_empty() { 4 } else { 8 };
+        let page = OlderPage { cluster: "c1".to_owned(), first: claim.header.first, last_max };
+        let text: String = texts.iter().map(|line| format!("{line}\n")).collect();
+        check_older_page(&mut walk, name, &page, text.as_bytes()).unwrap();
+    }
+    walk.miss_pages_before(9);
+    walk.begin("state", 9, Some(store.count));
+    for line in &store.lines {
+        walk.take(&Entry::Line(Box::new(line.clone())));
+    }
+    walk.end_state(store.count, store.head);
+    named(&walk.finish())
+}
+
+#[test]
+fn older_pages_are_held_by_those_that_follow_them() {
+    type Harm = fn(&mut Store);
+    let cases: [(&str, Harm, &[&str]); 12] = [
+        ("nothing", |_| {}, &[]),
+        ("a line edited", |store| store.alter(2, |line| line.object.push('x')), &["edited 1:2-2"]),
+        ("a line removed", |store| drop(store.pages[0].2.remove(2)), &["removed 1:2-2"]),
+        ("lines swapped", |store| store.pages[0].2.swap(2, 3), &["reordered 1:2-2"]),
+        ("cut", |store| store.pages[0].2.truncate(3), &["truncated 1:3-4"]),
+        ("its header", |store| store.pages[0].2[0] = "{}".to_owned(), &["header altered 1:1-4"]),
+        (
+            "a hash in its header",
+            |store| {
+                let header = header(1, Some(4), Digest::of(b"x"));
+                store.pages[0].2[0] = serde_json::to_string(&header).unwrap();
+            },
+            &["header altered 1:1-4"],
+        ),
+        ("the first page is gone", |store| store.pages[0].2.clear(), &["page missing 1:1-4"]),
+        ("the last page is gone", |store| store.pages[1].2.clear(), &["page missing 5:5-8"]),
+        (
+            "another page in its place",
+            |store| {
+                let first = std::mem::take(&mut store.pages[0].2);
+                store.pages[0].2 = std::mem::replace(&mut store.pages[1].2, first);
+            },
+            &["header altered 1:1-4", "header altered 5:5-8"],
+        ),
+        // Whole and well formed, but what follows it was chained onto something else.
+        ("rewritten to its end", |store| store.rewrite(2, 4), &["rewritten 5:5-5"]),
+        ("one line rewritten", |store| store.rewrite(2, 2), &["rewritten 1:3-3"]),
+    ];
+    for (what, harm, expected) in cases {
+        let mut store = Store::new();
+        harm(&mut store);
+        assert_eq!(walk_older(&store), expected, "{what}");
     }
 }

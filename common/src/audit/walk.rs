@@ -6,6 +6,7 @@
 
 use std::collections::BTreeMap;
 
+use super::file::page_name;
 use super::finding::{Damage, Finding};
 use super::head::Head;
 use super::line::{Entry, genesis, link};
@@ -102,6 +103,27 @@ impl Walk {
             self.note(Damage::Removed, self.expected, first - 1, message);
             (self.expected, self.follows) = (first, Vec::new());
         }
+    }
+
+    /// Begins with the next file of older pages; what lies before it stood in pages that are not there.
+    pub fn begin_older(&mut self, file: &str, first: u64, last: u64) {
+        self.miss_pages_before(first);
+        self.begin(file, first, Some(last));
+    }
+
+    /// Notes that pages are missing, if the next line is not `first`.
+    pub fn miss_pages_before(&mut self, first: u64) {
+        if first > self.expected {
+            self.begin(&page_name(self.expected), self.expected, Some(first - 1));
+            let message = "the page is not there".to_owned();
+            self.note(Damage::MissingPage, self.expected, first - 1, message);
+            self.skip_unknown(first - 1);
+        }
+    }
+
+    /// Passes over a file of which nothing is known but where it ends.
+    pub fn skip_unknown(&mut self, last: u64) {
+        (self.expected, self.follows) = (last + 1, Vec::new());
     }
 
     /// Passes over a file that is not there or holds something else, which has been noted.
@@ -227,6 +249,11 @@ impl Walk {
             self.page = Some(Unlike { file, first, last, ends });
         }
         self.follows.push(head);
+    }
+
+    /// Ends a page, of which only the next one says in which hash it ends.
+    pub fn end_older_page(&mut self, last: u64) {
+        self.end_lines(last, "the file ends before them");
     }
 
     /// Ends the lines that the state holds.

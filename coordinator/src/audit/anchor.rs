@@ -84,7 +84,7 @@ async fn put(
     sequence: u64,
     head: common::digest::Digest,
 ) -> Result<(), Failure> {
-    let head: Head = signed_head(hub, sequence, head)?;
+    let head: Head = signed_head(hub, None, (sequence, head))?;
     let text = serde_json::to_string(&head).map_err(|error| Failure::of(FailureKind::Bug, &error))?;
     let settings = &hub.audit.settings;
     match target {

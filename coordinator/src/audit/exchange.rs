@@ -42,6 +42,8 @@ pub enum Question {
     Verify,
     /// Write these refusals; to the leader. Answered with nothing.
     Refused(Vec<Deed>),
+    /// Which page ends with this line, as your files say? Answered with its first line, or none.
+    Ending(u64),
 }
 
 /// Asks another node.
@@ -85,6 +87,11 @@ pub async fn serve(hub: &Arc<Hub>, caller: &NodeName, payload: &[u8]) -> Result<
             let view: NodeAuditView = verify::own(hub).await;
             let text = serde_json::to_string(&view).map_err(|error| Failure::of(FailureKind::Bug, &error))?;
             wire::encode(&text)
+        }
+        Question::Ending(last) => {
+            let (files, cluster) = (hub.audit.files.clone(), hub.state().cluster().id.clone());
+            let first = blocking(move || files.ending(&cluster, last)).await?;
+            wire::encode(&first.map_err(|error| Failure::of(FailureKind::NotFound, &error))?)
         }
         Question::Refused(deeds) => {
             if !hub.is_leader() || deeds.len() > REFUSED_MAX {

@@ -10,10 +10,11 @@ use std::path::{Path, PathBuf};
 
 use common::atomic_file;
 use common::audit::file::{
-    FILE_VERSION, Header, PageClaim, check_page, next_line, page_name, page_of_name, render_page,
+    FILE_VERSION, Header, PageClaim, check_page, header_of, next_line, page_name, page_of_name, render_page,
 };
-use common::audit::line::{Entry, Line};
+use common::audit::line::{Entry, Line, genesis};
 use common::audit::walk::Walk;
+use common::digest::Digest;
 
 use crate::state::State;
 use crate::state::audit::Page;
@@ -28,6 +29,41 @@ pub const PAGE_BYTES_MAX: u64 = 64 * 1024 * 1024;
 #[derive(Clone, Debug)]
 pub struct PageFiles {
     directory: PathBuf,
+}
+
+/// Pages that the state does not know any more, newest first. Each is known by the hash that the one behind it follows,
+/// as the files' headers say; whether a file holds that is looked at where it is read.
+#[derive(Debug)]
+pub struct OlderPages {
+    files: PageFiles,
+    held: BTreeSet<u64>,
+    cluster: String,
+    /// Where the next one ends, and in which hash.
+    end: (u64, Digest),
+}
+
+/// A page that stands in no file here, or in one whose header is not its own: where it ends, and in which hash.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Missing(pub u64, pub Digest);
+
+impl Iterator for OlderPages {
+    type Item = Result<PageClaim, Missing>;
+
+    fn next(&mut self) -> Option<Self::Item> {
+        let (last, head) = self.end;
+        if last == 0 {
+            return None;
+        }
+        let nearest = self.held.range(1..=last).next_back();
+        let header = nearest.and_then(|first| self.files.header(*first, last, &self.cluster));
+        let Some(header) = header else {
+            // Nothing says what stood before it.
+            self.end = (0, genesis());
+            return Some(Err(Missing(last, head)));
+        };
+        self.end = (header.first - 1, header.previous);
+        Some(Ok(PageClaim { header, last, head }))
+    }
 }
 
 /// Returns what the state says of a page.
@@ -82,6 +118,33 @@ impl PageFiles {
         Ok(found)
     }
 
+    /// Returns the pages that end with this line and hash, and before it.
+    ///
+    /// # Errors
+    /// When the directory cannot be read.
+    pub fn older(&self, cluster: &str, end: (u64, Digest)) -> io::Result<OlderPages> {
+        let (files, held, cluster) = (self.clone(), self.list()?, cluster.to_owned());
+        Ok(OlderPages { files, held, cluster, end })
+    }
+
+    /// Returns the first line of the page that ends with this one, as its file says.
+    ///
+    /// # Errors
+    /// When the directory cannot be read.
+    pub fn ending(&self, cluster: &str, last: u64) -> io::Result<Option<u64>> {
+        let page = self.older(cluster, (last, genesis()))?.next();
+        Ok(page.and_then(Result::ok).map(|claim| claim.header.first))
+    }
+
+    /// Returns the header of a page's file, if it is one of this page.
+    fn header(&self, first: u64, last: u64, cluster: &str) -> Option<Header> {
+        let header = header_of(&mut BufReader::new(self.file(first).ok()?)).ok()??;
+        let Header { drover_audit, cluster: of, first: begins, last: ends, previous: _ } = &header;
+        let is_own =
+            *drover_audit == FILE_VERSION && of == cluster && *begins == first && *ends == Some(last);
+        is_own.then_some(header)
+    }
+
     /// Opens the file of a page.
     ///
     /// # Errors
@@ -120,7 +183,7 @@ impl PageFiles {
     /// # Errors
     /// When the file cannot be read, or is not what the state knows.
     pub fn lines(&self, claim: &PageClaim) -> io::Result<Vec<Line>> {
-        let altered = || io::Error::new(io::ErrorKind::InvalidData, "the file is not what the state knows");
+        let altered = || io::Error::new(io::ErrorKind::InvalidData, "the file is not what was written");
         if !self.holds(claim) {
             return Err(altered());
         }

@@ -1,19 +1,25 @@
 //! Reading the audit: lists, newest first, and the whole of it, oldest first. A page at a time is in memory.
+//!
+//! Tenants are walls here too. Who may not see the whole cluster's audit is told nothing of how many lines others have:
+//! no numbers of lines, a list goes on from a place that only the coordinators can read, and an export is the tenant's
+//! own chain.
 
 use std::sync::Arc;
 
-use common::audit::file::{FILE_VERSION, Header, page_name};
-use common::audit::line::{Entry, Line, genesis};
+use common::audit::file::{FILE_VERSION, Header, PageClaim, page_name};
+use common::audit::line::{Line, genesis};
+use common::audit::own::OwnChain;
 use common::clock::WallMs;
 use common::failure::{Failure, FailureKind};
 use common::id::TenantId;
 use tokio::sync::mpsc;
 
 use super::exchange::blocking;
-use super::pages::claim;
+use super::pages::{Missing, claim};
 use super::verify::signed_head;
-use crate::hub::Hub;
-use crate::state::audit::Page;
+use crate::hub::{self, Hub};
+use crate::state::State;
+use crate::vault::envelope::{self, hex};
 
 /// Pages that one call for a list looks into; a list with a rare filter takes several calls.
 const PAGES_PER_CALL: usize = 16;
@@ -21,6 +27,11 @@ const PAGES_PER_CALL: usize = 16;
 const PIECE_BYTES: usize = 256 * 1024;
 /// Bytes of one answer to a call for a list, below the largest message.
 const LIST_BYTES_MAX: usize = 2 * 1024 * 1024;
+
+/// Digits of such a place: an envelope of eight bytes has 129.
+const PLACE_DIGITS_MAX: usize = 512;
+/// What the place is sealed for from which a list goes on, before the tenant.
+const PLACE_CONTEXT: &str = "drover place in the audit for tenant ";
 
 /// Which lines are wanted.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
@@ -105,16 +116,17 @@ pub async fn list(
             }
         }
     }
-    let older = audit.pages().rev().filter(|page| page.first <= last && !audit.holds(page));
-    let older: Vec<Page> = older.take(PAGES_PER_CALL + 1).cloned().collect();
-    for page in older.iter().take(PAGES_PER_CALL) {
+    let older = pages_up_to(hub, &state, last, PAGES_PER_CALL + 1).await?;
+    let is_end = older.len() <= PAGES_PER_CALL;
+    for page in older.into_iter().take(PAGES_PER_CALL) {
+        let page = page.map_err(|missing| absent(hub, missing))?;
         for line in lines_of(hub, page).await?.iter().rev().filter(|line| line.number <= last) {
             if !gathering.take(line) {
                 return Ok(ended(gathering));
             }
         }
     }
-    if older.len() <= PAGES_PER_CALL {
+    if is_end {
         gathering.part.next = None;
     }
     Ok(ended(gathering))
@@ -125,11 +137,63 @@ fn ended(gathering: Gathering<'_>) -> Part {
     Part { next: part.next.filter(|next| *next > 1), lines: part.lines }
 }
 
-async fn lines_of(hub: &Hub, page: &Page) -> Result<Vec<Line>, Failure> {
-    let (files, claim) = (hub.audit.files.clone(), claim(&hub.state(), page));
-    let read = blocking(move || files.lines(&claim)).await?;
+/// Returns the text of the place before which a list goes on: sealed, so that it tells a tenant nothing.
+///
+/// # Errors
+/// When this node lacks the cluster key.
+pub fn place_text(hub: &Hub, tenant: &TenantId, before: u64) -> Result<String, Failure> {
+    let context = format!("{PLACE_CONTEXT}{tenant}");
+    let sealed = envelope::seal(&hub.cluster_key()?, &context, &before.to_le_bytes());
+    sealed.map(|sealed| hex(&sealed)).map_err(|error| Failure::of(FailureKind::Bug, &error))
+}
+
+/// Reads the text of a place; none when it is not one that was given to this tenant.
+pub fn place_of(hub: &Hub, tenant: &TenantId, text: &str) -> Option<u64> {
+    if text.len() > PLACE_DIGITS_MAX || !text.is_ascii() {
+        return None;
+    }
+    let digits = text.as_bytes().chunks(2).map(|pair| std::str::from_utf8(pair).ok());
+    let sealed: Vec<u8> = digits.map(|pair| u8::from_str_radix(pair?, 16).ok()).collect::<Option<_>>()?;
+    let key = hub.keyring.key(hub::key_id(&sealed).ok()?).ok()?;
+    let opened = envelope::open(&key, &format!("{PLACE_CONTEXT}{tenant}"), &sealed).ok()?;
+    Some(u64::from_le_bytes(opened.expose().as_slice().try_into().ok()?))
+}
+
+/// Returns the newest pages that hold lines up to this one and left the state, newest first, at most `max`.
+async fn pages_up_to(
+    hub: &Hub,
+    state: &State,
+    last: u64,
+    max: usize,
+) -> Result<Vec<Result<PageClaim, Missing>>, Failure> {
+    let audit = state.audit();
+    let known = audit.pages().rev().filter(|page| page.first <= last && !audit.holds(page));
+    let known: Vec<_> = known.take(max).map(|page| Ok(claim(state, page))).collect();
+    if known.len() == max {
+        return Ok(known);
+    }
+    let (files, cluster, edge) = (hub.audit.files.clone(), state.cluster().id.clone(), audit.edge());
+    let older = move || {
+        let is_wanted = |page: &Result<PageClaim, Missing>| {
+            page.as_ref().map_or(true, |claim| claim.header.first <= last)
+        };
+        let more = max - known.len();
+        Ok(known.into_iter().chain(files.older(&cluster, edge)?.filter(is_wanted).take(more)).collect())
+    };
+    let found: std::io::Result<_> = blocking(older).await?;
+    found.map_err(|error| Failure::of(FailureKind::Exhausted, &error))
+}
+
+fn absent(hub: &Hub, Missing(last, _): Missing) -> Failure {
+    let message =
+        format!("the page of the audit that ends with line {last} is not on `{}`, or is altered", hub.name);
+    Failure::new(FailureKind::Corrupt, message).hint("see `ctl audit verify`")
+}
+
+async fn lines_of(hub: &Hub, page: PageClaim) -> Result<Vec<Line>, Failure> {
+    let (files, name) = (hub.audit.files.clone(), page_name(page.header.first));
+    let read = blocking(move || files.lines(&page)).await?;
     read.map_err(|error| {
-        let name = page_name(page.first);
         let message = format!("the page {name} of the audit on `{}` cannot be believed: {error}", hub.name);
         Failure::new(FailureKind::Corrupt, message).hint(
             "see `ctl audit verify`; once the file is moved away, it is fetched again from another coordinator",
@@ -137,7 +201,7 @@ async fn lines_of(hub: &Hub, page: &Page) -> Result<Vec<Line>, Failure> {
     })
 }
 
-/// Sends the whole chain as lines of JSON; those of other tenants redacted, unless `tenant` is none.
+/// Sends the chain of a tenant as lines of JSON, or that of the cluster.
 pub async fn export(hub: Arc<Hub>, tenant: Option<TenantId>, pieces: mpsc::Sender<Result<Vec<u8>, Failure>>) {
     let mut writer = Writer { pieces: &pieces, bytes: Vec::new() };
     if let Err(Some(failure)) = export_impl(&hub, tenant.as_ref(), &mut writer).await {
@@ -180,21 +244,28 @@ async fn export_impl(
         previous: genesis(),
     };
     writer.line(&serde_json::to_string(&header).map_err(bug)?).await?;
-    let text = |line: &Line| {
-        let is_foreign = tenant.is_some_and(|tenant| line.tenant != *tenant);
-        let entry =
-            if is_foreign { Entry::Redacted(line.redacted()) } else { Entry::Line(Box::new(line.clone())) };
-        entry.to_text().map_err(bug)
+    let mut own = tenant.map(|tenant| OwnChain::new(tenant.clone()));
+    let mut text = |line: &Line| {
+        let own = own.as_mut().map(|own| own.take(line));
+        let shown = own.as_ref().map_or(Some(line), Option::as_ref);
+        shown.map(serde_json::to_string).transpose().map_err(bug)
     };
-    for page in audit.pages().filter(|page| !audit.holds(page)) {
+    let pages = pages_up_to(hub, &state, u64::MAX, usize::MAX).await.map_err(Some)?;
+    for page in pages.into_iter().rev() {
+        let page = page.map_err(|missing| Some(absent(hub, missing)))?;
         for line in lines_of(hub, page).await.map_err(Some)? {
-            writer.line(&text(&line)?).await?;
+            if let Some(text) = text(&line)? {
+                writer.line(&text).await?;
+            }
         }
     }
     for line in audit.lines() {
-        writer.line(&text(line)?).await?;
+        if let Some(text) = text(line)? {
+            writer.line(&text).await?;
+        }
     }
-    let head = signed_head(hub, audit.count(), audit.head()).map_err(Some)?;
+    let end = own.map_or((audit.count(), audit.head()), |own| own.end());
+    let head = signed_head(hub, tenant, end).map_err(Some)?;
     writer.line(&serde_json::to_string(&head).map_err(bug)?).await?;
     writer.flush().await
 }

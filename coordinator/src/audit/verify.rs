@@ -1,9 +1,10 @@
 //! Walking along the chain as this node has it, and asking every node to do so.
 
+use std::collections::BTreeSet;
 use std::io::BufReader;
 use std::sync::Arc;
 
-use common::audit::file::{check_page, page_name};
+use common::audit::file::{OlderPage, check_older_page, check_page, page_name};
 use common::audit::finding::{Damage, Finding};
 use common::audit::head::Head;
 use common::audit::line::{Entry, genesis};
@@ -12,6 +13,7 @@ use common::audit::walk::{FINDINGS_MAX, Verdict, Walk};
 use common::clock;
 use common::digest::Digest;
 use common::failure::{Failure, FailureKind};
+use common::id::TenantId;
 use common::view::MemberView;
 
 use super::exchange::{self, Question, VERIFY_DEADLINE, blocking};
@@ -23,13 +25,13 @@ use crate::state::State;
 /// What the state is called where files have names.
 pub const STATE: &str = "state";
 
-/// Returns where the chain is, signed.
+/// Returns where the chain of the cluster, or of one tenant, ends, signed.
 ///
 /// # Errors
 /// When the authority cannot be opened or cannot sign.
-pub fn signed_head(hub: &Hub, sequence: u64, head: Digest) -> Result<Head, Failure> {
+pub fn signed_head(hub: &Hub, tenant: Option<&TenantId>, end: (u64, Digest)) -> Result<Head, Failure> {
     let seals = hub.seals()?;
-    Head::sign(&seals.ticket_key, seals.authority.cluster(), sequence, head, clock::wall())
+    Head::sign(&seals.ticket_key, seals.authority.cluster(), tenant, end, clock::wall())
         .map_err(|error| Failure::of(FailureKind::Bug, &error))
 }
 
@@ -38,7 +40,7 @@ pub async fn own(hub: &Arc<Hub>) -> NodeAuditView {
     let (files, replica, node) = (hub.audit.files.clone(), hub.proposer.read(), hub.name.clone());
     let walked = blocking(move || {
         let pages = files.list().map_err(|error| Failure::of(FailureKind::Exhausted, &error))?;
-        Ok((pages.len(), walk(&files, &replica)))
+        Ok((pages.len(), walk(&files, &pages, &replica)))
     });
     let (pages, verdict, audit) = match walked.await.and_then(|walked| walked) {
         Ok((pages, (verdict, audit))) => (pages, verdict, audit),
@@ -57,10 +59,11 @@ pub async fn own(hub: &Arc<Hub>) -> NodeAuditView {
 }
 
 /// Walks along pages and state; returns also where the state says that the chain ends.
-fn walk(files: &PageFiles, replica: &Replica) -> (Verdict, (u64, Digest)) {
+fn walk(files: &PageFiles, held: &BTreeSet<u64>, replica: &Replica) -> (Verdict, (u64, Digest)) {
     let state = &replica.state;
     let audit = state.audit();
     let mut walk = Walk::new();
+    walk_older_pages(&mut walk, files, held, state);
     for page in audit.pages() {
         walk_page(&mut walk, files, state, page);
     }
@@ -70,6 +73,26 @@ fn walk(files: &PageFiles, replica: &Replica) -> (Verdict, (u64, Digest)) {
     }
     walk.end_state(audit.count(), audit.head());
     (walk.finish(), (audit.count(), audit.head()))
+}
+
+/// Walks along the pages that the state does not know any more.
+fn walk_older_pages(walk: &mut Walk, files: &PageFiles, held: &BTreeSet<u64>, state: &State) {
+    let (edge, _) = state.audit().edge();
+    for first in held.range(1..edge + 1).copied() {
+        let next = held.range(first + 1..).next().copied();
+        let last_max = next.map_or(edge, |next| (next - 1).min(edge));
+        let (name, cluster) = (page_name(first), state.cluster().id.clone());
+        let page = OlderPage { cluster, first, last_max };
+        let read =
+            files.file(first).and_then(|file| check_older_page(walk, &name, &page, BufReader::new(file)));
+        if let Err(error) = read {
+            walk.begin_older(&name, first, last_max);
+            let why = format!("the page cannot be read: {error}");
+            walk.note(Damage::MissingPage, first, last_max, why);
+            walk.skip_unknown(last_max);
+        }
+    }
+    walk.miss_pages_before(edge + 1);
 }
 
 fn walk_page(walk: &mut Walk, files: &PageFiles, state: &State, page: &crate::state::audit::Page) {
@@ -117,7 +140,7 @@ pub async fn all(hub: &Arc<Hub>) -> Result<AuditVerifyView, Failure> {
         compare(node, &state);
     }
     nodes.sort_by(|one, other| one.node.cmp(&other.node));
-    Ok(AuditVerifyView { head: signed_head(hub, audit.count(), audit.head())?, nodes })
+    Ok(AuditVerifyView { head: signed_head(hub, None, (audit.count(), audit.head()))?, nodes })
 }
 
 async fn ask(hub: &Hub, peer: &MemberView) -> NodeAuditView {

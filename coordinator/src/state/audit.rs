@@ -3,7 +3,8 @@
 //! A change writes its line with the same command; refusals arrive as commands of their own, already coalesced by who
 //! proposes them. Transitions of steps are no audit. A run of lines is closed as a page; its lines leave the state only
 //! by a command that the leader proposes once a quorum has the page as a file, and only if the hash that was reported
-//! is the page's. What remains of a page here is where it ends and in which hash.
+//! is the page's. What remains of a page here is where it ends and in which hash, and that for the newest pages only:
+//! each page names the hash that it follows, so the oldest one that is known here vouches for all before it.
 //!
 //! When pages cannot leave, because disks are full, the state fills up to a bound; then changes by principals are
 //! refused: what cannot be audited is not done.
@@ -27,6 +28,8 @@ use super::stamp::Stamp;
 pub const LINES_MAX: usize = 20_000;
 /// Lines of one page; a file of it has a few hundred KiB.
 pub const PAGE_LINES_MAX: u64 = 4_096;
+/// Pages whose lines have left and that are known here: enough for a list of some weeks; about 12 KiB.
+pub const PAGES_MAX: usize = 64;
 /// Refusals in one command; more wait for the next.
 pub const REFUSED_MAX: usize = 64;
 /// Longest text of a line; a refusal may quote what a peer sent.
@@ -153,7 +156,7 @@ impl Audit {
         self.lines.get(&number)
     }
 
-    /// Returns the pages, oldest first.
+    /// Returns the pages that are known here, oldest first.
     pub fn pages(&self) -> impl DoubleEndedIterator<Item = &Page> {
         self.pages.values()
     }
@@ -163,7 +166,12 @@ impl Audit {
         self.pages.get(&first)
     }
 
-    /// Returns how many pages were closed.
+    /// Returns where the pages that are known here begin: the line before them, and its hash.
+    pub fn edge(&self) -> (u64, Digest) {
+        self.pages.first().map_or((0, genesis()), |(_, page)| (page.first - 1, page.previous))
+    }
+
+    /// Returns how many pages are known here.
     pub fn pages_len(&self) -> usize {
         self.pages.size()
     }
@@ -275,6 +283,13 @@ impl Audit {
         for number in page.first..=page.last {
             self.lines.remove_mut(&number);
         }
+        let held = self.pages.values().rev().take_while(|page| self.holds(page)).count();
+        while self.pages.size() > held + PAGES_MAX
+            && let Some((first, _)) = self.pages.first()
+        {
+            let first = *first;
+            self.pages.remove_mut(&first);
+        }
         Ok(Applied::done().effect(Effect::AuditChanged))
     }
 
@@ -368,6 +383,26 @@ mod tests {
         assert!(!apply(&mut audit, leave(1, pages[0].head, nodes)), "it left already");
         assert_eq!((audit.lines_len(), audit.count(), audit.head()), (6, 10, kept.head()));
         assert_eq!(audit.first_open(), 9);
+    }
+
+    #[test]
+    fn the_newest_pages_are_known_and_vouch_for_the_others() {
+        let count = PAGES_MAX + 10;
+        let mut audit = with(count + 2);
+        let nodes: Vec<NodeName> = vec!["coordinator-1".parse().unwrap()];
+        for last in 1..=u64::try_from(count + 2).unwrap() {
+            audit.apply(&stamp(), b"", Command::Close { last }).unwrap();
+        }
+        assert_eq!((audit.pages_len(), audit.edge()), (count + 2, (0, genesis())), "none has left yet");
+        let hashes: Vec<Digest> = audit.lines().map(|line| line.hash).collect();
+        for first in 1..=u64::try_from(count).unwrap() {
+            let head = audit.page(first).unwrap().head;
+            audit.apply(&stamp(), b"", Command::Leave { first, head, nodes: nodes.clone() }).unwrap();
+        }
+        // Two hold their lines; of the others the newest are known.
+        assert_eq!((audit.pages_len(), audit.lines_len()), (PAGES_MAX + 2, 2));
+        assert_eq!(audit.edge(), (10, hashes[9]));
+        assert_eq!(audit.first_open(), u64::try_from(count).unwrap() + 3);
     }
 
     #[test]

@@ -2,7 +2,7 @@
 
 use std::net::Ipv4Addr;
 
-use common::audit::line::{Entry, Line};
+use common::audit::line::Line;
 use common::audit::walk::Walk;
 use common::audit::{file::Export, view::AuditVerifyView};
 use common::clock;
@@ -13,19 +13,20 @@ use common::id::TenantId;
 use common::principal::Principal;
 use common::role::Role;
 use common::tls::{self, ALPN_GRPC, Identity};
-use proto::channel::{Coordinators, audit_client, control_client};
+use proto::channel::{Coordinators, Way, audit_client, control_client};
 use proto::v1;
 
 use super::fixture::*;
 use crate::audit::refusals::Refused;
 use crate::state::{Command, access};
 
-/// Calls of one flood over real connections; the bound of lines does not depend on it.
-const FLOOD: usize = 1_600;
+/// Connections of one flood by strangers, and by those who hold a key that may not; calls beside each other on each; and
+/// how many of each. The bound of lines does not depend on any of it.
+const CONNECTIONS: usize = 4;
+const STREAMS: usize = 32;
+const CALLS: usize = 20;
 /// Refusals of the flood that are counted without a connection, as fast as they can be, each from its own address.
 const FLOOD_COUNTED: u32 = 200_000;
-/// Callers of it beside each other.
-const FLOODERS: usize = 16;
 
 async fn list(way: &Coordinators, request: v1::AuditListRequest) -> Vec<Line> {
     let call = |channel| {
@@ -100,23 +101,37 @@ async fn a_change_and_a_refusal_say_who_and_from_where() {
     cluster.stop().await;
 }
 
+/// Returns the connection that a way has, to be used by many calls at once whatever they are told.
+async fn connection(way: &Coordinators) -> Way {
+    let held = std::sync::Mutex::new(None);
+    let call = |way: Way| {
+        *held.lock().unwrap() = Some(way.clone());
+        async move { control_client(way).list_hosts(v1::PageRequest::default()).await }
+    };
+    drop(way.call(PATIENCE, call).await);
+    held.into_inner().unwrap().unwrap()
+}
+
 #[tokio::test]
 async fn a_flood_of_refusals_costs_a_few_lines_and_harms_nobody() {
     let cluster = Cluster::start().await;
     let hub = cluster.node.hub();
     let before = (hub.state().audit().count(), hub.proposer.read().applied.map(|applied| applied.index));
-    let nobody = tls::enrolling_client_config(Digest::of(&cluster.authority()), ALPN_GRPC).unwrap();
-    let ways: Vec<Coordinators> = (0..FLOODERS).map(|_| cluster.way(nobody.clone())).collect();
+    let mut connections = Vec::new();
+    for _ in 0..CONNECTIONS {
+        connections.push((connection(&cluster.anonymous()).await, FailureKind::Unauthenticated));
+        let viewer = cluster.keyed(&cluster.create_key("default", Role::Viewer, &[]).await, None);
+        connections.push((connection(&viewer).await, FailureKind::Denied));
+    }
     let begun = clock::boot();
     let flood = async {
         let mut flooders = tokio::task::JoinSet::new();
-        for way in ways {
+        for (way, refused) in connections.iter().flat_map(|it| std::iter::repeat_n(it, STREAMS)).cloned() {
             flooders.spawn(async move {
-                for _ in 0..FLOOD / FLOODERS {
-                    let call = |channel| async move {
-                        control_client(channel).list_hosts(v1::PageRequest::default()).await
-                    };
-                    assert_eq!(kind(way.call(PATIENCE, call).await), Some(FailureKind::Unauthenticated));
+                for _ in 0..CALLS {
+                    let request = v1::DrainRequest { host: "web1".to_owned(), drain: true };
+                    let status = control_client(way.clone()).drain_host(request).await.unwrap_err();
+                    assert_eq!(proto::status::to_failure(&status).kind, refused);
                 }
             });
         }
@@ -143,14 +158,17 @@ async fn a_flood_of_refusals_costs_a_few_lines_and_harms_nobody() {
     let took = clock::boot().since(begun);
     let after = (hub.state().audit().count(), hub.proposer.read().applied.map(|applied| applied.index));
     println!(
-        "{FLOOD} refusals in {took:?}: {} lines, {:?} to {:?} in the log",
+        "{} refusals in {took:?}: {} lines, {:?} to {:?} in the log",
+        2 * CONNECTIONS * STREAMS * CALLS,
         after.0 - before.0,
         before.1,
         after.1
     );
     let minutes = took.as_secs() / 60 + 2;
-    // Eight addresses are told apart, the others are others; twice a minute each.
-    let lines_max = 20 + 2 * 9 * minutes;
+    // The work, the keys that were made meanwhile or before; eight addresses and these keys are told apart, the others
+    // are others; twice a minute each.
+    let keys = u64::try_from(CONNECTIONS).unwrap();
+    let lines_max = 20 + keys + 2 * (9 + keys) * minutes;
     assert!(after.0 - before.0 <= lines_max, "{} lines", after.0 - before.0);
     let entries = after.1.unwrap_or(0) - before.1.unwrap_or(0);
     assert!(entries <= lines_max + 10, "{entries} entries in the log");
@@ -162,6 +180,7 @@ async fn a_tenant_sees_its_own_lines_and_can_prove_them() {
     let cluster = Cluster::start().await;
     cluster.invite("web1").await;
     let eve = auditor_of(&cluster, "acme").await;
+    cluster.create_key("acme", Role::Viewer, &[]).await;
     let lines = list(&eve, v1::AuditListRequest { limit: 1_000, ..Default::default() }).await;
     assert!(lines.iter().all(|line| line.tenant.as_str() == "acme"), "{lines:?}");
     assert!(!lines.iter().any(|line| line.object.contains("web1")));
@@ -171,22 +190,51 @@ async fn a_tenant_sees_its_own_lines_and_can_prove_them() {
         move |channel| async move { audit_client(channel).export(v1::AuditExportRequest { all_tenants }).await }
     };
     assert_eq!(kind(eve.call(PATIENCE, export(true)).await), Some(FailureKind::Denied));
-    let mut stream = eve.call(PATIENCE, export(false)).await.unwrap();
-    let mut text = String::new();
-    while let Some(piece) = stream.message().await.unwrap() {
-        text.push_str(std::str::from_utf8(&piece.lines).unwrap());
-    }
-    // What others did is in no form there that could be read, and the chain holds all the same.
-    assert!(!text.contains("web1") && !text.contains("host.invite"), "{text}");
+    let exported = async |way: &Coordinators| {
+        let mut stream = way.call(PATIENCE, export(false)).await.unwrap();
+        let mut text = String::new();
+        while let Some(piece) = stream.message().await.unwrap() {
+            text.push_str(std::str::from_utf8(&piece.lines).unwrap());
+        }
+        text
+    };
+    let text = exported(&eve).await;
     let (mut walk, mut checked) = (Walk::new(), Export::default());
     walk.begin("export", 1, None);
     text.lines().for_each(|line| checked.take(&mut walk, line));
     let (_, head) = checked.end(&mut walk);
     let verdict = walk.finish();
-    assert!(verdict.is_intact() && verdict.lines > 2, "{verdict:?}");
-    assert!(head.unwrap().is_signed_by(&cluster.authority()));
-    let own = text.lines().filter_map(Entry::parse).filter(|entry| matches!(entry, Entry::Line(_)));
-    assert_eq!(own.count(), lines.len());
+    assert!(verdict.is_intact() && verdict.lines == u64::try_from(lines.len()).unwrap(), "{verdict:?}");
+    let head = head.unwrap();
+    assert!(head.is_signed_by(&cluster.authority()) && head.tenant.is_some_and(|it| it.as_str() == "acme"));
+
+    // Whatever others do meanwhile, she is told the very same: nothing of them, and not how much it is.
+    let page = |limit, from: String| {
+        let call = move |channel| {
+            let request = v1::AuditListRequest { limit, from: from.clone(), ..Default::default() };
+            async move { audit_client(channel).list(request).await }
+        };
+        async { eve.call(PATIENCE, call).await.unwrap() }
+    };
+    let before = page(1, String::new()).await;
+    for number in 2..20 {
+        cluster.invite(&format!("web{number}")).await;
+    }
+    let after = page(1, String::new()).await;
+    assert_eq!(before.document, after.document);
+    assert_eq!(before.next.len(), after.next.len());
+    assert!(after.next.parse::<u64>().is_err(), "where the list goes on is a number: {}", after.next);
+    let rest: Vec<Line> = serde_json::from_str(&page(100, after.next.clone()).await.document).unwrap();
+    assert_eq!(rest, lines[1..], "the list goes on where it ended");
+    let foreign = cluster.operator.call(PATIENCE, |channel| {
+        let request = v1::AuditListRequest { from: after.next.clone(), ..Default::default() };
+        async move { audit_client(channel).list(request).await }
+    });
+    assert_eq!(kind(foreign.await), Some(FailureKind::Invalid), "another tenant's place");
+    let without_head = |text: &str| {
+        text.lines().filter(|line| !line.contains("signature")).map(str::to_owned).collect::<Vec<_>>()
+    };
+    assert_eq!(without_head(&exported(&eve).await), without_head(&text));
     let answer = cluster.operator.call(PATIENCE, verify).await.unwrap();
     let view: AuditVerifyView = serde_json::from_str(&answer.document).unwrap();
     assert!(view.nodes.len() == 1 && view.nodes[0].findings.is_empty(), "{view:?}");

@@ -18,14 +18,15 @@ use crate::output::style::Text;
 
 /// Write the whole audit as JSON lines, in a form that can be verified without the cluster
 ///
-/// Lines of other tenants are there as their digests only, so that the chain can still be followed. The last line is
-/// the head of the chain, signed by the cluster. `ctl audit verify --file FILE` checks such a file.
+/// The lines of your tenant, as a chain of their own that tells nothing of other tenants. The last line is the head of
+/// the chain, signed by the cluster; kept elsewhere, it shows later whether what it covers was changed since.
+/// `ctl audit verify --file FILE` checks such a file.
 #[derive(Debug, clap::Args)]
 pub(crate) struct ExportArgs {
     /// Write into this file instead of standard output
     #[arg(long, value_name = "FILE")]
     file: Option<PathBuf>,
-    /// The lines of all tenants; for who may verify the cluster
+    /// The lines of all tenants, in the cluster's own chain; for who may verify the cluster
     #[arg(long)]
     all_tenants: bool,
 }

@@ -122,7 +122,8 @@ fn text(lines: &[Line], width: Option<usize>) -> Text {
             Some(reason) => (Meaning::Bad, format!("{times}refused: {reason}")),
         };
         table.row([
-            (Meaning::Faint, line.number.to_string()),
+            // Who may not see the audit of all tenants is not told where its lines stand in it.
+            (Meaning::Faint, if line.number == 0 { String::new() } else { line.number.to_string() }),
             (Meaning::Plain, human::moment(line.at)),
             (Meaning::Strong, line.principal.clone()),
             (Meaning::Plain, line.address.clone().unwrap_or_default()),

@@ -11,6 +11,7 @@ use common::audit::view::{AuditVerifyView, NodeAuditView};
 use common::audit::walk::{FINDINGS_MAX, Walk};
 use common::failure::{Failure, FailureKind};
 use common::human;
+use common::id::TenantId;
 use common::tls;
 use rustls::pki_types::CertificateDer;
 use serde::Serialize;
@@ -31,7 +32,8 @@ const ANCHORS_MAX: usize = 5_000_000;
 /// something was, 11 that a coordinator could not be asked.
 #[derive(Debug, clap::Args)]
 pub(crate) struct VerifyArgs {
-    /// A file of anchors, as the coordinator's setting `audit.anchor_file` or a webhook collected them
+    /// A file of anchors, as the coordinator's setting `audit.anchor_file` or a webhook collected them; for an export of
+    /// one tenant, the last lines of earlier ones
     #[arg(long, value_name = "FILE")]
     anchor: Option<PathBuf>,
     /// Check this export instead, without asking the cluster
@@ -197,6 +199,24 @@ fn check_signatures(
     if let (Some(anchor), Some(cluster)) = (foreign, cluster) {
         let message = format!("the anchors are of cluster {}, and the audit is of {cluster}", anchor.cluster);
         return Err(CommandError::invalid(message, "name the anchors of this cluster"));
+    }
+    let whose = |tenant: &Option<TenantId>| match tenant {
+        None => "the cluster".to_owned(),
+        Some(tenant) => format!("tenant {tenant}"),
+    };
+    let head = answer.head.as_ref();
+    if let Some((anchor, head)) =
+        head.and_then(|head| Some((anchors.iter().find(|it| it.tenant != head.tenant)?, head)))
+    {
+        let message = format!(
+            "the anchors are of {}, and the audit is of {}",
+            whose(&anchor.tenant),
+            whose(&head.tenant)
+        );
+        return Err(CommandError::invalid(
+            message,
+            "an export of one tenant fits the last lines of its earlier exports; export with --all-tenants for the cluster's",
+        ));
     }
     let Some(authority) = authority else { return Ok(()) };
     if let Some(head) = answer.head.clone() {
