@@ -2,7 +2,7 @@
 # Side-by-side benchmarks: Drover against rsync over ssh and `cp -a`, in one run, on fresh file systems.
 #
 #   tests/bench.sh files [CORPUS…]     mails sites large noop (default: all four)
-#   tests/bench.sh access              what the policy adds to a request
+#   tests/bench.sh access              what policy, audit and secrets cost, and what floods of logins and refusals do
 #   tests/bench.sh memory [COUNT]      peak memory of the agents at 10 000 and COUNT (default 1 000 000) names
 #
 # Needs root (loop mounts), a release build's time, and about 15 GiB. ROUNDS sets the timed rounds (default 3).
@@ -20,7 +20,13 @@ usage() {
 case "${1:-}" in
 access)
     # Needs neither root nor a file system of its own.
-    exec cargo run --quiet --release --locked -p tests --bin access
+    cargo build --quiet --release --locked -p coordinator -p ctl -p agent -p tests --bins
+    bin="${CARGO_TARGET_DIR:-target}/release"
+    work=$(mktemp -d /var/tmp/drover-bench.XXXXXX)
+    trap '"$bin/ctl" dev down --dir "$work/cluster" >/dev/null 2>&1 || true; rm -rf "$work"' EXIT
+    "$bin/ctl" dev up --dir "$work/cluster" --agents 0 --coordinators 1
+    "$bin/access" "$work/cluster/contexts.toml"
+    exit
     ;;
 files | memory) ;;
 *) usage ;;

@@ -1,12 +1,4 @@
-//! What the policy adds to a request, measured on a state with many users and keys.
-//!
-//! Prints one line for each way to call: the median and the slowest of a hundred of ten thousand requests, in
-//! microseconds.
-
-#![expect(clippy::unwrap_used, reason = "a benchmark ends where something is not as it must be")]
-#![expect(clippy::print_stdout, reason = "a benchmark prints")]
-
-use std::time::Duration;
+//! What the policy and the line of the audit cost by themselves, on a state with many users and keys.
 
 use common::clock::{self, WallMs};
 use common::grant::{Grant, Scope};
@@ -19,7 +11,9 @@ use coordinator::pki::api_key::ApiKey;
 use coordinator::pki::authority::Authority;
 use coordinator::state::access::command::Command as Change;
 use coordinator::state::stamp::Stamp;
-use coordinator::state::{Command, State, cluster};
+use coordinator::state::{Command, State, cluster, secret};
+
+use crate::times::Times;
 
 /// Users and keys of the tenant; as many keys as one may have.
 const USERS: usize = 5_000;
@@ -27,8 +21,9 @@ const KEYS: usize = 1_000;
 /// Requests of each kind.
 const REQUESTS: usize = 10_000;
 
-fn main() {
-    let (authority, state, keys) = state();
+/// Measures it.
+pub(crate) fn run() {
+    let (authority, mut state, keys) = state();
     let tenant = TenantId::default_tenant();
     let host: HostName = "web1".parse().unwrap();
     let decide = |caller: &Caller| {
@@ -37,21 +32,53 @@ fn main() {
         assert_eq!(whole, Decision::Allowed);
         check(caller, Call::DrainHost, &tenant, Object::Host { name: &host, labels: &labels })
     };
-    measure("certificate", |number| {
-        let name = format!("user{}", number % USERS);
-        assert!(state.access().accepts_certificate(&tenant, &name, clock::wall()));
-        let principal = Principal::Person { tenant: tenant.clone(), name };
-        let grants = state.access().grants(&principal, clock::wall()).unwrap();
-        assert_eq!(decide(&Caller::Granted { principal, grants }), Decision::Allowed);
-    });
-    measure("API key", |number| {
-        let key = ApiKey::parse(&keys[number % KEYS]).unwrap();
-        let digest = key.digest(&authority);
-        assert!(state.access().keys().get(&key.tenant, &key.id).unwrap().digest == digest);
-        let principal = Principal::Key { tenant: key.tenant, id: key.id };
-        let grants = state.access().grants(&principal, clock::wall()).unwrap();
-        assert_eq!(decide(&Caller::Granted { principal, grants }), Decision::Allowed);
-    });
+    let mut times = Times::default();
+    for number in 0..REQUESTS {
+        times.of(|| {
+            let name = format!("user{}", number % USERS);
+            assert!(state.access().accepts_certificate(&tenant, &name, clock::wall()));
+            let principal = Principal::Person { tenant: tenant.clone(), name };
+            let grants = state.access().grants(&principal, clock::wall()).unwrap();
+            assert_eq!(decide(&Caller::Granted { principal, grants }), Decision::Allowed);
+        });
+    }
+    times.print("policy by certificate, in memory");
+    let mut times = Times::default();
+    for number in 0..REQUESTS {
+        times.of(|| {
+            let key = ApiKey::parse(&keys[number % KEYS]).unwrap();
+            let digest = key.digest(&authority);
+            assert!(state.access().keys().get(&key.tenant, &key.id).unwrap().digest == digest);
+            let principal = Principal::Key { tenant: key.tenant, id: key.id };
+            let grants = state.access().grants(&principal, clock::wall()).unwrap();
+            assert_eq!(decide(&Caller::Granted { principal, grants }), Decision::Allowed);
+        });
+    }
+    times.print("policy by API key, in memory");
+    // A whole change with its line, and the same change without one: a coordinator's own writes no line.
+    let mut times = [Times::default(), Times::default()];
+    for number in 0..REQUESTS / 10 {
+        for (place, audited) in [true, false].into_iter().enumerate() {
+            times[place].of(|| state.apply(stamp(number), change(audited)).unwrap());
+        }
+    }
+    times[0].print("applying a change with its line of the audit");
+    times[1].print("applying one without");
+}
+
+fn stamp(number: usize) -> Stamp {
+    let principal = Principal::Node { name: "coordinator-1".parse().unwrap() };
+    let index = 1_000_000 + u64::try_from(number).unwrap();
+    Stamp { index, epoch: 1, wall: clock::wall(), principal, address: Some("192.0.2.1".to_owned()) }
+}
+
+/// A change of one record; that of an invitation is audited, that of a coordinator's next key is not.
+fn change(audited: bool) -> Command {
+    if audited {
+        let change = Change::LimitTenant { name: TenantId::default_tenant(), migrations_max: Some(7) };
+        return Command::Access(change);
+    }
+    Command::Secret(secret::Command::Rewrap(Vec::new()))
 }
 
 /// Makes a cluster with users and keys.
@@ -101,19 +128,4 @@ fn state() -> (Authority, State, Vec<String>) {
 
 fn blake3_of(number: usize) -> common::digest::Digest {
     common::digest::Digest::of(&number.to_le_bytes())
-}
-
-/// Times requests one by one and prints how long they took.
-fn measure(what: &str, mut request: impl FnMut(usize)) {
-    let mut times: Vec<Duration> = (0..REQUESTS)
-        .map(|number| {
-            let began = clock::boot();
-            request(number);
-            clock::boot().since(began)
-        })
-        .collect();
-    times.sort_unstable();
-    let micros = |time: Duration| time.as_secs_f64() * 1e6;
-    let (median, slow) = (micros(times[REQUESTS / 2]), micros(times[REQUESTS * 99 / 100]));
-    println!("policy by {what}: median {median:.1} us, 99 % below {slow:.1} us, allowed 1000 us");
 }
