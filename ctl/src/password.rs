@@ -4,6 +4,7 @@ use std::fs::File;
 use std::io::{self, BufRead, Read};
 use std::path::Path;
 
+use common::dump;
 use common::secret::Secret;
 
 use crate::failure::CommandError;
@@ -21,6 +22,7 @@ pub(crate) fn present(
     question: &str,
     file: Option<&Path>,
 ) -> Result<Secret<String>, CommandError> {
+    dump::forbid();
     let bytes = match file {
         Some(path) => File::open(path)
             .and_then(|file| line(&mut io::BufReader::new(file)))

@@ -2,7 +2,7 @@
 //! and then every file and every output is searched for them, in clear and in the usual disguises.
 
 use std::fs;
-use std::io::Write;
+use std::io::{Read, Write};
 use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
@@ -14,6 +14,12 @@ use tests::wait;
 /// Values with letters that URLs and JSON escape; long enough that no chance brings them anywhere.
 const CANARIES: [&str; 3] =
     ["canary+one/7f3a9c&\"quoted\"=Zq", "canary two%9d1e\\back?Xw", "canary/three~5b8c<tag>Yv"];
+/// Passwords: the one of a user, the one that it is changed to, and one that is wrong.
+const PASSWORDS: [&str; 3] =
+    ["canary four&6e2b\"long\" enough", "canary+five/8c1d%long enough", "canary six?3a7f~long enough"];
+/// What a vault is shown, and what it holds.
+const VAULT_TOKEN: &str = "hvs.canary-seven-4d9e2f";
+const VAULT_VALUE: &str = "canary/eight 1f6c&'quoted' Tm";
 
 /// One way in which a value could stand somewhere.
 struct Needle {
@@ -50,9 +56,9 @@ fn percent(bytes: &[u8]) -> Vec<u8> {
     bytes.iter().map(escape).collect::<String>().into_bytes()
 }
 
-fn needles() -> Vec<Needle> {
+fn needles<'a>(canaries: impl Iterator<Item = &'a str>) -> Vec<Needle> {
     let mut needles = Vec::new();
-    for canary in CANARIES {
+    for canary in canaries {
         let bytes = canary.as_bytes();
         let mut push =
             |form: &str, bytes: Vec<u8>| needles.push(Needle { form: format!("{form} of {canary}"), bytes });
@@ -139,6 +145,38 @@ fn run(cluster: &Cluster, words: &[&str], input: &[u8], said: &mut Vec<u8>) -> (
     (output.status.code(), String::from_utf8_lossy(&output.stdout).into_owned())
 }
 
+/// Starts a vault of a few lines, which shows one value to who shows its token, and returns its address.
+fn vault() -> std::net::SocketAddr {
+    let listener = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
+    let address = listener.local_addr().unwrap();
+    // It ends with the test's process.
+    std::thread::spawn(move || {
+        for stream in listener.incoming() {
+            let Ok(mut stream) = stream else { return };
+            let mut request = Vec::new();
+            let mut piece = [0; 1024];
+            while !request.windows(4).any(|window| window == b"\r\n\r\n") {
+                match stream.read(&mut piece) {
+                    Ok(count) if count > 0 => request.extend_from_slice(&piece[..count]),
+                    Ok(_) | Err(_) => break,
+                }
+            }
+            let request = String::from_utf8_lossy(&request).into_owned();
+            let (status, body) = if !request.contains(VAULT_TOKEN) {
+                ("403 Forbidden", r#"{"errors":["permission denied"]}"#.to_owned())
+            } else if request.contains("/v1/secret/data/shop ") {
+                ("200 OK", serde_json::json!({"data": {"data": {"key": VAULT_VALUE}}}).to_string())
+            } else {
+                ("404 Not Found", r#"{"errors":[]}"#.to_owned())
+            };
+            let length = body.len();
+            let answer = format!("HTTP/1.1 {status}\r\nContent-Length: {length}\r\n\r\n{body}");
+            stream.write_all(answer.as_bytes()).ok();
+        }
+    });
+    address
+}
+
 /// Starts what does not run, with every line of the log and with core files allowed.
 fn up(cluster: &Cluster) {
     let ctl = cluster.command();
@@ -156,6 +194,15 @@ fn a_canary_is_found_in_every_disguise_and_in_none_of_our_files_and_outputs() {
     let cluster = Cluster::start(2, 1);
     let names: Vec<String> = cluster.processes().keys().cloned().collect();
     names.iter().for_each(|name| cluster.kill(name));
+    let token_file = cluster.path("vault.token");
+    fs::write(&token_file, VAULT_TOKEN).unwrap();
+    let settings = cluster.cluster_directory().join("coordinator-1/settings.toml");
+    let vault = format!(
+        "\n[vault.default]\naddress = \"http://{}\"\ntoken = \"${{file:{}}}\"\n",
+        vault(),
+        token_file.display()
+    );
+    fs::OpenOptions::new().append(true).open(settings).unwrap().write_all(vault.as_bytes()).unwrap();
     up(&cluster);
     let mut said = Vec::new();
     let mut ctl = |words: &[&str], input: &[u8], code: i32| {
@@ -203,7 +250,8 @@ fn a_canary_is_found_in_every_disguise_and_in_none_of_our_files_and_outputs() {
         id_of(&ctl(&["migrate", "-f", &spec("kept", "${secret:mask}"), "--yes", "--output", "json"], b"", 7));
     ctl(&["migrate", "-f", &spec("of-file", &format!("${{file:{}}}", planted.display())), "--yes"], b"", 7);
     ctl(&["migrate", "-f", &spec("absent", "${secret:absent}"), "--yes"], b"", 4);
-    ctl(&["migrate", "-f", &spec("failed", "${vault:secret/shop#key}"), "--yes"], b"", 3);
+    ctl(&["migrate", "-f", &spec("of-vault", "${vault:secret/shop#key}"), "--yes"], b"", 7);
+    ctl(&["migrate", "-f", &spec("failed", "${vault:secret/absent#key}"), "--yes"], b"", 4);
     let cancelled = spec("cancelled", "${secret:second}");
     let cancelled =
         id_of(&ctl(&["migrate", "-f", &cancelled, "--yes", "--detach", "--output", "json"], b"", 0));
@@ -226,10 +274,56 @@ fn a_canary_is_found_in_every_disguise_and_in_none_of_our_files_and_outputs() {
         run(&cluster, words, b"", &mut said);
     }
 
+    // People, keys and tokens. What is shown once is in that one answer, which is not kept here.
+    let shown_once = |words: &[&str], field: &str, said: &mut Vec<u8>| {
+        let mut silent = Vec::new();
+        let (code, answer) = run(&cluster, words, b"", &mut silent);
+        assert_eq!(code, Some(0), "{words:?}");
+        let answer: serde_json::Value = serde_json::from_str(&answer).unwrap();
+        let text = answer[field].as_str().unwrap().to_owned();
+        let secret = text.rsplit('.').next().unwrap().to_owned();
+        // The daemons may say whatever they want of it, but not what it is; nor may what `ctl` says beside its answer.
+        let quiet = String::from_utf8_lossy(&silent).replacen(&text, "", 1);
+        said.extend_from_slice(quiet.replace(&text, "").as_bytes());
+        (text, secret)
+    };
+    let json = ["--output", "json"];
+    let key_words = [&json[..], &["key", "create", "--role", "viewer"]].concat();
+    let (key, key_secret) = shown_once(&key_words, "key", &mut said);
+    let (_, token_secret) =
+        shown_once(&[&json[..], &["host", "enroll", "agent-9"]].concat(), "token", &mut said);
+    let key_file = cluster.path("api.key");
+    fs::write(&key_file, &key).unwrap();
+    fs::set_permissions(&key_file, PermissionsExt::from_mode(0o600)).unwrap();
+    let by_key = ["--api-key-file", &key_file.display().to_string(), "whoami"].map(str::to_owned);
+    assert_eq!(run(&cluster, &by_key.each_ref().map(String::as_str), b"", &mut said).0, Some(0));
+    let (code, made) = run(
+        &cluster,
+        &[&json[..], &["user", "create", "eve", "--role", "viewer"]].concat(),
+        PASSWORDS[0].as_bytes(),
+        &mut said,
+    );
+    assert_eq!(code, Some(0), "{made}");
+    let made: serde_json::Value = serde_json::from_str(&made).unwrap();
+    let text = |value: &serde_json::Value| value.as_str().unwrap().to_owned();
+    let contexts = cluster.path("eves.toml").display().to_string();
+    let (digest, address) =
+        (text(&made["login"]["ca_digest"]), text(&made["login"]["coordinators"].as_array().unwrap()[0]));
+    let login = ["--context-file", &contexts, "login", "--user", "eve", "--ca-digest", &digest, &address];
+    assert_eq!(run(&cluster, &login, PASSWORDS[2].as_bytes(), &mut said).0, Some(3));
+    assert_eq!(run(&cluster, &login, PASSWORDS[0].as_bytes(), &mut said).0, Some(0));
+    let twice = format!("{}\n{}\n", PASSWORDS[0], PASSWORDS[1]);
+    let change = ["--context-file", &contexts, "user", "password"];
+    assert_eq!(run(&cluster, &change, twice.as_bytes(), &mut said).0, Some(0));
+
     let mut lines = String::new();
     for pid in cluster.processes().values() {
         let line = fs::read(format!("/proc/{}/cmdline", pid.as_raw_nonzero())).unwrap();
         lines.push_str(&String::from_utf8_lossy(&line));
+        // Whatever this machine does with core files, there are none.
+        let limits = fs::read_to_string(format!("/proc/{}/limits", pid.as_raw_nonzero())).unwrap();
+        let cores = limits.lines().find(|line| line.starts_with("Max core file size")).unwrap();
+        assert_eq!(cores.split_whitespace().nth(4), Some("0"), "{cores}");
     }
     said.extend_from_slice(lines.as_bytes());
     // Each process is crashed where it would leave a core file, and started again.
@@ -242,7 +336,17 @@ fn a_canary_is_found_in_every_disguise_and_in_none_of_our_files_and_outputs() {
     up(&cluster);
     run(&cluster, &["secret", "delete", "mask", "--yes"], b"", &mut said);
 
-    let needles = needles();
+    let once = [key_secret.as_str(), token_secret.as_str()];
+    let canaries = CANARIES.into_iter().chain(PASSWORDS).chain([VAULT_TOKEN, VAULT_VALUE]).chain(once);
+    let mut needles = needles(canaries);
+    for (name, secret) in [("the API key", &key_secret), ("the join token", &token_secret)] {
+        let bytes: Vec<u8> = secret
+            .as_bytes()
+            .chunks(2)
+            .map(|pair| u8::from_str_radix(std::str::from_utf8(pair).unwrap(), 16).unwrap())
+            .collect();
+        needles.push(Needle { form: format!("bytes of {name}"), bytes });
+    }
     let searched = [cluster.cluster_directory(), copies.clone()];
     let mut places = places_below(&searched, &planted);
     places.push(("what ctl said".to_owned(), said));

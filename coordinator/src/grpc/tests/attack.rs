@@ -149,6 +149,88 @@ async fn a_login_names_nobody_else_whatever_its_request_says() {
 }
 
 #[tokio::test]
+async fn a_host_is_what_its_token_says_whatever_its_request_says() {
+    let cluster = Cluster::start().await;
+    let id = cluster.node.hub().state().cluster().id.clone();
+    let key = KeyPair::generate().unwrap();
+    let forged = |principal: &Principal| {
+        let mut params = CertificateParams::new(["coordinator.drover.internal".to_owned()]).unwrap();
+        for uri in tls::uris_of(&id, principal, Some(9)) {
+            params.subject_alt_names.push(SanType::URI(uri.try_into().unwrap()));
+        }
+        params.is_ca = IsCa::Ca(BasicConstraints::Unconstrained);
+        params.serialize_request(&key).unwrap().der().to_vec()
+    };
+    let agent = |tenant: TenantId, host: &str| Principal::Agent { tenant, host: host.parse().unwrap() };
+    let default = TenantId::default_tenant();
+    for (number, claimed) in [
+        Principal::Node { name: "n1".parse().unwrap() },
+        Principal::Person { tenant: default.clone(), name: "admin".to_owned() },
+        agent(default.clone(), "another"),
+        agent("acme".parse().unwrap(), "web"),
+    ]
+    .into_iter()
+    .enumerate()
+    {
+        let (name, certificate_request) = (format!("web{number}"), forged(&claimed));
+        let request = v1::EnrollRequest {
+            token: cluster.invite(&name).await.token,
+            name: name.clone(),
+            certificate_request: certificate_request.clone(),
+            protocol: proto::PROTOCOL,
+        };
+        let enroll = |way| {
+            let request = request.clone();
+            async move { agent_client(way).enroll(request).await }
+        };
+        let joined = cluster.anonymous().call(PATIENCE, enroll).await.unwrap();
+        let joined = CertificateDer::from(joined.certificate);
+        let renew = |way| {
+            let request =
+                v1::RenewRequest { certificate_request: certificate_request.clone(), generation: 1 };
+            async move { agent_client(way).renew(request).await }
+        };
+        let renewed = cluster.way_of(joined.clone(), &key).call(PATIENCE, renew).await.unwrap();
+        for certificate in [joined, CertificateDer::from(renewed.certificate)] {
+            let peer = tls::peer_of(std::slice::from_ref(&certificate), clock::wall()).unwrap();
+            assert_eq!(peer.principal, agent(default.clone(), &name), "{claimed}");
+            assert!(!String::from_utf8_lossy(&certificate).contains("coordinator.drover.internal"));
+            // It opens what is a host's and nothing else.
+            let refused = kind(list(&cluster.way_of(certificate, &key)).await);
+            assert_eq!(refused, Some(FailureKind::Denied), "{claimed}");
+        }
+    }
+    cluster.stop().await;
+}
+
+#[tokio::test]
+async fn a_revoked_host_neither_renews_nor_joins_again() {
+    let cluster = Cluster::start().await;
+    let key = KeyPair::generate().unwrap();
+    let token = cluster.invite("web1").await.token;
+    let certificate = CertificateDer::from(cluster.enroll(&token, "web1", &key).await.unwrap().certificate);
+    let revoke = |way| async move {
+        control_client(way).revoke_host(v1::HostRequest { host: "web1".to_owned() }).await
+    };
+    cluster.operator.call(PATIENCE, revoke).await.unwrap();
+    let request = CertificateParams::default().serialize_request(&key).unwrap();
+    let renew = |way| {
+        let request = v1::RenewRequest { certificate_request: request.der().to_vec(), generation: 1 };
+        async move { agent_client(way).renew(request).await }
+    };
+    let unauthenticated = Some(FailureKind::Unauthenticated);
+    assert_eq!(kind(cluster.way_of(certificate.clone(), &key).call(PATIENCE, renew).await), unauthenticated);
+    assert_eq!(kind(cluster.enroll(&token, "web1", &key).await), unauthenticated, "its token again");
+    // Invited and joined again, the old certificate stays void.
+    let other = KeyPair::generate().unwrap();
+    let token = cluster.invite("web1").await.token;
+    cluster.enroll(&token, "web1", &other).await.unwrap();
+    let old = cluster.way_of(certificate, &key).call(PATIENCE, renew).await;
+    assert!(matches!(kind(old), Some(FailureKind::Unauthenticated | FailureKind::Denied)));
+    cluster.stop().await;
+}
+
+#[tokio::test]
 async fn an_expired_persons_certificate_opens_nothing() {
     let cluster = Cluster::start().await;
     let key = KeyPair::generate().unwrap();
@@ -189,12 +271,14 @@ fn hello_of_tls_1_2() -> Vec<u8> {
 #[tokio::test]
 async fn an_older_tls_is_refused_in_the_handshake() {
     let cluster = Cluster::start().await;
-    let mut stream = tokio::net::TcpStream::connect(cluster.node.api_address()).await.unwrap();
-    stream.write_all(&hello_of_tls_1_2()).await.unwrap();
-    let mut answer = Vec::new();
-    tokio::time::timeout(PATIENCE, stream.read_to_end(&mut answer)).await.unwrap().unwrap();
-    // One alert, fatal: protocol_version (70).
-    assert_eq!(answer, [21, 3, 3, 0, 2, 2, 70]);
+    for port in [cluster.node.api_address().to_string(), super::doors::wait_for_address(&cluster).await] {
+        let mut stream = tokio::net::TcpStream::connect(&port).await.unwrap();
+        stream.write_all(&hello_of_tls_1_2()).await.unwrap();
+        let mut answer = Vec::new();
+        tokio::time::timeout(PATIENCE, stream.read_to_end(&mut answer)).await.unwrap().unwrap();
+        // One alert, fatal: protocol_version (70).
+        assert_eq!(answer, [21, 3, 3, 0, 2, 2, 70], "{port}");
+    }
     cluster.stop().await;
 }
 

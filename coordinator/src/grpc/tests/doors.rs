@@ -60,7 +60,7 @@ async fn garbage_on_the_ports_harms_nobody() {
 }
 
 /// The node tells the others where it really listens, soon after its start.
-async fn wait_for_address(cluster: &Cluster) -> String {
+pub(super) async fn wait_for_address(cluster: &Cluster) -> String {
     loop {
         let members = cluster.node.hub().raft.member_views();
         match members.first() {
