@@ -82,6 +82,13 @@ pub struct Problem {
     pub why: String,
 }
 
+impl Problem {
+    /// Whether it was left out because it cannot be sanitised.
+    pub fn is_unmasked(&self) -> bool {
+        self.why.starts_with(crate::sanitize::TOO_LARGE)
+    }
+}
+
 /// Why a listing cannot stand where it came.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum ListingError {

@@ -13,6 +13,12 @@ use common::secret::Secret;
 use crate::entry::{Entry, Kind};
 use crate::filter::{Filter, InvalidPattern};
 
+/// How the reason begins for which a file that is too large to be masked is left out; by it the side that only reads the
+/// reason knows that a rule stands against the file and nothing is wrong with it.
+pub(crate) const TOO_LARGE: &str = "a rule of `sanitize` would have to mask it";
+/// What a person can do about a file that cannot be masked.
+pub const UNMASKED_HINT: &str = "Drop or replace it in `sanitize`, or leave it out of the rule that masks.";
+
 /// Rules that are ready, and how often each applied.
 #[derive(Debug)]
 pub struct Sanitizer {
@@ -126,7 +132,7 @@ impl Sanitizer {
             Treatment::Masked(numbers) => {
                 if *size > MASKED_BYTES_MAX {
                     return Err(format!(
-                        "a rule of `sanitize` would have to mask it, and it has {size} bytes of at most {MASKED_BYTES_MAX}"
+                        "{TOO_LARGE}, and it has {size} bytes of at most {MASKED_BYTES_MAX}"
                     ));
                 }
                 *allocated_bytes = *size;

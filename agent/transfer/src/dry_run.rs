@@ -26,6 +26,7 @@ use serde::Serialize;
 use sync::diff::{Decision, Difference, Found, Join};
 use sync::entry::Entry;
 use sync::listing::{Listing, ListingEnd};
+use sync::sanitize::UNMASKED_HINT;
 use tree::Root;
 
 use crate::breach::name_source;
@@ -214,9 +215,13 @@ impl Itemiser<'_> {
                 for problem in [source, destination].into_iter().flatten() {
                     self.output.is_partial = true;
                     let path = join(&problem.name)?;
-                    let message = format!("it could not be looked at: {}", problem.why);
-                    let hint = "It would be left out. Look at it on its host.";
-                    let finding = finding(Rule::Unreadable, Severity::Error, &path, message, hint);
+                    let (rule, message, hint) = if problem.is_unmasked() {
+                        (Rule::NotSanitized, format!("it would be left out: {}", problem.why), UNMASKED_HINT)
+                    } else {
+                        let hint = "It would be left out. Look at it on its host.";
+                        (Rule::Unreadable, format!("it could not be looked at: {}", problem.why), hint)
+                    };
+                    let finding = finding(rule, Severity::Error, &path, message, hint);
                     self.job.ctx.findings.report(finding);
                 }
                 Ok(())

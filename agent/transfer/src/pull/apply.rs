@@ -10,6 +10,7 @@ use common::rel_path::RelPath;
 use sync::entry::{Entry, Kind};
 use sync::pack;
 use sync::range::RANGE_BYTES;
+use sync::sanitize::UNMASKED_HINT;
 use sync::stamp::Stamp;
 use sync::wire::content::{Digested, Failed, Fetch, Pack, PackedFile, RangeReply, Reply, What, Why};
 use tree::Name;
@@ -379,7 +380,7 @@ fn report(pass: &Shared, path: &RelPath, why: &Why) {
             Rule::NotSanitized,
             Severity::Error,
             format!("it was not copied, because it cannot be masked: {why}"),
-            "Drop or replace it in `sanitize`, or leave it out of the rule that masks.",
+            UNMASKED_HINT,
         ),
         Why::Unreadable { why } => (
             Rule::Unreadable,

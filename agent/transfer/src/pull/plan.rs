@@ -13,6 +13,7 @@ use sync::diff::{Decision, Difference, Found, Join};
 use sync::entry::{Entry, Kind};
 use sync::listing::ListingEnd;
 use sync::range::{self, RANGE_BYTES};
+use sync::sanitize::UNMASKED_HINT;
 use sync::stamp::Stamp;
 use sync::wire::content::{Fetch, What};
 use tree::{Name, TreeError};
@@ -210,6 +211,11 @@ impl<'a> Planner<'a> {
                 {
                     let Some(problem) = problem else { continue };
                     let path = self.path_of(&problem.name)?;
+                    if problem.is_unmasked() {
+                        let message = format!("it was not copied: {}", problem.why);
+                        self.pass.except(Rule::NotSanitized, Severity::Error, &path, message, UNMASKED_HINT);
+                        continue;
+                    }
                     let message = format!("it could not be looked at at the {side}: {}", problem.why);
                     let hint = format!("Look at it on the {side} host, then run the migration again.");
                     self.pass.except(rule, Severity::Error, &path, message, hint);

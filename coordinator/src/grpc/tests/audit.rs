@@ -126,7 +126,8 @@ async fn a_flood_of_refusals_costs_a_few_lines_and_harms_nobody() {
     let begun = clock::boot();
     let flood = async {
         let mut flooders = tokio::task::JoinSet::new();
-        for (way, refused) in connections.iter().flat_map(|it| std::iter::repeat_n(it, STREAMS)).cloned() {
+        for (way, refused) in connections.iter().flat_map(|it| std::iter::repeat_n(it, STREAMS)) {
+            let (way, refused) = (way.clone(), *refused);
             flooders.spawn(async move {
                 for _ in 0..CALLS {
                     let request = v1::DrainRequest { host: "web1".to_owned(), drain: true };
