@@ -12,11 +12,6 @@ use serde::{Deserialize, Serialize};
 pub struct WallMs(pub u64);
 
 impl WallMs {
-    /// Returns this time as the standard library's type.
-    pub fn to_system_time(self) -> SystemTime {
-        UNIX_EPOCH + Duration::from_millis(self.0)
-    }
-
     /// Returns the milliseconds from `earlier` to this time, zero when the clock went back.
     pub fn since(self, earlier: Self) -> u64 {
         self.0.saturating_sub(earlier.0)

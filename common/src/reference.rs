@@ -57,11 +57,6 @@ pub enum InvalidReference {
 }
 
 impl Reference {
-    /// Whether a text is meant as a reference, well-formed or not.
-    pub fn is_meant_by(text: &str) -> bool {
-        text.trim_start().starts_with("${")
-    }
-
     /// Whether the coordinator opens it; the agent reads the others by itself.
     pub fn is_opened_by_coordinator(&self) -> bool {
         match self {

@@ -80,11 +80,6 @@ impl MigrationStatus {
         self.end().is_some()
     }
 
-    /// Whether it is before its end and not being undone.
-    pub fn is_on_its_way(self) -> bool {
-        !self.is_end() && self != Self::Unwinding
-    }
-
     /// Whether steps may start now.
     pub fn runs_steps(self) -> bool {
         matches!(self, Self::Running | Self::CuttingOver)

@@ -371,11 +371,6 @@ impl Difference {
     pub fn needs_content(&self) -> bool {
         self.kind || self.content || self.mtime
     }
-
-    /// Whether anything but kind, size, text and time differs.
-    pub fn is_metadata(&self) -> bool {
-        self.mode || self.uid || self.gid || self.xattrs
-    }
 }
 
 #[cfg(test)]

@@ -27,6 +27,7 @@ mod findings;
 #[cfg(test)]
 mod fixture_test;
 mod frame_file;
+mod kept;
 #[cfg_attr(
     not(any(test, feature = "kill-points")),
     expect(unreachable_pub, reason = "reached with that feature only")

@@ -13,19 +13,20 @@ use common::rel_path::RelPath;
 use common::step::file::UndoPreview;
 use serde::{Deserialize, Serialize};
 use sync::entry::Entry;
-use tree::{Applied, Dir, Kind, Name, Problem, Stat};
+use tree::{Dir, Kind, Name, Stat};
 
 use crate::commit::durable::{Names, of_sync};
 use crate::commit::{Committer, kept_name};
 use crate::domain::{Domain, DomainId};
 use crate::findings::FindingSink;
 use crate::frame_file::{FrameReader, FrameWriter};
+use crate::kept::{Place, place_of, return_kept, set, unset};
 use crate::kill_point::KillPoint;
 use crate::ledger::{Histories, History, Kept};
 use crate::opened::Opened;
 use crate::stage::Stage;
 use crate::standing::{is_recorded, metadata, time};
-use crate::trouble::{finding, is_fatal, of_stage};
+use crate::trouble::{finding, of_stage};
 
 /// Paths after which the lease and the fence are asked again.
 const BATCH: usize = 256;
@@ -415,64 +416,6 @@ fn reach(stage: &Stage, path: &RelPath) -> Result<Option<(Dir, Name)>, Failure> 
 /// Whether what stands there is what stood there before the migration.
 fn is_original(history: &History, now: &Stat) -> bool {
     history.original().is_some_and(|original| is_recorded(original, now))
-}
-
-/// Something that is kept: the `undo/` that holds it, and its name there.
-struct Place {
-    undo: Dir,
-    name: Name,
-    /// Its device and number.
-    inode: (u64, u64),
-}
-
-/// Returns where something is kept, if it is there.
-fn place_of(stage: &Stage, kept: Kept) -> Result<Option<Place>, Failure> {
-    let (undo, name) = (stage.domains.get(kept.domain)?.undo.clone(), kept_name(kept.seq));
-    let stands = undo.stat_if_exists(&name).map_err(|error| of_stage(&error))?;
-    Ok(stands.map(|stat| Place { undo, name, inode: (stat.dev, stat.ino) }))
-}
-
-/// Gives what is kept its name and its metadata back, over a file of ours if one still stands there; says what of the
-/// metadata could not be set.
-fn return_kept(kept: &Place, parent: &Dir, name: &Name, original: &Entry) -> Result<Option<String>, Failure> {
-    let Place { undo, name: kept, inode } = kept;
-    if original.kind.is_directory() {
-        // One that is read-only gets another parent only before it gets its mode back.
-        let dir = undo.open_dir(kept).map_err(|error| of_stage(&error))?;
-        dir.open_for_writing()
-            .and_then(|_modes| undo.rename_over(kept, parent, name))
-            .map_err(|error| of_stage(&error))?;
-        return set(parent, name, original, *inode);
-    }
-    // Before it is seen again: it may have been taken out of its owner's quota.
-    let unset = set(undo, kept, original, *inode)?;
-    undo.rename_over(kept, parent, name).map_err(|error| of_stage(&error))?;
-    Ok(unset)
-}
-
-/// Sets the metadata of this inode (device, number); says what could not be set, also because another stands there.
-fn set(parent: &Dir, name: &Name, wanted: &Entry, inode: (u64, u64)) -> Result<Option<String>, Failure> {
-    let Ok(wanted) = metadata(wanted) else { return Ok(None) };
-    match parent.apply(name, &wanted, Some(inode)) {
-        Ok(applied) => unset(&applied),
-        Err(error) if error.is_replaced() || error.is_not_found() => {
-            Ok(Some("something else was put in its place meanwhile".to_owned()))
-        }
-        Err(error) => Err(of_stage(&error)),
-    }
-}
-
-/// Returns the first attribute that could not be set, and why.
-///
-/// # Errors
-/// When the disk is full or broken: the undo is to be run again when it is not.
-fn unset(applied: &Applied) -> Result<Option<String>, Failure> {
-    if let Some(problem) = applied.problems.iter().find(|problem| is_fatal(&problem.error)) {
-        return Err(of_stage(&problem.error));
-    }
-    Ok(applied.problems.first().map(|Problem { attribute, error }| {
-        format!("its {attribute} cannot be set: {}", common::failure::chain(error))
-    }))
 }
 
 /// Moves what somebody else made or changed out of the way, where nothing is lost. Says whether it could: what is mounted

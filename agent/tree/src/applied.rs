@@ -68,13 +68,4 @@ impl Applied {
     pub fn is_complete(&self) -> bool {
         self.problems.is_empty()
     }
-
-    /// Returns the first problem as an error.
-    pub fn into_result(self) -> Result<Self, TreeError> {
-        let Self { before, is_changed, problems } = self;
-        match problems.into_iter().next() {
-            Some(problem) => Err(problem.error),
-            None => Ok(Self { before, is_changed, problems: Vec::new() }),
-        }
-    }
 }

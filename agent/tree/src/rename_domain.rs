@@ -70,14 +70,6 @@ impl FileSystem {
     }
 }
 
-impl RenameDomain {
-    /// Whether entries inherit a project here, so that one of another project cannot be given its name back.
-    #[must_use]
-    pub fn has_project(&self) -> bool {
-        self.project.is_some()
-    }
-}
-
 impl Dir {
     /// Returns the domain of this directory's entries.
     pub fn rename_domain(&self) -> Result<RenameDomain> {
