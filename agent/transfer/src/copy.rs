@@ -28,7 +28,7 @@ use crate::owner::Owners;
 use crate::passes::RootMark;
 use crate::peer::{ContentReceiver, FetchSender, Source};
 use crate::pull::flow::Flow;
-use crate::pull::{self, Host, Incoming, Pass};
+use crate::pull::{self, Forecast, Host, Incoming, Pass};
 use crate::reach;
 use crate::saved_counters::{SavedCounters, Totals};
 use crate::scan::{Scan, ScanSettings};
@@ -275,10 +275,12 @@ fn pass(attempt: &Attempt, params: FileParams, memory: &Memory, incoming: Incomi
         source_root: attempt.source_root.clone(),
     };
     let settings = ScanSettings { workers: SCAN_WORKERS, ..ScanSettings::new(filter, memory.folder()) };
+    let path = Path::new(&params.destination_root);
+    let forecast = Forecast::new(committer.stage(), path, params.delete, settings.clone())?;
     let scan = Scan::start(committer.stage().root.clone(), settings)?;
     let findings = ctx.findings.clone();
     let pass = Pass::new(params, &committer, findings, Arc::clone(counters), Arc::clone(flow), host)?;
-    pull::run(&pass, &mut committer, incoming, scan, owners)
+    pull::run(&pass, &mut committer, incoming, scan, owners, forecast)
 }
 
 /// Opens the destination's root and the stage in it, making both if they are missing.

@@ -118,11 +118,7 @@ impl Domain {
 impl Disk {
     /// Holds the file system of a directory.
     pub(crate) fn of(dir: &Dir) -> Result<Self, tree::TreeError> {
-        let id = match dir.file_system()? {
-            Some(found) => found.id,
-            // A mount of another namespace: then each of its devices counts as a file system, and is synced by itself.
-            None => format!("device {}", dir.stat_self()?.dev),
-        };
+        let id = disk_id(dir)?;
         let (landed_bytes, landed_files) = (AtomicU64::new(0), AtomicU64::new(0));
         let durable = Durable::of(dir.clone())?;
         Ok(Self { id, dir: dir.clone(), durable, landed_bytes, landed_files, renames: OnceLock::new() })
@@ -131,5 +127,14 @@ impl Disk {
     /// Returns a directory of it.
     pub(crate) fn dir(&self) -> &Dir {
         &self.dir
+    }
+}
+
+/// Returns what tells the file system of a directory from others, until the next boot.
+pub(crate) fn disk_id(dir: &Dir) -> Result<String, tree::TreeError> {
+    match dir.file_system()? {
+        Some(found) => Ok(found.id),
+        // A mount of another namespace: then each of its devices counts as a file system, and is synced by itself.
+        None => Ok(format!("device {}", dir.stat_self()?.dev)),
     }
 }

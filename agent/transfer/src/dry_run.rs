@@ -9,7 +9,7 @@
 //! Actions are `create`, `replace`, `metadata`, `link` and `delete`. A file that would be a further name of one that
 //! comes before it in the list is a `link`.
 
-use std::collections::HashSet;
+use std::collections::{BTreeMap, HashSet};
 use std::fs::File;
 use std::io::{BufWriter, Write};
 use std::path::Path;
@@ -30,7 +30,7 @@ use sync::sanitize::UNMASKED_HINT;
 use tree::Root;
 
 use crate::breach::name_source;
-use crate::capacity::Capacity;
+use crate::capacity::{Capacity, PlaceId};
 use crate::content::read;
 use crate::context::StepContext;
 use crate::copy::{content_of, filter_of, peer_of, request_of, stopped};
@@ -139,7 +139,8 @@ impl Job {
             }
             None => Present::Nothing,
         };
-        let capacity = Capacity::new(root.as_ref(), Path::new(&self.params.destination_root));
+        let capacity =
+            Capacity::new(root.as_ref(), Path::new(&self.params.destination_root), self.params.delete);
         let mut list = Itemiser {
             job: &self,
             root,
@@ -158,7 +159,10 @@ impl Job {
                 return Err(stopped(&self.ctx));
             }
             match decision? {
-                Decision::Began { path, .. } => here = path,
+                Decision::Began { path, is_at_destination, .. } => {
+                    list.capacity.enter(&path, is_at_destination);
+                    here = path;
+                }
                 Decision::Entry(found) => list.found(&here, found)?,
                 Decision::Stage { .. } => {}
                 Decision::Ended { source, .. } => list.ended(source)?,
@@ -175,7 +179,7 @@ struct Itemiser<'a> {
     file: BufWriter<File>,
     remote: Option<Remote>,
     /// Files that look the same and are to be compared.
-    waiting: Vec<(RelPath, Entry)>,
+    waiting: Vec<(RelPath, Entry, PlaceId)>,
     /// Entries of the open directory that the source does not have.
     extras: Vec<(RelPath, Entry)>,
     linked: HashSet<(u64, u64)>,
@@ -187,6 +191,7 @@ struct Itemiser<'a> {
 impl Itemiser<'_> {
     fn found(&mut self, here: &RelPath, found: Found) -> Result<(), Failure> {
         let join = |name: &[u8]| here.join(name).map_err(|error| Failure::of(FailureKind::Bug, &error));
+        self.capacity.found(&found);
         match found {
             Found::Missing { source } => {
                 let path = join(&source.name)?;
@@ -197,7 +202,6 @@ impl Itemiser<'_> {
                 let path = join(&source.name)?;
                 self.present += 1;
                 self.count(&source);
-                self.capacity.seen(&path, &destination);
                 self.both(path, source, &destination)
             }
             Found::Extra { destination } => {
@@ -248,8 +252,6 @@ impl Itemiser<'_> {
             && !self.linked.insert((source.dev, source.ino));
         if is_known_link {
             (action, bytes) = ("link", 0);
-        } else {
-            self.capacity.bring(path, source);
         }
         if !source.kind.is_directory() {
             self.output.files_sent += 1;
@@ -275,7 +277,7 @@ impl Itemiser<'_> {
             return Ok(());
         }
         if self.remote.is_some() && source.kind.is_file() && source.size() > 0 {
-            self.waiting.push((path, source));
+            self.waiting.push((path, source, self.capacity.here()));
             return if self.waiting.len() >= COMPARED_AT_ONCE { self.compare() } else { Ok(()) };
         }
         self.output.files_unchanged += 1;
@@ -286,15 +288,16 @@ impl Itemiser<'_> {
     fn compare(&mut self) -> Result<(), Failure> {
         let waiting = std::mem::take(&mut self.waiting);
         let (Some(remote), Some(root)) = (&mut self.remote, &self.root) else { return Ok(()) };
-        let asked: Vec<_> = waiting.iter().map(|(path, source)| (path, source)).collect();
+        let asked: Vec<_> = waiting.iter().map(|(path, source, _place)| (path, source)).collect();
         let digests = remote.digests(&asked)?;
         let dir = root.dir();
-        for ((path, source), digest) in waiting.iter().zip(digests) {
+        for ((path, source, place), digest) in waiting.iter().zip(digests) {
             let proceed = || !self.job.ctx.lease.stop().is_cancelled();
             let own = read(&dir, path, false, proceed).ok().flatten().map(|read| read.digest);
             if digest.is_some() && own == digest {
                 self.output.files_unchanged += 1;
             } else {
+                self.capacity.bring(*place, source);
                 self.bring(path, source, "replace", vec!["content"])?;
             }
         }
@@ -344,8 +347,8 @@ impl Itemiser<'_> {
                 "Look whether the source is the right one and whole; if it is, allow more with --max-delete.",
             ));
         }
-        for finding in self.capacity.findings() {
-            self.job.ctx.findings.report(finding);
+        for shortfall in self.capacity.shortfalls(&BTreeMap::new()) {
+            self.job.ctx.findings.report(shortfall.finding());
         }
         self.output.list_file = Some(LIST.to_owned());
         self.output.findings_total = self.job.ctx.findings.totals().total;

@@ -65,7 +65,7 @@ impl<T: Serialize> FrameWriter<T> {
     /// Writes one value.
     pub(crate) fn write(&mut self, value: &T) -> Result<(), Failure> {
         encode(value, &mut self.gathered)?;
-        if self.gathered.len() >= WRITE_BYTES { self.flush() } else { Ok(()) }
+        if self.gathered.len() >= WRITE_BYTES { self.flush().map(drop) } else { Ok(()) }
     }
 
     /// Returns the file with everything in it.
@@ -74,10 +74,11 @@ impl<T: Serialize> FrameWriter<T> {
         Ok(self.file)
     }
 
-    fn flush(&mut self) -> Result<(), Failure> {
+    /// Writes what was gathered; returns how long the file is now.
+    pub(crate) fn flush(&mut self) -> Result<u64, Failure> {
         self.file.append(&self.gathered).map_err(|error| of_stage(&error))?;
         self.gathered.clear();
-        Ok(())
+        Ok(self.file.length_bytes())
     }
 }
 
@@ -107,6 +108,13 @@ impl<T: DeserializeOwned> FrameReader<T> {
     /// Returns where the next frame begins: after the last whole one.
     pub(crate) fn offset(&self) -> u64 {
         self.offset
+    }
+
+    /// Notes that somebody else has appended to the file, which has whole frames up to this length now.
+    pub(crate) fn grow(&mut self, length_bytes: u64) {
+        self.file.grow(length_bytes);
+        // It may hold the beginning of a frame that is whole only now.
+        self.buffer.clear();
     }
 
     /// Returns the file.

@@ -4,6 +4,8 @@
 //! paths that the pass could not bring as asked, with the rule of the finding that told so. Both are written under a
 //! name of their own and renamed when the pass has ended, so what stands there is of one whole pass.
 
+use std::sync::mpsc::{Receiver, RecvError};
+
 use common::failure::{Failure, FailureKind, Retry};
 use common::finding::Rule;
 use common::rel_path::RelPath;
@@ -73,12 +75,24 @@ impl ManifestWriter {
         Ok(Self { frames, raw: Vec::new() })
     }
 
-    /// Adds a listing.
-    pub(crate) fn write(&mut self, listing: &Listing) -> Result<(), Failure> {
+    /// Adds a listing; returns up to where the file can be read now, if that is further than before.
+    pub(crate) fn write(&mut self, listing: &Listing) -> Result<Option<u64>, Failure> {
         let raw = std::mem::take(&mut self.raw);
         self.raw =
             postcard::to_extend(listing, raw).map_err(|error| Failure::of(FailureKind::Bug, &error))?;
-        if self.raw.len() >= BLOCK_BYTES { self.flush() } else { Ok(()) }
+        if self.raw.len() >= BLOCK_BYTES { self.flush().map(Some) } else { Ok(None) }
+    }
+
+    /// Makes everything readable that was added; returns up to where.
+    pub(crate) fn flush(&mut self) -> Result<u64, Failure> {
+        if !self.raw.is_empty() {
+            let compressed = zstd::bulk::compress(&self.raw, LEVEL)
+                .map_err(|error| Failure::of(FailureKind::Bug, &error))?;
+            let raw_bytes = u32::try_from(self.raw.len()).unwrap_or(u32::MAX);
+            self.raw.clear();
+            self.frames.write(&Frame::Block { raw_bytes, compressed: ByteString(compressed) })?;
+        }
+        self.frames.flush()
     }
 
     /// Lets the manifest take the place of the one before.
@@ -87,20 +101,18 @@ impl ManifestWriter {
         self.frames.write(&Frame::End)?;
         publish(&stage.dir, self.frames.finish()?, MANIFEST)
     }
-
-    fn flush(&mut self) -> Result<(), Failure> {
-        if self.raw.is_empty() {
-            return Ok(());
-        }
-        let compressed =
-            zstd::bulk::compress(&self.raw, LEVEL).map_err(|error| Failure::of(FailureKind::Bug, &error))?;
-        let raw_bytes = u32::try_from(self.raw.len()).unwrap_or(u32::MAX);
-        self.raw.clear();
-        self.frames.write(&Frame::Block { raw_bytes, compressed: ByteString(compressed) })
-    }
 }
 
-/// Reads the manifest of the last whole pass.
+/// How far a manifest that is being written can be read.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Written {
+    /// Up to here for now.
+    UpTo(u64),
+    /// Up to here, and this is all.
+    Whole(u64),
+}
+
+/// Reads a manifest: that of the last whole pass, or the one that is being written.
 #[derive(Debug)]
 pub(crate) struct ManifestFile {
     /// How the pass was made.
@@ -109,16 +121,35 @@ pub(crate) struct ManifestFile {
     raw: Vec<u8>,
     at: usize,
     is_ended: bool,
+    /// Tells how far it can be read, as long as it is not whole.
+    written: Option<Receiver<Written>>,
+    /// How long it is, once it is whole, without the frame that ends it.
+    whole_bytes: Option<u64>,
 }
 
 impl ManifestFile {
     /// Opens it; nothing if no pass has ended yet.
     pub(crate) fn open(stage: &Stage) -> Result<Option<Self>, Failure> {
         let Some(file) = open(&stage.dir, MANIFEST)? else { return Ok(None) };
+        Self::begin(file, None).map(Some)
+    }
+
+    /// Opens the one that is being written, as soon as its beginning is; it is read as it grows.
+    pub(crate) fn follow(stage: &Stage, written: Receiver<Written>) -> Result<Self, Failure> {
+        // The next word says more than the first.
+        let first = written.recv().map_err(cut_short)?;
+        let file = stage.dir.open_append(&unfinished(MANIFEST)).map_err(|error| of_stage(&error))?;
+        let mut found = Self::begin(file, Some(written))?;
+        found.grow(first);
+        Ok(found)
+    }
+
+    fn begin(file: AppendFile, written: Option<Receiver<Written>>) -> Result<Self, Failure> {
         let mut frames = FrameReader::forwards(file, 0);
         match frames.next()? {
             Some(Frame::Head(head)) if [VERSION, VERSION_WITHOUT_END].contains(&head.version) => {
-                Ok(Some(Self { head, frames, raw: Vec::new(), at: 0, is_ended: false }))
+                let (raw, at, is_ended, whole_bytes) = (Vec::new(), 0, false, None);
+                Ok(Self { head, frames, raw, at, is_ended, written, whole_bytes })
             }
             Some(Frame::Head(head)) if head.version > VERSION => {
                 Err(common::version::newer("the stage's manifest", head.version, VERSION))
@@ -126,6 +157,22 @@ impl ManifestFile {
             _ => Err(Failure::new(FailureKind::Unsupported, "the stage's manifest cannot be read")
                 .hint("It was written by another version of the agent; run the copy again with this one.")),
         }
+    }
+
+    fn grow(&mut self, written: Written) {
+        let (Written::UpTo(length) | Written::Whole(length)) = written;
+        self.frames.grow(length);
+        if matches!(written, Written::Whole(_)) {
+            self.written = None;
+            self.whole_bytes = Some(length);
+        }
+    }
+
+    /// Whether the frames that were read are all.
+    fn is_at_end(&self) -> bool {
+        self.is_ended
+            || self.head.version == VERSION_WITHOUT_END
+            || self.whole_bytes == Some(self.frames.offset())
     }
 
     fn next_listing(&mut self) -> Result<Option<Listing>, Failure> {
@@ -137,8 +184,15 @@ impl ManifestFile {
                     self.is_ended = true;
                     return Ok(None);
                 }
-                None if self.is_ended || self.head.version == VERSION_WITHOUT_END => return Ok(None),
-                None => return Err(damaged()),
+                None => match &self.written {
+                    Some(written) => {
+                        let next = written.recv().map_err(cut_short)?;
+                        self.grow(next);
+                        continue;
+                    }
+                    None if self.is_at_end() => return Ok(None),
+                    None => return Err(damaged()),
+                },
             };
             let raw_bytes = usize::try_from(raw_bytes).unwrap_or(usize::MAX).min(BLOCK_BYTES_MAX);
             self.raw = zstd::bulk::decompress(&compressed.0, raw_bytes)
@@ -158,6 +212,11 @@ impl Iterator for ManifestFile {
     fn next(&mut self) -> Option<Self::Item> {
         self.next_listing().transpose()
     }
+}
+
+/// Whoever wrote it has said why it does not go on.
+fn cut_short(_gone: RecvError) -> Failure {
+    Failure::new(FailureKind::Cancelled, "the source's tree did not come whole")
 }
 
 /// What a manifest that ends in its middle means.

@@ -8,10 +8,16 @@ use tree::TreeError;
 /// Makes a failure out of an error on something of ours: the stage or the root itself.
 pub(crate) fn of_stage(error: &TreeError) -> Failure {
     let kind = kind_of(error);
+    if error.is_quota() {
+        let message = format!("a quota of the destination is used up: {}", common::failure::chain(error));
+        return Failure::new(kind, message).hint(
+            "Raise the quota of the owner, group, project or btrfs subvolume there, then retry: what has landed stays and is not sent again.",
+        );
+    }
     let failure = Failure::of(kind, error);
     match kind {
         FailureKind::Exhausted => failure.hint(
-            "Make room at the destination (space, inodes or quota), then retry: what has landed stays and is not sent again.",
+            "Make room at the destination (space or inodes), then retry: what has landed stays and is not sent again.",
         ),
         FailureKind::Denied => failure.hint("Run the agent as root, or give it the right to write below the root."),
         FailureKind::Conflict => {

@@ -54,6 +54,11 @@ impl AppendFile {
         Ok(offset)
     }
 
+    /// Notes that another handle has appended: the log is read up to this length from now on.
+    pub fn grow(&mut self, length_bytes: u64) {
+        self.length_bytes = self.length_bytes.max(length_bytes);
+    }
+
     /// Makes all that was appended durable.
     ///
     /// After an error nothing since the last success may be believed to be on the device.

@@ -19,6 +19,10 @@ pub(crate) struct Mount {
     pub(crate) point: Vec<u8>,
     /// The name of the file system's type.
     pub(crate) fs_type: String,
+    /// What is mounted: a block device, as a rule.
+    pub(crate) source: Vec<u8>,
+    /// The file system's own options.
+    pub(crate) options: String,
 }
 
 /// Returns the number of the mount that a descriptor was reached through.
@@ -39,6 +43,12 @@ fn parse_fdinfo(text: &str) -> Option<u64> {
     text.lines().find_map(|line| line.strip_prefix("mnt_id:")?.trim().parse().ok())
 }
 
+/// Returns the mount that a descriptor was reached through; nothing when this process does not see it.
+pub(crate) fn mount_of(fd: BorrowedFd<'_>) -> Result<Option<Mount>, Cause> {
+    let id = mount_id(fd)?;
+    Ok(mounts()?.into_iter().find(|mount| mount.id == id))
+}
+
 /// Returns all mounts that this process sees.
 pub(crate) fn mounts() -> Result<Vec<Mount>, Cause> {
     let text = std::fs::read("/proc/self/mountinfo")?;
@@ -53,9 +63,12 @@ fn parse_line(line: &[u8]) -> Option<Mount> {
     let root = unescape(fields.next()?);
     let point = unescape(fields.next()?);
     // Optional fields end with a single hyphen; the type comes behind it.
-    let fs_type = fields.skip_while(|field| *field != b"-").nth(1).unwrap_or_default();
-    let fs_type = String::from_utf8_lossy(fs_type).into_owned();
-    Some(Mount { id, device, root, point, fs_type })
+    let mut behind = fields.skip_while(|field| *field != b"-").skip(1);
+    let mut text = || behind.next().unwrap_or_default();
+    let fs_type = String::from_utf8_lossy(text()).into_owned();
+    let source = unescape(text());
+    let options = String::from_utf8_lossy(text()).into_owned();
+    Some(Mount { id, device, root, point, fs_type, source, options })
 }
 
 /// Turns `\040` and its like, which stand for blanks and backslashes, back into bytes.
@@ -111,6 +124,8 @@ mod tests {
             root: b"/a b".to_vec(),
             point: br"/mnt\x".to_vec(),
             fs_type: "ext3".into(),
+            source: b"/dev/root".to_vec(),
+            options: "rw".into(),
         };
         assert_eq!(parse_line(line), Some(expected));
         assert_eq!(parse_line(b""), None);

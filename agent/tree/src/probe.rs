@@ -9,6 +9,7 @@ use rustix::io::Errno;
 use crate::dir::Dir;
 use crate::error::{Context, Result, TreeError};
 use crate::kernel::{Kernel, syncfs_reports_errors};
+use crate::mount::mount_of;
 use crate::name::Name;
 use crate::xattr::Attributes;
 
@@ -92,7 +93,31 @@ pub struct Space {
     pub inodes_free: Option<u64>,
 }
 
+/// How content takes room on a file system.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Packing {
+    /// What a file with content takes at least; 1 where small files may share a block or stand beside their names.
+    pub block_bytes: u64,
+    /// Whether content may take less room than it has bytes.
+    pub may_compress: bool,
+}
+
+/// File systems in which content that is written takes whole blocks.
+const IN_BLOCKS: [&str; 6] = ["ext2", "ext3", "ext4", "xfs", "tmpfs", "jfs"];
+
 impl Dir {
+    /// Returns how content takes room on this directory's file system.
+    pub fn packing(&self) -> Result<Packing> {
+        let raw = rustix::fs::fstatvfs(self.fd()).on_self("ask for space")?;
+        let mount = mount_of(self.fd()).on_self("find mount of directory")?;
+        let fs_type = mount.as_ref().map_or("", |mount| mount.fs_type.as_str());
+        let is_asked = mount.as_ref().is_some_and(|mount| mount.options.contains("compress"));
+        Ok(Packing {
+            block_bytes: if IN_BLOCKS.contains(&fs_type) { raw.f_frsize.max(1) } else { 1 },
+            may_compress: is_asked || ["zfs", "bcachefs"].contains(&fs_type),
+        })
+    }
+
     /// Returns the room of this directory's file system; quotas are not counted.
     pub fn space(&self) -> Result<Space> {
         let raw = rustix::fs::fstatvfs(self.fd()).on_self("ask for space")?;

@@ -11,7 +11,7 @@ use rustix::io::Errno;
 use crate::dir::Dir;
 use crate::error::{Context, Result};
 use crate::kernel::ProcPath;
-use crate::mount::{below, mount_id, mounts};
+use crate::mount::{below, mount_id, mount_of, mounts};
 use crate::name::Name;
 use crate::stat::{Kind, stat_fd};
 use crate::syscall;
@@ -81,9 +81,7 @@ impl Dir {
 
     /// Returns the file system of this directory; nothing when this process does not see its mount.
     pub fn file_system(&self) -> Result<Option<FileSystem>> {
-        let id = mount_id(self.fd()).on_self("find mount of directory")?;
-        let all = mounts().on_self("read mounts")?;
-        let own = all.into_iter().find(|mount| mount.id == id);
+        let own = mount_of(self.fd()).on_self("find mount of directory")?;
         Ok(own.map(|mount| FileSystem { id: mount.device, fs_type: mount.fs_type }))
     }
 
@@ -118,7 +116,7 @@ impl Dir {
 }
 
 /// Returns the project that entries made in a directory get, if they get the directory's.
-fn inherited_project(fd: BorrowedFd<'_>) -> Option<u32> {
+pub(crate) fn inherited_project(fd: BorrowedFd<'_>) -> Option<u32> {
     // A file system without projects, and a directory that may only be searched, have no answer.
     let found = syscall::fs_attributes(fd).ok()?;
     found.inherits_project.then_some(found.project)

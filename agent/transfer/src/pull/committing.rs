@@ -15,6 +15,7 @@ use super::{Again, Item, Landing, Pass};
 use crate::commit::{Committer, Outcome, Seen};
 use crate::standing::look;
 use crate::tally::add;
+use crate::trouble::of_stage;
 
 /// Files in a group: enough that the syncs of a group are shared by many.
 const GROUP_FILES: usize = 2048;
@@ -46,6 +47,7 @@ pub(super) fn run(pass: &Pass, committer: &mut Committer, items: &Receiver<Item>
             || (group.len() >= GROUP_FILES && is_idle)
             || clock::boot().since(first) >= GROUP_AGE;
         if !group.is_empty() && (is_full || is_at_end || (is_idle && pass.flow.is_waited_for())) {
+            pass.flow.wait_until_let_go()?;
             commit(pass, committer, std::mem::take(&mut group))?;
             bytes = 0;
         }
@@ -61,6 +63,7 @@ pub(super) fn commit(pass: &Pass, committer: &mut Committer, group: Vec<Item>) -
     let mut tasks = Vec::with_capacity(items);
     let mut rest = Vec::with_capacity(items);
     for Item { task, landing, cost, problems, sidecar, again } in group {
+        refuse_quota(&problems)?;
         rest.push((task.path.clone(), task.domain, landing, cost, problems, sidecar, again));
         tasks.push(task);
     }
@@ -70,6 +73,7 @@ pub(super) fn commit(pass: &Pass, committer: &mut Committer, group: Vec<Item>) -
     {
         match outcome {
             Outcome::Done { ctime: _, problems: more } => {
+                refuse_quota(&more)?;
                 problems.extend(more);
                 count(pass, landing);
                 if let Landing::Content { data, .. } = landing {
@@ -99,6 +103,12 @@ pub(super) fn commit(pass: &Pass, committer: &mut Committer, group: Vec<Item>) -
     }
     pass.flow.land(items);
     Ok(())
+}
+
+/// An owner whose quota is used up cannot be given what is his: that is about the whole destination, not about an entry.
+fn refuse_quota(problems: &[Problem]) -> Result<(), Failure> {
+    let quota = problems.iter().find(|problem| problem.error.is_quota());
+    quota.map_or(Ok(()), |problem| Err(of_stage(&problem.error)))
 }
 
 fn count(pass: &Pass, landing: Landing) {

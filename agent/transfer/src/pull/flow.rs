@@ -1,6 +1,7 @@
 //! What is asked for and not committed yet: bounded, and the place where a pass learns that it has failed.
 
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
+use std::time::Duration;
 
 use common::failure::{Failure, FailureKind};
 use common::limit::IN_FLIGHT_BYTES_MAX;
@@ -12,6 +13,10 @@ const BYTES_MIN: u64 = 8 * 1024 * 1024;
 const PART_OF_KNOWN: u64 = 20;
 /// What a file weighs beside its bytes: its inode, its record and its place in a group.
 const FILE_BYTES: u64 = 1024;
+
+/// How long the first group waits for the end of the source's scan: some million entries. A tree that takes longer lands
+/// meanwhile, and that it does not fit is said when it is known.
+const HELD_MAX: Duration = Duration::from_secs(60);
 
 /// What the cursors of all large files under way may take together, unless it is one file alone.
 const CURSOR_BYTES_MAX: u64 = 32 * 1024 * 1024;
@@ -32,6 +37,8 @@ struct State {
     /// Items on their way to the committer, also those that weigh nothing.
     items: usize,
     waiting: usize,
+    /// Whether nothing may be committed yet.
+    is_held: bool,
     failure: Option<Failure>,
 }
 
@@ -118,6 +125,29 @@ impl Flow {
             state = self.changed.wait(state).unwrap_or_else(PoisonError::into_inner);
         }
         state.waiting -= 1;
+        state.failure.clone().map_or(Ok(()), Err)
+    }
+
+    /// Has the first group wait until it is known whether all will fit.
+    pub(crate) fn hold(&self) {
+        self.lock().is_held = true;
+    }
+
+    /// Lets groups be committed.
+    pub(crate) fn let_go(&self) {
+        self.lock().is_held = false;
+        self.changed.notify_all();
+    }
+
+    /// Waits until groups may be committed.
+    ///
+    /// # Errors
+    /// When the pass has failed.
+    pub(crate) fn wait_until_let_go(&self) -> Result<(), Failure> {
+        let is_held = |state: &mut State| state.is_held && state.failure.is_none();
+        let waited = self.changed.wait_timeout_while(self.lock(), HELD_MAX, is_held);
+        let (mut state, _is_over) = waited.unwrap_or_else(PoisonError::into_inner);
+        state.is_held = false;
         state.failure.clone().map_or(Ok(()), Err)
     }
 
@@ -221,6 +251,22 @@ mod tests {
             assert_eq!(idle.join().unwrap(), Err(failure.clone()));
             assert_eq!(flow.acquire(1), Err(failure));
         });
+    }
+
+    #[test]
+    fn the_first_group_waits_until_it_may_land_or_the_pass_fails() {
+        for failure in [None, Some(Failure::new(FailureKind::Exhausted, "it does not fit"))] {
+            let flow = Flow::default();
+            flow.hold();
+            std::thread::scope(|scope| {
+                let waiter = scope.spawn(|| flow.wait_until_let_go());
+                match failure.clone() {
+                    Some(failure) => flow.fail(failure),
+                    None => flow.let_go(),
+                }
+                assert_eq!(waiter.join().unwrap().err(), failure);
+            });
+        }
     }
 
     #[test]

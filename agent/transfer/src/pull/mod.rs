@@ -1,9 +1,9 @@
 //! One pass: the source's tree and the destination's, joined; what differs is fetched, staged and committed.
 //!
 //! ```text
-//! source's manifest ─┐
-//!                    ├─ planner ─▶ asks ─▶ source ─▶ appliers ─▶ items ─▶ committer
-//! own scan, ledger ──┘      └────────── directories, links, metadata ──────▲
+//! source's manifest ─▶ spilled ─┐
+//!                               ├─ planner ─▶ asks ─▶ source ─▶ appliers ─▶ items ─▶ committer
+//! own scan, ledger ─────────────┘      └────────── directories, links, metadata ──────▲
 //! ```
 //!
 //! Everything between planner and committer is bounded by [`flow::Flow`]; the first failure of any thread is kept there
@@ -15,6 +15,7 @@ mod ask;
 mod committing;
 mod ending;
 pub(crate) mod flow;
+mod forecast;
 mod large;
 mod links;
 mod plan;
@@ -45,7 +46,8 @@ use crate::domain::DomainId;
 use crate::findings::FindingSink;
 use crate::frame_file::FrameWriter;
 use crate::ledger::{Change, Histories};
-use crate::manifest::{Exception, ManifestWriter, create_exceptions, publish_exceptions};
+use crate::manifest::{Exception, ManifestFile, ManifestWriter, create_exceptions, publish_exceptions};
+use crate::owner::Owners;
 use crate::passes::{Passes, RootMark};
 use crate::peer::{ContentReceiver, FetchSender, ManifestReceiver};
 use crate::scan::Scan;
@@ -54,6 +56,7 @@ use crate::tally::{Counters, add};
 use crate::trouble::finding;
 
 use flow::{Flow, PanicGuard};
+pub(crate) use forecast::Forecast;
 use large::Large;
 use links::LinkName;
 
@@ -365,13 +368,17 @@ pub(crate) fn run(
     committer: &mut Committer,
     incoming: Incoming,
     scan: Scan,
-    owners: crate::owner::Owners,
+    owners: Owners,
+    forecast: Forecast,
 ) -> Result<(), Failure> {
     *lock(&pass.exceptions) = Some(create_exceptions(&pass.stage)?);
     count_landed(pass, committer)?;
     let histories = Histories::sort(Some(committer.settled()?), &pass.stage.spill, "ledger")?;
     let (asks, asked) = mpsc::channel();
     let (items, waiting) = mpsc::sync_channel(ITEMS_WAITING);
+    // One word for each block of the manifest, which stands in a file.
+    let (tell, told) = mpsc::channel();
+    pass.flow.hold();
     let Incoming { manifest, fetches, content } = incoming;
     let working = &mut *committer;
     std::thread::scope(|scope| {
@@ -383,8 +390,10 @@ pub(crate) fn run(
         drop(content);
         scope.spawn(move || guarded(pass, || ask::run(pass, &asked, &fetches)));
         let commits = scope.spawn(move || guarded(pass, || committing::run(pass, working, &waiting)));
+        // The failure is kept before the planner hears that nothing more comes.
+        scope.spawn(move || guarded(pass, || source::run(pass, manifest, owners, forecast, &tell)));
         guarded(pass, || {
-            let listings = source::SourceListings::new(pass, manifest, owners)?;
+            let listings = ManifestFile::follow(&pass.stage, told)?;
             let mut planner = plan::Planner::new(pass, histories, asks, items)?;
             planner.run(listings, scan)?;
             planner.finish()

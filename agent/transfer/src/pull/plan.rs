@@ -24,13 +24,13 @@ use super::ending::{self, Candidate};
 use super::large::Large;
 use super::links::{self, LinkName};
 use super::room::Room;
-use super::source::SourceListings;
 use super::{Again, Compare, Item, Landing, Pass, Small, Wish, data_of, lock};
 use crate::commit::{Effect, Seen, Staged};
 use crate::domain::{DomainId, HOME};
 use crate::external_sort::Sorter;
 use crate::frame_file::{FrameReader, FrameWriter};
 use crate::ledger::{Histories, History};
+use crate::manifest::ManifestFile;
 use crate::scan::Scan;
 use crate::staged::{Made, Workbench};
 use crate::tally::add;
@@ -104,8 +104,8 @@ impl<'a> Planner<'a> {
     }
 
     /// Decides the whole tree.
-    pub(super) fn run(&mut self, listings: SourceListings<'_>, scan: Scan) -> Result<(), Failure> {
-        let root = Later { path: RelPath::root(), wanted: listings.root().clone() };
+    pub(super) fn run(&mut self, listings: ManifestFile, scan: Scan) -> Result<(), Failure> {
+        let root = Later { path: RelPath::root(), wanted: listings.head.root.clone() };
         self.directories.write(&root)?;
         for decision in Join::new(listings, scan) {
             self.pass.flow.check()?;

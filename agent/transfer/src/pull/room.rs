@@ -4,9 +4,9 @@ use std::collections::BTreeMap;
 use std::sync::atomic::Ordering::Relaxed;
 
 use common::failure::{Failure, FailureKind};
-use common::human;
 
 use super::Pass;
+use crate::capacity::Needs;
 use crate::domain::DomainId;
 use crate::trouble::of_stage;
 
@@ -49,20 +49,12 @@ impl Room {
         asked.next_bytes = asked.bytes.saturating_add(LOOK_EVERY_BYTES);
         asked.next_files = asked.files + LOOK_EVERY_FILES;
         let space = disk.dir().space().map_err(|error| of_stage(&error))?;
-        let pending_bytes = asked.bytes.saturating_sub(disk.landed_bytes.load(Relaxed));
-        let pending_files = asked.files.saturating_sub(disk.landed_files.load(Relaxed));
-        let free =
-            if rustix::process::geteuid().is_root() { space.bytes_free } else { space.bytes_available };
-        if pending_bytes.saturating_sub(in_stage(pass)) > free {
-            let (needed, free) = (human::bytes(pending_bytes), human::bytes(free));
-            return Err(exhausted(format!("at least {needed} are still to come and {free} are free")));
-        }
-        match space.inodes_free {
-            Some(free) if pending_files > free => Err(exhausted(format!(
-                "at least {pending_files} files are still to come and {free} inodes are free"
-            ))),
-            Some(_) | None => Ok(()),
-        }
+        let packing = disk.dir().packing().map_err(|error| of_stage(&error))?;
+        let asked = Needs { bytes: asked.bytes, inodes: asked.files };
+        let landed = Needs { bytes: disk.landed_bytes.load(Relaxed), inodes: disk.landed_files.load(Relaxed) };
+        let in_stage = Needs { bytes: in_stage(pass), inodes: 0 };
+        let why = asked.less(landed).less(in_stage).too_much_for(&space, packing);
+        why.map_or(Ok(()), |why| Err(exhausted(why)))
     }
 }
 
