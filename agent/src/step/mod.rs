@@ -1,13 +1,11 @@
-//! The step kinds of this agent: one folder each, one line each in `registry`.
+//! The step kinds of this agent: one folder for each way to work, one line for each kind in `registry`.
 //!
 //! A kind turns its parameters from JSON into its own type, calls the crate that does the work, and turns the output
 //! back. Leases, attempts, events and panics are the executor's.
 
 pub mod attempt;
 pub mod executor;
-pub mod file_catch_up;
-pub mod file_copy;
-pub mod file_finish;
+pub mod file_pass;
 pub mod file_verify;
 pub mod order;
 pub mod question;

@@ -4,13 +4,11 @@ use common::failure::{Failure, FailureKind};
 use common::step::StepVersion;
 
 use super::Step;
-use super::file_catch_up::FileCatchUp;
-use super::file_copy::FileCopy;
-use super::file_finish::FileFinish;
+use super::file_pass;
 use super::file_verify::FileVerify;
 
 /// Every kind that this agent can run, in the order of their names.
-pub static STEPS: &[&dyn Step] = &[&FileCatchUp, &FileCopy, &FileFinish, &FileVerify];
+pub static STEPS: &[&dyn Step] = &[&file_pass::CATCH_UP, &file_pass::COPY, &file_pass::FINISH, &FileVerify];
 
 /// Returns the kinds and versions, for the host's facts.
 pub fn versions(steps: &[&dyn Step]) -> Vec<StepVersion> {

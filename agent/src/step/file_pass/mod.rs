@@ -1,4 +1,4 @@
-//! Step `file.finish`: the pass under the freeze.
+//! Steps `file.copy`, `file.catch_up` and `file.finish`: the same pass over the tree, at different times.
 
 use common::failure::Failure;
 use common::step::StepDescriptor;
@@ -7,13 +7,20 @@ use transfer::{Endpoint, StepContext};
 
 use super::{Step, StepFuture, read, write};
 
-/// The kind `file.finish`.
+/// A kind that is one pass.
 #[derive(Clone, Copy, Debug)]
-pub struct FileFinish;
+pub struct FilePass(&'static StepDescriptor);
 
-impl Step for FileFinish {
+/// The bulk pass.
+pub const COPY: FilePass = FilePass(&file::COPY);
+/// A pass that brings what changed meanwhile.
+pub const CATCH_UP: FilePass = FilePass(&file::CATCH_UP);
+/// The pass under the freeze.
+pub const FINISH: FilePass = FilePass(&file::FINISH);
+
+impl Step for FilePass {
     fn descriptor(&self) -> &'static StepDescriptor {
-        &file::FINISH
+        self.0
     }
 
     fn subject(&self, params: &str) -> Result<String, Failure> {
