@@ -202,7 +202,11 @@ fn proof(migration: &MigrationView) -> Section {
             proof.content_files,
             proof.content_bytes,
         ),
-        row("Was there already; size, time and metadata equal", proof.metadata_files, proof.metadata_bytes),
+        row(
+            "Links, special and empty files, and what was there already; kind, size, time and metadata equal",
+            proof.metadata_files,
+            proof.metadata_bytes,
+        ),
         row("Not proven; each has a finding", proof.unproven_files, proof.unproven_bytes),
         vec!["Digest of the source's tree".to_owned(), String::new(), digest(migration.source_digest)],
         vec![
