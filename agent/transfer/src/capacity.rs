@@ -400,39 +400,17 @@ fn of_quota(path: &RelPath, of: QuotaOf, why: &str, accounts: &mut Accounts) -> 
 
 #[cfg(test)]
 mod tests {
-    use std::process::Command;
-
     use common::finding::Rule;
 
+    use crate::mounted_test::Mounted;
     use crate::pair::Pair;
-
-    struct Small(std::path::PathBuf);
-
-    impl Small {
-        /// Mounts a memory file system, or says aloud that this machine cannot.
-        fn mount(point: &std::path::Path, size: &str) -> Option<Self> {
-            std::fs::create_dir_all(point).unwrap();
-            let mounted = Command::new("mount").args(["-t", "tmpfs", "-o", size, "none"]).arg(point).status();
-            if !mounted.is_ok_and(|status| status.success()) {
-                eprintln!("skipped: mounting a small file system needs root");
-                return None;
-            }
-            Some(Self(point.to_owned()))
-        }
-    }
-
-    impl Drop for Small {
-        fn drop(&mut self) {
-            Command::new("umount").arg("-l").arg(&self.0).status().unwrap();
-        }
-    }
 
     #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
     async fn a_dry_run_says_which_file_system_is_too_small() {
         let mut pair = Pair::new();
         let (root, source) = (pair.destination_root.clone(), pair.source_root.clone());
-        let Some(_few_inodes) = Small::mount(&root, "size=8m,nr_inodes=40") else { return };
-        let Some(_few_bytes) = Small::mount(&root.join("mounted"), "size=1m") else { return };
+        let Some(_few_inodes) = Mounted::tmpfs(&root, "size=8m,nr_inodes=40") else { return };
+        let Some(_few_bytes) = Mounted::tmpfs(&root.join("mounted"), "size=1m") else { return };
         for number in 0..30 {
             std::fs::write(source.join(format!("f{number}")), "x").unwrap();
         }

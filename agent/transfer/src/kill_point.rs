@@ -54,6 +54,9 @@ pub(crate) enum Sync {
 struct Gate {
     is_open: std::sync::Mutex<bool>,
     opened: std::sync::Condvar,
+    /// Whether a pass has seen both trees.
+    #[cfg(test)]
+    is_compared: tokio::sync::watch::Sender<bool>,
 }
 
 #[cfg(any(test, feature = "kill-points"))]
@@ -120,6 +123,27 @@ impl KillPoint {
             gate.opened.notify_all();
         }
     }
+
+    /// Waits until a pass that is held has seen both trees to their ends.
+    #[cfg(test)]
+    pub(crate) async fn compared(&self) {
+        if let Some(gate) = &self.gate {
+            gate.is_compared.subscribe().wait_for(|is_compared| *is_compared).await.ok();
+        }
+    }
+
+    /// Tells a test that both trees were seen.
+    #[cfg(test)]
+    pub(crate) fn tell_compared(&self) {
+        if let Some(gate) = &self.gate {
+            gate.is_compared.send_replace(true);
+        }
+    }
+
+    /// Tells nobody.
+    #[cfg(not(test))]
+    #[expect(clippy::unused_self, reason = "it is something in tests only")]
+    pub(crate) fn tell_compared(&self) {}
 
     /// Whether something was stopped here.
     #[cfg(any(test, feature = "kill-points"))]

@@ -39,6 +39,8 @@ mod link;
 mod manifest;
 mod marker;
 mod memory;
+#[cfg(test)]
+mod mounted_test;
 mod opened;
 mod owner;
 #[cfg(test)]

@@ -31,6 +31,9 @@ pub(crate) struct Passes {
     /// How long the ledger was when the last whole pass ended: less of it means that it is damaged.
     #[serde(default)]
     ledger_bytes: u64,
+    /// Files and bytes of the source, as the last whole pass knew them; since a later build than the rest.
+    #[serde(default)]
+    totals: Option<(u64, u64)>,
 }
 
 /// Which directory the source's root is.
@@ -68,7 +71,7 @@ impl Passes {
                 if passes.version == VERSION { Ok(passes) } else { Err(unreadable(&"an unknown version")) }
             }
             Err(error) if error.is_not_found() => {
-                Ok(Self { version: VERSION, passes: Vec::new(), root: None, ledger_bytes: 0 })
+                Ok(Self { version: VERSION, passes: Vec::new(), root: None, ledger_bytes: 0, totals: None })
             }
             Err(error) => Err(of_stage(&error)),
         }
@@ -118,9 +121,14 @@ impl Passes {
         self.root.as_ref().is_none_or(|first| first.is(root))
     }
 
+    /// Returns how many files and bytes the last whole pass saw at the source.
+    pub(crate) fn totals(&self) -> Option<(u64, u64)> {
+        self.totals
+    }
+
     /// Notes durably that the last pass saw and brought the whole tree.
-    pub(crate) fn end(&mut self, stage: &Dir, ledger_bytes: u64) -> Result<(), Failure> {
-        self.ledger_bytes = ledger_bytes;
+    pub(crate) fn end(&mut self, stage: &Dir, ledger_bytes: u64, totals: (u64, u64)) -> Result<(), Failure> {
+        (self.ledger_bytes, self.totals) = (ledger_bytes, Some(totals));
         if let Some(pass) = self.passes.last_mut() {
             pass.is_whole = true;
         }
@@ -204,7 +212,7 @@ mod tests {
         assert!(passes.is_same_root(&root("a", 1, 2)) && passes.is_same_root(&root("b", 9, 2)));
         assert!(!passes.is_same_root(&root("a", 9, 2)) && !passes.is_same_root(&root("b", 1, 3)));
         assert!(!passes.is_doubtful(&entry(1_000), None), "nothing was proven yet");
-        passes.end(&stage, 0).unwrap();
+        passes.end(&stage, 0, (0, 0)).unwrap();
 
         let mut passes = Passes::read(&stage).unwrap();
         assert_eq!(passes.next_number(), 2);
@@ -217,7 +225,7 @@ mod tests {
         assert!(passes.is_doubtful(&entry(150), Some(1)));
         assert!(passes.is_doubtful(&entry(199), Some(2)));
         assert!(passes.is_doubtful(&entry(150), None));
-        passes.end(&stage, 0).unwrap();
+        passes.end(&stage, 0, (0, 0)).unwrap();
         passes.begin(&stage, 4, at(250), &root("a", 1, 2)).unwrap();
         assert!(passes.is_doubtful(&entry(1), None), "the clock went back");
     }

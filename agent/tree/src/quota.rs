@@ -212,7 +212,10 @@ mod tests {
         for path in ["/proc", "/dev/shm"] {
             let Ok(root) = Root::open(path.as_ref()) else { continue };
             let quotas = root.dir().quotas();
-            assert!(!quotas.bind_owners() && quotas.here().is_empty() && quotas.of_user(0).is_none(), "{path}");
+            assert!(
+                !quotas.bind_owners() && quotas.here().is_empty() && quotas.of_user(0).is_none(),
+                "{path}"
+            );
         }
     }
 
@@ -252,7 +255,8 @@ mod tests {
         if !is_root() {
             return;
         }
-        let ext4 = ["mkfs.ext4", "-q", "-F", "-O", "quota,project", "-E", "quotatype=usrquota:grpquota:prjquota"];
+        let ext4 =
+            ["mkfs.ext4", "-q", "-F", "-O", "quota,project", "-E", "quotatype=usrquota:grpquota:prjquota"];
         let disks = [
             ("ext4", Disk::make(&ext4, 32, "usrquota,grpquota,prjquota")),
             ("xfs", Disk::make(&["mkfs.xfs", "-q"], 320, "uquota,gquota,pquota")),

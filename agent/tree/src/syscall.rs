@@ -4,7 +4,10 @@
 //! This is the only module that may use `unsafe`.
 //! The kernel reads and writes nothing but the buffers whose pointers and lengths are given here, during
 //! the call.
-#![expect(unsafe_code, reason = "rustix has no setxattrat and its like, no FS_IOC_FSGETXATTR and no quotactl")]
+#![expect(
+    unsafe_code,
+    reason = "rustix has no setxattrat and its like, no FS_IOC_FSGETXATTR and no quotactl"
+)]
 
 use std::ffi::{CStr, c_char, c_int, c_long, c_uint, c_void};
 use std::os::fd::{AsRawFd, BorrowedFd};

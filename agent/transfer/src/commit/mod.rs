@@ -116,6 +116,11 @@ impl Committer {
         &self.stage
     }
 
+    /// Returns where a test may stop or hold it.
+    pub(crate) fn kill_point(&self) -> KillPoint {
+        self.kill.clone()
+    }
+
     /// Returns the greatest number of a pass that did anything here.
     pub(crate) fn last_pass(&self) -> u32 {
         self.ledger.last_pass()

@@ -235,3 +235,69 @@ pub(super) fn attribute(pass: &Pass, path: &RelPath, problem: &Problem) {
 pub(super) fn landing_of(entry: &Entry) -> Landing {
     if entry.kind.is_directory() { Landing::Directory } else { Landing::Place }
 }
+
+#[cfg(test)]
+mod tests {
+    use std::path::Path;
+    use std::sync::atomic::{AtomicU64, Ordering::SeqCst};
+    use std::sync::{Arc, mpsc};
+
+    use super::*;
+    use crate::commit::Effect;
+    use crate::domain::HOME;
+    use crate::kill_point::KillPoint;
+    use crate::memory::Memory;
+    use crate::pair::Pair;
+    use crate::passes::RootMark;
+    use crate::pull::Host;
+    use crate::pull::flow::Flow;
+    use crate::stage::Stage;
+    use crate::standing::look_at_self;
+    use crate::tally::Counters;
+
+    #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+    async fn nothing_lands_before_it_is_known_to_fit() {
+        let mut pair = Pair::new();
+        let (context, _findings) = pair.context();
+        let memory = Memory::open(&pair.state_dir, &context.migration).unwrap();
+        let root = Path::new(&pair.params.destination_root);
+        let stage = Stage::make(root, &context.migration, &memory, &KillPoint::default()).unwrap();
+        let seen = Box::new(look_at_self(&stage.root).unwrap());
+        let effects = Arc::new(AtomicU64::new(0));
+        let counted = Arc::clone(&effects);
+        let kill = KillPoint::watched(move |_number| {
+            counted.fetch_add(1, SeqCst);
+        });
+        let mut committer = Committer::open(stage, context.token, context.lease.clone(), kill).unwrap();
+        effects.store(0, SeqCst);
+        let flow = Arc::new(Flow::default());
+        flow.hold();
+        let host = Host {
+            pass: 1,
+            first_pass: 1,
+            boot_id: String::new(),
+            is_network_source: false,
+            source_root: RootMark { boot_id: String::new(), dev: 1, ino: 1 },
+        };
+        let (params, findings, counters) =
+            (pair.params.clone(), context.findings.clone(), Arc::<Counters>::default());
+        let pass = Pass::new(params, &committer, findings, counters, Arc::clone(&flow), host).unwrap();
+        let (items, waiting) = mpsc::sync_channel(1);
+        let touch = Item::new(RelPath::root(), HOME, Effect::Touch { seen }, Landing::Touch);
+        pass.send(&items, touch).unwrap();
+        // The end of the items commits what there is.
+        drop(items);
+        let (pass, committer) = (&pass, &mut committer);
+        std::thread::scope(|scope| {
+            let committing = scope.spawn(move || run(pass, committer, &waiting));
+            while !flow.is_waited_for() && !committing.is_finished() {
+                std::thread::yield_now();
+            }
+            assert_eq!(effects.load(SeqCst), 0, "it landed before it was known to fit");
+            flow.let_go();
+            committing.join().unwrap().unwrap();
+        });
+        assert!(effects.load(SeqCst) > 0);
+        pair.close().await;
+    }
+}

@@ -144,9 +144,12 @@ impl Flow {
     /// # Errors
     /// When the pass has failed.
     pub(crate) fn wait_until_let_go(&self) -> Result<(), Failure> {
+        let mut state = self.lock();
+        state.waiting += 1;
         let is_held = |state: &mut State| state.is_held && state.failure.is_none();
-        let waited = self.changed.wait_timeout_while(self.lock(), HELD_MAX, is_held);
+        let waited = self.changed.wait_timeout_while(state, HELD_MAX, is_held);
         let (mut state, _is_over) = waited.unwrap_or_else(PoisonError::into_inner);
+        state.waiting -= 1;
         state.is_held = false;
         state.failure.clone().map_or(Ok(()), Err)
     }

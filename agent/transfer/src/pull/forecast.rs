@@ -34,7 +34,12 @@ pub(crate) struct Forecast {
 
 impl Forecast {
     /// Looks at the room there is; to be called before the pass stages anything.
-    pub(crate) fn new(stage: &Stage, path: &Path, deletes: bool, settings: ScanSettings) -> Result<Self, Failure> {
+    pub(crate) fn new(
+        stage: &Stage,
+        path: &Path,
+        deletes: bool,
+        settings: ScanSettings,
+    ) -> Result<Self, Failure> {
         let root = tree::Root::open(path).map_err(|error| of_stage(&error))?;
         let capacity = Capacity::new(Some(&root), path, deletes);
         Ok(Self { capacity, staged: staged(stage)?, whole: Needs::default(), settings })
@@ -91,4 +96,100 @@ fn staged(stage: &Stage) -> Result<BTreeMap<String, Needs>, Failure> {
         }
     }
     Ok(found)
+}
+
+#[cfg(test)]
+mod tests {
+    use std::path::Path;
+
+    use common::failure::{Failure, FailureKind};
+
+    use crate::mounted_test::{Mounted, run};
+    use crate::pair::{Pair, assert_same};
+    use crate::snapshot::snapshot;
+
+    const SMALL: usize = 256 * 1024;
+
+    /// Writes so many files of a size, whose names begin so.
+    fn files(root: &Path, prefix: &str, count: usize, size: usize) {
+        for number in 0..count {
+            std::fs::write(root.join(format!("{prefix}-{number}")), vec![7; size]).unwrap();
+        }
+    }
+
+    /// Runs a copy that must be refused with nothing landed, and undone to what was there before.
+    async fn refused(pair: &mut Pair) -> Failure {
+        let before = snapshot(&pair.destination_root);
+        let (output, _findings) = pair.copy().await;
+        assert_same(&snapshot(&pair.destination_root), &before, "refused");
+        let failure = output.unwrap_err();
+        assert_eq!(failure.kind, FailureKind::Exhausted, "{failure}");
+        pair.undo().await.0.unwrap();
+        assert_same(&snapshot(&pair.destination_root), &before, "undone");
+        assert!(!failure.hint.as_deref().unwrap_or_default().is_empty(), "{failure}");
+        failure
+    }
+
+    /// More than what may be in flight fits, so that nothing but the forecast can refuse it.
+    #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+    async fn bytes_that_will_not_fit_are_refused_before_anything_lands() {
+        let mut pair = Pair::new();
+        let (root, source) = (pair.destination_root.clone(), pair.source_root.clone());
+        let Some(_disk) = Mounted::tmpfs(&root, "size=32m") else { return };
+        files(&source, "f", 90, SMALL);
+        files(&root, "f", 20, 1000);
+        files(&root, "kept", 40, SMALL);
+        let failure = refused(&mut pair).await;
+        assert!(failure.message.contains("at least 22.5 MiB are still to come"), "{failure}");
+
+        // What is the same at both sides takes no more room.
+        std::fs::remove_dir_all(&source).unwrap();
+        assert!(run("cp", &["-a"], &[&root, &source]));
+        files(&source, "new", 60, SMALL);
+        let output = pair.copy().await.0.unwrap();
+        assert_eq!((output.files_sent, output.files_unchanged), (60, 60));
+        pair.close().await;
+    }
+
+    #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+    async fn inodes_that_will_not_do_are_refused_before_anything_lands() {
+        let mut pair = Pair::new();
+        let (root, source) = (pair.destination_root.clone(), pair.source_root.clone());
+        let Some(_disk) = Mounted::tmpfs(&root, "size=96m,nr_inodes=9000") else { return };
+        files(&source, "f", 10_000, 1);
+        // Further names of one file take no inodes.
+        for number in 0..10 {
+            std::fs::hard_link(source.join("f-0"), source.join(format!("name-{number}"))).unwrap();
+        }
+        let failure = refused(&mut pair).await;
+        assert!(failure.message.contains("at least 10000 entries are still to be made"), "{failure}");
+        pair.close().await;
+    }
+
+    #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+    async fn the_quota_of_a_subvolume_is_asked_beforehand() {
+        let mut pair = Pair::new();
+        let (image, disk) = (pair.state_dir.join("image"), pair.destination_root.clone());
+        let Some(_disk) = Mounted::made(&["mkfs.btrfs", "-q"], 256, &image, &disk) else { return };
+        let [whole, volume] = [disk.clone(), disk.join("volume")];
+        assert!(run("btrfs", &["subvolume", "create"], &[&volume]));
+        assert!(run("btrfs", &["quota", "enable"], &[&whole]));
+        assert!(run("btrfs", &["qgroup", "limit", "24M"], &[&volume]));
+        let source = pair.source_root.clone();
+        std::fs::create_dir(source.join("volume")).unwrap();
+        files(&source, "f", 100, SMALL);
+        files(&source.join("volume"), "f", 100, SMALL);
+        // The subvolume is below the root first, then the root itself.
+        let below = refused(&mut pair).await;
+        pair.params.destination_root = volume.to_str().unwrap().to_owned();
+        pair.destination_root = volume;
+        let itself = refused(&mut pair).await;
+        for (failure, needed) in [(below, "25.0 MiB"), (itself, "50.0 MiB")] {
+            let expected = format!("at least {needed} are still to come");
+            assert!(failure.message.contains("the quota of btrfs quota group 0/"), "{failure}");
+            assert!(failure.message.contains(&expected), "{failure}");
+            assert!(failure.hint.as_deref().unwrap_or_default().contains("btrfs qgroup limit"), "{failure}");
+        }
+        pair.close().await;
+    }
 }

@@ -309,7 +309,9 @@ impl Pass {
                 return Err(Failure::new(FailureKind::Bug, "a pass ended before the source was seen whole"));
             }
         }
-        lock(&self.passes).end(&self.stage.dir, ledger_bytes)
+        let counters = &self.counters;
+        let totals = (counters.files_total.load(Relaxed), counters.bytes_total.load(Relaxed));
+        lock(&self.passes).end(&self.stage.dir, ledger_bytes, totals)
     }
 
     fn wish(&self, wish: Wish) -> u64 {
@@ -380,6 +382,7 @@ pub(crate) fn run(
     let (tell, told) = mpsc::channel();
     pass.flow.hold();
     let Incoming { manifest, fetches, content } = incoming;
+    let kill_point = committer.kill_point();
     let working = &mut *committer;
     std::thread::scope(|scope| {
         for number in 0..APPLIERS {
@@ -396,6 +399,7 @@ pub(crate) fn run(
             let listings = ManifestFile::follow(&pass.stage, told)?;
             let mut planner = plan::Planner::new(pass, histories, asks, items)?;
             planner.run(listings, scan)?;
+            kill_point.tell_compared();
             planner.finish()
         });
         commits.join().ok();

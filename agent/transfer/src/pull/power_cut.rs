@@ -5,40 +5,18 @@
 //! kernel has written to it, and nothing of what it only held in memory.
 
 use std::path::{Path, PathBuf};
-use std::process::Command;
 use std::sync::{Arc, Mutex};
 
 use crate::kill_point::{KillPoint, Sync};
+use crate::mounted_test::{Mounted, run};
 use crate::pair::{Pair, assert_same};
 use crate::snapshot::{Snapshot, snapshot};
 
 /// Effects of a pass, at least.
 const EFFECTS: u64 = 1000;
 
-fn run(program: &str, words: &[&str], paths: &[&Path]) -> bool {
-    let output =
-        Command::new(program).args(words).args(paths).env("PATH", "/usr/sbin:/usr/bin:/sbin:/bin").output();
-    output.is_ok_and(|output| output.status.success())
-}
-
 fn copy_at_once(from: &Path, to: &Path) {
     assert!(run("cp", &["--reflink=always"], &[from, to]), "{} is not copied", from.display());
-}
-
-/// A mounted image; dropping it unmounts.
-struct Mounted(PathBuf);
-
-impl Mounted {
-    fn new(image: &Path, point: &Path, options: &str) -> Option<Self> {
-        std::fs::create_dir_all(point).unwrap();
-        run("mount", &["-o", options], &[image, point]).then(|| Self(point.to_owned()))
-    }
-}
-
-impl Drop for Mounted {
-    fn drop(&mut self) {
-        assert!(run("umount", &[], &[&self.0]) || std::thread::panicking(), "{}", self.0.display());
-    }
 }
 
 /// The disk, and the file system that its image stands on. Fields are dropped in this order.

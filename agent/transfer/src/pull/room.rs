@@ -51,7 +51,8 @@ impl Room {
         let space = disk.dir().space().map_err(|error| of_stage(&error))?;
         let packing = disk.dir().packing().map_err(|error| of_stage(&error))?;
         let asked = Needs { bytes: asked.bytes, inodes: asked.files };
-        let landed = Needs { bytes: disk.landed_bytes.load(Relaxed), inodes: disk.landed_files.load(Relaxed) };
+        let landed =
+            Needs { bytes: disk.landed_bytes.load(Relaxed), inodes: disk.landed_files.load(Relaxed) };
         let in_stage = Needs { bytes: in_stage(pass), inodes: 0 };
         let why = asked.less(landed).less(in_stage).too_much_for(&space, packing);
         why.map_or(Ok(()), |why| Err(exhausted(why)))

@@ -356,7 +356,6 @@ async fn what_changes_at_the_destination_meanwhile_is_compared_again_and_kept() 
     let (mut context, mut findings) = pair.context();
     let kill = KillPoint::held();
     context.lease = context.lease.with_kill_point(kill.clone());
-    let mut progress = pair.progress.clone();
     let (params, destination) = (pair.params.clone(), pair.destination_root.join("z"));
     let endpoint = pair.endpoint.clone();
     let running = crate::copy::run_copy(context, &endpoint, params);
@@ -364,8 +363,7 @@ async fn what_changes_at_the_destination_meanwhile_is_compared_again_and_kept() 
     // The trees were seen; nothing is committed before the edit is made.
     let output = tokio::select! {
         output = &mut running => panic!("it ended before it was let go: {output:?}"),
-        // The value must not be held: progress is told under its lock.
-        () = async { drop(progress.wait_for(|now| now.is_scan_complete).await) } => {
+        () = kill.compared() => {
             write(destination.parent().unwrap(), "z", b"somebody's edit meanwhile", 0o640);
             kill.let_go();
             running.await
@@ -391,14 +389,13 @@ async fn what_appears_at_the_destination_meanwhile_is_compared_again_and_kept() 
     let (mut context, mut findings) = pair.context();
     let kill = KillPoint::held();
     context.lease = context.lease.with_kill_point(kill.clone());
-    let mut progress = pair.progress.clone();
     let (params, root, endpoint) =
         (pair.params.clone(), pair.destination_root.clone(), pair.endpoint.clone());
     let running = crate::copy::run_copy(context, &endpoint, params);
     tokio::pin!(running);
     let (output, meanwhile) = tokio::select! {
         output = &mut running => panic!("it ended before it was let go: {output:?}"),
-        () = async { drop(progress.wait_for(|now| now.is_scan_complete).await) } => {
+        () = kill.compared() => {
             write(&root, "file", b"somebody's", 0o640);
             write(&root, "directory/theirs", b"somebody's too", 0o640);
             write(&root, "taken", b"a file where a directory shall be", 0o640);
@@ -445,7 +442,6 @@ async fn what_is_mounted_while_a_pass_runs_is_brought_where_it_belongs() {
     let (mut context, mut findings) = pair.context();
     let kill = KillPoint::held();
     context.lease = context.lease.with_kill_point(kill.clone());
-    let mut progress = pair.progress.clone();
     let (params, late) = (pair.params.clone(), pair.destination_root.join("late"));
     let endpoint = pair.endpoint.clone();
     let running = crate::copy::run_copy(context, &endpoint, params);
@@ -453,7 +449,7 @@ async fn what_is_mounted_while_a_pass_runs_is_brought_where_it_belongs() {
     let mut is_mounted = true;
     let output = tokio::select! {
         output = &mut running => panic!("it ended before it was let go: {output:?}"),
-        () = async { drop(progress.wait_for(|now| now.is_scan_complete).await) } => {
+        () = kill.compared() => {
             let flags = rustix::mount::MountFlags::empty();
             if let Err(errno) = rustix::mount::mount("none", &late, "tmpfs", flags, None) {
                 eprintln!("skipped: cannot mount: {errno}");
