@@ -44,19 +44,18 @@ impl Progress {
         }
     }
 
-    /// Returns the part that is done in thousandths; at most 990 while the totals may still grow.
+    /// Returns the part that is done in thousandths; 0 while nobody knows of what, for a part never falls.
     pub fn permille(&self) -> u32 {
         // A file counts like 16 KiB, so that a million empty files move the bar too.
         const FILE_WEIGHT_BYTES: u64 = 16 * 1024;
         let weigh =
             |files: u64, bytes: u64| u128::from(files) * u128::from(FILE_WEIGHT_BYTES) + u128::from(bytes);
         let total = weigh(self.files_total, self.bytes_total);
-        if total == 0 {
-            return if self.is_scan_complete { 1000 } else { 0 };
+        if !self.is_scan_complete {
+            return 0;
         }
-        let part = weigh(self.files_done, self.bytes_done).min(total) * 1000 / total;
-        let part = u32::try_from(part).unwrap_or(1000);
-        if self.is_scan_complete { part } else { part.min(990) }
+        let done = weigh(self.files_done, self.bytes_done).min(total);
+        (done * 1000).checked_div(total).and_then(|part| u32::try_from(part).ok()).unwrap_or(1000)
     }
 }
 
@@ -65,11 +64,13 @@ mod tests {
     use super::*;
 
     #[test]
-    fn is_never_done_before_the_scan_is() {
+    fn no_part_is_told_before_the_whole_is_known() {
         let known =
             Progress { files_done: 5, files_total: 5, bytes_done: 9, bytes_total: 9, ..Progress::default() };
-        assert_eq!(known.permille(), 990);
+        assert_eq!(known.permille(), 0);
         assert_eq!(Progress { is_scan_complete: true, ..known }.permille(), 1000);
+        let half = Progress { files_total: 10, bytes_total: 18, is_scan_complete: true, ..known };
+        assert_eq!(half.permille(), 500);
         assert_eq!(Progress::default().permille(), 0);
         assert_eq!(Progress { is_scan_complete: true, ..Progress::default() }.permille(), 1000);
     }

@@ -52,10 +52,10 @@ impl Counters {
 
     /// Returns the progress, never below an earlier one of this step.
     pub(crate) fn progress(&self, bytes_on_wire: u64, bytes_per_s: u64, earlier: &Progress) -> Progress {
-        let is_scan_complete = self.is_scan_complete.load(Relaxed);
-        // A scan that is under way again knows less than the one before.
+        let is_known_again = self.is_scan_complete.load(Relaxed);
+        // A scan that is under way again knows less than the one before, whose totals hold until it has ended.
         let total = |now: &AtomicU64, earlier: u64| {
-            if is_scan_complete { now.load(Relaxed) } else { now.load(Relaxed).max(earlier) }
+            if is_known_again { now.load(Relaxed) } else { now.load(Relaxed).max(earlier) }
         };
         let files_total = total(&self.files_total, earlier.files_total);
         let bytes_total = total(&self.bytes_total, earlier.bytes_total);
@@ -64,7 +64,7 @@ impl Counters {
             files_total,
             bytes_done: self.bytes_done.load(Relaxed).max(earlier.bytes_done).min(bytes_total),
             bytes_total,
-            is_scan_complete,
+            is_scan_complete: is_known_again || earlier.is_scan_complete,
             bytes_on_wire: bytes_on_wire.max(earlier.bytes_on_wire),
             bytes_per_s,
             reach: earlier.reach,

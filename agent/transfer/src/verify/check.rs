@@ -8,6 +8,7 @@ use common::failure::{Failure, FailureKind, Retry};
 use common::finding::{Rule, Severity};
 use common::human;
 use common::phase::Scope;
+use common::progress::Progress;
 use common::rel_path::RelPath;
 use common::spec::ValidationLevel;
 use common::step::file::{FileOutput, FileParams, Proof};
@@ -18,7 +19,6 @@ use tree::{Dir, TreeError};
 use super::basis::{Basis, describe, expected, is_same_state};
 use super::digest::TreeDigest;
 use super::links::Links;
-use super::progress_of;
 use super::weight::{Proven, Weights};
 use crate::content::{Read, read};
 use crate::context::StepContext;
@@ -60,6 +60,8 @@ pub(super) struct Checker<'a> {
     weights: Option<Weights>,
     source_digest: TreeDigest,
     destination_digest: TreeDigest,
+    /// Files and bytes to be looked at, where that is known beforehand.
+    totals: Option<(u64, u64)>,
     output: FileOutput,
     is_verified: bool,
     is_partial: bool,
@@ -75,8 +77,10 @@ impl<'a> Checker<'a> {
         content: Option<Content>,
         pass: u32,
         spill: &Dir,
+        totals: Option<(u64, u64)>,
     ) -> Self {
         Self {
+            totals: totals.filter(|_known| params.scope == Scope::Whole),
             ctx,
             links: (params.scope == Scope::Whole).then(|| Links::new(spill)),
             weights: Some(Weights::new(spill)),
@@ -152,9 +156,21 @@ impl<'a> Checker<'a> {
 
     fn tell(&self, is_complete: bool) {
         let Proof { content_files, content_bytes, metadata_files, metadata_bytes, .. } = self.output.proof;
-        let last = *self.ctx.progress.borrow();
-        let (files, bytes) = (content_files + metadata_files, content_bytes.saturating_add(metadata_bytes));
-        self.ctx.progress.send_replace(progress_of(files, bytes, is_complete, &last));
+        let (files_done, bytes_done) =
+            (content_files + metadata_files, content_bytes.saturating_add(metadata_bytes));
+        // Names of one inode are counted in the end, and what was not proven is not done: then all that was is the whole.
+        let known = self.totals.filter(|_known| !is_complete);
+        let (files_total, bytes_total) = known.unwrap_or((files_done, bytes_done));
+        self.ctx.progress.send_modify(|progress| {
+            *progress = Progress {
+                files_done,
+                files_total: files_total.max(files_done),
+                bytes_done,
+                bytes_total: bytes_total.max(bytes_done),
+                is_scan_complete: is_complete || known.is_some(),
+                ..*progress
+            };
+        });
     }
 
     fn judge(&mut self) -> Result<(), Failure> {

@@ -23,7 +23,6 @@ use std::sync::atomic::{AtomicBool, Ordering::Relaxed};
 use common::clock;
 use common::failure::{Failure, FailureKind};
 use common::finding::Rule;
-use common::progress::Progress;
 use common::rel_path::RelPath;
 use common::spec::ValidationLevel;
 use common::step::file::{FileOutput, FileParams, VERSION};
@@ -40,6 +39,7 @@ use crate::ledger::{Histories, read_settled};
 use crate::manifest::{ManifestFile, read_exceptions};
 use crate::memory::Memory;
 use crate::owner::Owners;
+use crate::passes::Passes;
 use crate::reach;
 use crate::remote::{Content, PeerListings};
 use crate::scan::{Scan, ScanSettings};
@@ -174,7 +174,12 @@ impl Job {
             },
         )?;
         let content = self.content.take();
-        let mut checker = Checker::new(&self.ctx, &self.params, self.root.dir(), content, pass, &spill);
+        let totals = match &self.stage {
+            Some(stage) => Passes::read(&stage.dir)?.totals(),
+            None => None,
+        };
+        let mut checker =
+            Checker::new(&self.ctx, &self.params, self.root.dir(), content, pass, &spill, totals);
         checker.root(&root, &look_at_self(&self.root.dir()).map_err(|error| of_stage(&error))?)?;
         let mut here = RelPath::root();
         for decision in Join::new(listings, scan) {
@@ -283,18 +288,6 @@ fn gone(root: &str) -> Failure {
         format!("the destination's root `{}` does not exist", Path::new(root).display()),
     )
     .hint("It was removed or is not mounted. Mount it, or run the migration again.")
-}
-
-/// Tells progress of a verification.
-fn progress_of(files: u64, bytes: u64, is_complete: bool, earlier: &Progress) -> Progress {
-    Progress {
-        files_done: files,
-        files_total: files,
-        bytes_done: bytes,
-        bytes_total: bytes,
-        is_scan_complete: is_complete,
-        ..*earlier
-    }
 }
 
 #[cfg(test)]
