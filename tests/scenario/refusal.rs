@@ -2,10 +2,11 @@
 
 use std::fs;
 use std::os::unix::fs::symlink;
+use std::process::Command;
 
 use serde_json::Value;
 use tests::cluster::Cluster;
-use tests::tree;
+use tests::{judge, tree};
 
 /// Asserts that an answer is a refusal with this exit code, naming `object`, with a hint.
 fn assert_refused(case: &str, (code, document): &(Option<i32>, Value), expected: i32, object: &str) {
@@ -93,6 +94,36 @@ fn a_full_disk_loses_nothing() {
     );
     let processes = cluster.processes();
     assert_eq!(processes.len(), 3, "every daemon lives: {processes:?}");
+}
+
+/// What may be in flight fits, so nothing is refused by a write.
+#[test]
+fn what_will_not_fit_is_refused_before_anything_lands() {
+    let cluster = Cluster::start(2, 1);
+    let (image, mount, before) = (cluster.path("image"), cluster.path("small"), cluster.path("before"));
+    fs::create_dir(&mount).unwrap();
+    let Some(_mounted) = tests::mount::small_ext4(&image, &mount, 64) else { return };
+    let destination = mount.join("site");
+    tree::plain(&destination, 300, 9000).unwrap();
+    fs::write(destination.join("only-here"), "only here").unwrap();
+    assert!(Command::new("cp").arg("-a").args([&destination, &before]).status().unwrap().success());
+    // 16 384 inodes, and blocks of 1 KiB.
+    let cases: [(&str, usize, usize, &str); 2] =
+        [("large", 300, 300 << 10, "are still to come and"), ("many", 20_000, 1, "inodes are free")];
+    for (name, count, size, expected) in cases {
+        let source = cluster.path(name);
+        fs::create_dir(&source).unwrap();
+        for number in 0..count {
+            fs::write(source.join(format!("f{number}")), tree::bytes(7, size)).unwrap();
+        }
+        let (code, migration) = cluster.migrate(&source, &destination, &[]);
+        let error = &migration["errors"][0];
+        assert_eq!((code, &error["kind"]), (Some(9), &"exhausted".into()), "{migration:#}");
+        assert!(error["message"].as_str().unwrap().contains(expected), "{migration:#}");
+        assert!(error["hint"].as_str().unwrap().contains("Make room"), "{migration:#}");
+        assert_eq!(migration["files_sent"], 0, "{migration:#}");
+        judge::assert_equal(&before, &destination);
+    }
 }
 
 #[test]

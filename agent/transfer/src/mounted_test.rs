@@ -10,6 +10,11 @@ pub(crate) fn run(program: &str, words: &[&str], paths: &[&Path]) -> bool {
     output.is_ok_and(|output| output.status.success())
 }
 
+/// Says loudly that a test proves nothing here: past the test runner's capture, where `tests/run.sh` counts it.
+pub(crate) fn skipped(reason: &str) {
+    std::io::Write::write_all(&mut std::io::stderr(), format!("skipped: {reason}\n").as_bytes()).ok();
+}
+
 /// A mounted file system; dropping it unmounts.
 pub(crate) struct Mounted(pub(crate) PathBuf);
 
@@ -25,7 +30,7 @@ impl Mounted {
         std::fs::File::create(image).unwrap().set_len(size_mib << 20).unwrap();
         let mounted = run(mkfs[0], &mkfs[1..], &[image]).then(|| Self::new(image, point, "loop")).flatten();
         if mounted.is_none() {
-            eprintln!("skipped: {} on a loop device needs root and its programs", mkfs[0]);
+            skipped(&format!("{} on a loop device needs root and its programs", mkfs[0]));
         }
         mounted
     }
@@ -34,7 +39,7 @@ impl Mounted {
     pub(crate) fn tmpfs(point: &Path, options: &str) -> Option<Self> {
         std::fs::create_dir_all(point).unwrap();
         if !run("mount", &["-t", "tmpfs", "-o", options, "none"], &[point]) {
-            eprintln!("skipped: mounting a small file system needs root");
+            skipped("mounting a small file system needs root");
             return None;
         }
         Some(Self(point.to_owned()))

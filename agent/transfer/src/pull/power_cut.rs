@@ -8,7 +8,7 @@ use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex};
 
 use crate::kill_point::{KillPoint, Sync};
-use crate::mounted_test::{Mounted, run};
+use crate::mounted_test::{Mounted, run, skipped};
 use crate::pair::{Pair, assert_same};
 use crate::snapshot::{Snapshot, snapshot};
 
@@ -38,7 +38,7 @@ impl Disk {
             .then(|| Mounted::new(&at("outer.img"), &at("outer"), "loop"))
             .flatten();
         let Some(outer) = outer else {
-            eprintln!("skipped: power cuts need root, loop devices and xfs with shared blocks");
+            skipped("power cuts need root, loop devices and xfs with shared blocks");
             return None;
         };
         let image = outer.0.join("disk.img");

@@ -452,7 +452,7 @@ async fn what_is_mounted_while_a_pass_runs_is_brought_where_it_belongs() {
         () = kill.compared() => {
             let flags = rustix::mount::MountFlags::empty();
             if let Err(errno) = rustix::mount::mount("none", &late, "tmpfs", flags, None) {
-                eprintln!("skipped: cannot mount: {errno}");
+                crate::mounted_test::skipped(&format!("cannot mount: {errno}"));
                 is_mounted = false;
             }
             kill.let_go();

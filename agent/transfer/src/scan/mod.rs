@@ -434,7 +434,7 @@ mod tests {
             std::fs::create_dir(point).unwrap();
             let flags = rustix::mount::MountFlags::empty();
             if let Err(errno) = rustix::mount::mount("none", point, fs_type, flags, None) {
-                eprintln!("skipped: cannot mount {fs_type}: {errno}");
+                crate::mounted_test::skipped(&format!("cannot mount {fs_type}: {errno}"));
                 return;
             }
         }

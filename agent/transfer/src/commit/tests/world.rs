@@ -45,7 +45,7 @@ pub(super) fn can_mount() -> bool {
     match mount_tmpfs(folder.path()) {
         Ok(_mounted) => true,
         Err(errno) => {
-            eprintln!("skipped: cannot mount: {errno}");
+            crate::mounted_test::skipped(&format!("cannot mount: {errno}"));
             false
         }
     }
