@@ -4,7 +4,6 @@
 //! mounts, subvolumes, directories that hand on another project id) have numbers in the order in which they were met,
 //! see [`crate::domains`]; their stages hold what is staged and what is kept, and nothing else.
 
-use std::sync::atomic::AtomicU64;
 use std::sync::{Arc, OnceLock};
 
 use common::failure::Failure;
@@ -51,10 +50,6 @@ pub(crate) struct Disk {
     dir: Dir,
     /// How it is synced.
     pub(crate) durable: Durable,
-    /// Content that got its name.
-    pub(crate) landed_bytes: AtomicU64,
-    /// Files that got their names.
-    pub(crate) landed_files: AtomicU64,
     renames: OnceLock<Renames>,
 }
 
@@ -119,9 +114,8 @@ impl Disk {
     /// Holds the file system of a directory.
     pub(crate) fn of(dir: &Dir) -> Result<Self, tree::TreeError> {
         let id = disk_id(dir)?;
-        let (landed_bytes, landed_files) = (AtomicU64::new(0), AtomicU64::new(0));
         let durable = Durable::of(dir.clone())?;
-        Ok(Self { id, dir: dir.clone(), durable, landed_bytes, landed_files, renames: OnceLock::new() })
+        Ok(Self { id, dir: dir.clone(), durable, renames: OnceLock::new() })
     }
 
     /// Returns a directory of it.

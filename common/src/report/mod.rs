@@ -57,11 +57,15 @@ pub enum Body {
 /// Returns what the report of a migration says.
 pub fn document(view: &ReportView) -> Document {
     let migration = &view.migration;
+    let is_dry = view.spec.options.dry_run;
+    let heading = if is_dry { "What would move" } else { "What moved" };
     let mut sections = vec![
         Section { heading: "Result", body: Body::Facts(result(migration)), note: None },
-        Section { heading: "What moved", body: Body::Facts(moved(migration)), note: None },
-        proof(migration),
+        Section { heading, body: Body::Facts(moved(migration, is_dry)), note: None },
     ];
+    if !is_dry {
+        sections.push(proof(migration));
+    }
     if !migration.sanitized.is_empty() {
         sections.push(sanitized(&migration.sanitized));
     }
@@ -83,8 +87,10 @@ pub fn document(view: &ReportView) -> Document {
     sections.push(Section { heading: "This report", body: Body::Facts(about(view)), note: None });
     Document {
         title: format!("Migration {}", migration.name),
-        verdict: verdict(migration),
-        is_good: migration.status == MigrationStatus::Completed && migration.verified && !migration.partial,
+        verdict: verdict(view),
+        is_good: migration.status == MigrationStatus::Completed
+            && !migration.partial
+            && (migration.verified || is_unproven_as_asked(view)),
         sections,
     }
 }
@@ -92,11 +98,23 @@ pub fn document(view: &ReportView) -> Document {
 /// What the figures of an undone migration are about.
 const BEFORE: &str = "The figures and proofs below are of the time before that.";
 
+/// Whether nothing was to be proven.
+fn is_unproven_as_asked(view: &ReportView) -> bool {
+    view.spec.options.dry_run || !view.spec.options.verify_after
+}
+
 /// Returns how it ended, in one sentence.
-fn verdict(migration: &MigrationView) -> String {
+fn verdict(view: &ReportView) -> String {
+    let migration = &view.migration;
     let sentence = match migration.status.end() {
+        Some(End::Completed) if view.spec.options.dry_run => {
+            "A dry run: nothing was changed at the destination. The figures below are of what a run would do."
+        }
         Some(End::Completed) if migration.verified => {
             "Completed, and everything that was asked for is proven."
+        }
+        Some(End::Completed) if is_unproven_as_asked(view) && !migration.partial => {
+            "Completed. No proof was asked for."
         }
         Some(End::Completed) => "Completed, but not everything is proven: the findings name what is not.",
         Some(End::Stuck) => "Stuck: an undo failed, and a person is needed.",
@@ -153,20 +171,30 @@ fn way_back(migration: &MigrationView) -> String {
     }
 }
 
-fn moved(migration: &MigrationView) -> Vec<(&'static str, String)> {
+fn moved(migration: &MigrationView, is_dry: bool) -> Vec<(&'static str, String)> {
     let at_least = if migration.is_estimate { "at least " } else { "" };
     let files = human::count(migration.files_total);
+    let (sent, deleted) = match is_dry {
+        true => ("Would be sent", "Would be deleted at the destination"),
+        false => ("Sent", "Deleted at the destination"),
+    };
     vec![
         ("Files and other entries", format!("{at_least}{files}, directories not counted")),
-        ("Sent", human::count(migration.files_sent)),
-        ("Deleted at the destination", human::count(migration.deleted)),
+        (sent, human::count(migration.files_sent)),
+        (deleted, human::count(migration.deleted)),
         ("Content", format!("{at_least}{}", exact_bytes(migration.bytes_total))),
         ("On the wire", exact_bytes(migration.bytes_on_wire)),
         ("Sent again after interruptions", exact_bytes(migration.bytes_resent)),
         ("Taken from what was there", exact_bytes(migration.bytes_deduplicated)),
-        ("Rate of content", rate(migration.bytes_done, migration.duration_ms)),
+        (
+            "Rate of content, what was there already included",
+            rate(migration.bytes_done, migration.duration_ms),
+        ),
         ("Rate on the wire", rate(migration.bytes_on_wire, migration.duration_ms)),
-        ("Rate of files", files_rate(migration.files_done, migration.duration_ms)),
+        (
+            "Rate of files, what was there already included",
+            files_rate(migration.files_done, migration.duration_ms),
+        ),
     ]
 }
 

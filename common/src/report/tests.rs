@@ -134,8 +134,8 @@ fn says_what_moved_how_long_and_how_fast() {
     assert_eq!(fact("Content"), "1.00 GiB (1 073 741 824 bytes)");
     assert_eq!(fact("Sent again after interruptions"), "1.50 KiB (1 536 bytes)");
     assert_eq!(fact("Duration"), "10.0 s");
-    assert_eq!(fact("Rate of content"), "102 MiB/s");
-    assert_eq!(fact("Rate of files"), "1 234/s");
+    assert_eq!(fact("Rate of content, what was there already included"), "102 MiB/s");
+    assert_eq!(fact("Rate of files, what was there already included"), "1 234/s");
     assert_eq!(fact("Way back"), "open until 2025-11-22 11:05:08 UTC");
     assert_eq!(fact("Delete what the source lacks"), "yes, up to 50 % of the entries");
 }
@@ -202,6 +202,19 @@ fn a_migration_that_found_nothing_says_so() {
     assert!(document.is_good);
     assert!(markdown::render(&clean).contains("Nothing was found."));
     assert!(!markdown::render(&clean).contains("## Errors"));
+}
+
+#[test]
+fn a_dry_run_and_one_without_proof_say_what_they_are() {
+    let mut view = view();
+    view.migration.partial = false;
+    view.spec.options.verify_after = false;
+    assert!(document(&view).is_good && document(&view).verdict.contains("No proof was asked for"));
+    view.spec.options.dry_run = true;
+    let text = markdown::render(&view);
+    assert!(document(&view).is_good && text.contains("A dry run: nothing was changed"), "{text}");
+    assert!(text.contains("- Would be sent: 12 000") && !text.contains("\n- Sent:"), "{text}");
+    assert!(!text.contains("## Proof") && !text.contains("## What moved"), "{text}");
 }
 
 #[test]

@@ -76,11 +76,6 @@ pub(super) fn commit(pass: &Pass, committer: &mut Committer, group: Vec<Item>) -
                 refuse_quota(&more)?;
                 problems.extend(more);
                 count(pass, landing);
-                if let Landing::Content { data, .. } = landing {
-                    let disk = &pass.stage.domains.get(domain)?.disk;
-                    add(&disk.landed_bytes, data);
-                    add(&disk.landed_files, 1);
-                }
             }
             Outcome::Conflict if compare_again(pass, again.as_deref())? => {}
             Outcome::Conflict => conflict(pass, &path, landing),

@@ -167,11 +167,6 @@ impl Flow {
         self.lock().waiting > 0
     }
 
-    /// Returns how many bytes were asked for and are not committed.
-    pub(crate) fn bytes_in_flight(&self) -> u64 {
-        self.lock().bytes
-    }
-
     /// Returns how many bytes one group should commit.
     pub(crate) fn group_bytes(&self) -> u64 {
         self.lock().limit() / 3

@@ -23,8 +23,7 @@ use super::committing::{landing_of, unwritable};
 use super::ending::{self, Candidate};
 use super::large::Large;
 use super::links::{self, LinkName};
-use super::room::Room;
-use super::{Again, Compare, Item, Landing, Pass, Small, Wish, data_of, lock};
+use super::{Again, Compare, Item, Landing, Pass, Small, Wish, data_of, lock, room};
 use crate::commit::{Effect, Seen, Staged};
 use crate::domain::{DomainId, HOME};
 use crate::external_sort::Sorter;
@@ -55,7 +54,6 @@ pub(super) struct Planner<'a> {
     pub(super) candidates: FrameWriter<Candidate>,
     pub(super) open: Option<Open>,
     pub(super) links: Sorter<LinkName>,
-    room: Room,
     /// Whether files that look the same may have to be compared by content.
     compares: bool,
     /// Directories whose listings are still to come and that are dealt with as a whole: something else takes their
@@ -95,7 +93,6 @@ impl<'a> Planner<'a> {
             directories: FrameWriter::new(spill("directories")?),
             candidates: FrameWriter::new(spill("deletes")?),
             links: Sorter::new(&pass.stage.spill, "links"),
-            room: Room::default(),
             compares: pass.params.checksum || pass.sanitizer.is_some() || !lock(&pass.passes).is_first(),
             open: None,
             whole: BTreeSet::new(),
@@ -241,7 +238,6 @@ impl<'a> Planner<'a> {
         if wanted.source.size() > RANGE_BYTES {
             return self.fetch_large(wanted);
         }
-        self.room.check(self.pass, wanted.domain, data_of(&wanted.source))?;
         let Again { path, domain, source, seen, is_anchor, times_asked } = wanted;
         let (cost, stamp) = (source.size(), source.stamp());
         self.pass.flow.acquire(cost)?;
@@ -257,7 +253,7 @@ impl<'a> Planner<'a> {
             return Ok(());
         };
         (large.is_anchor, large.times_asked) = (is_anchor, times_asked);
-        self.room.check(self.pass, domain, blocks.saturating_sub(large.proven_bytes()))?;
+        room::check(self.pass, domain, blocks.saturating_sub(large.proven_bytes()))?;
         self.pass.flow.acquire(large.cost)?;
         if times_asked == 0 {
             add(&self.pass.counters.bytes_done, large.proven_bytes());
