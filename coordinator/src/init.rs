@@ -110,8 +110,7 @@ async fn write_first_entry(
     let tls = tls::client_config(identity, authority, ALPN_GRPC).map_err(|error| bug(&error))?;
     let shutdown = Shutdown::new();
     let settings = RaftSettings { node_id: FIRST_NODE, directory: files.raft_directory() };
-    let raft = RaftNode::open(settings, Arc::new(GrpcWire::new(Arc::new(tls))), &shutdown).await;
-    let raft = raft.map_err(|error| Failure::of(FailureKind::Invalid, &error))?;
+    let raft = RaftNode::open(settings, Arc::new(GrpcWire::new(Arc::new(tls))), &shutdown).await?;
     raft.members().bootstrap(FIRST_NODE, member).await?;
     let mut leadership = raft.proposer().leadership();
     let elected = leadership.wait_for(|leadership| leadership.is_leader);

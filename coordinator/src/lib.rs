@@ -5,6 +5,7 @@ pub mod access;
 pub mod audit;
 pub mod cli;
 pub mod config;
+pub mod disk;
 pub mod grpc;
 pub mod hub;
 pub mod init;

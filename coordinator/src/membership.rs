@@ -3,15 +3,20 @@
 //! `node.json` is written last, by `init` and by `join`; a directory without it belongs to no cluster yet, whatever
 //! else an interrupted try left there.
 
+use std::fs::{DirBuilder, Permissions};
 use std::io;
+use std::os::unix::fs::{DirBuilderExt, PermissionsExt};
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 
 use common::atomic_file;
 use common::failure::{Failure, FailureKind};
 use common::id::NodeName;
+use common::tls::{self, Identity};
 use rustls::pki_types::{CertificateDer, PrivateKeyDer, PrivatePkcs8KeyDer};
 use serde::{Deserialize, Serialize};
 
+use crate::disk;
 use crate::state::cluster::Cluster;
 
 /// The version of [`Membership`].
@@ -74,14 +79,18 @@ impl Membership {
 }
 
 impl NodeFiles {
-    /// Names the files below a state directory, which is made for this program's user only.
+    /// Names the files below a state directory, which is made for this program's user only, and closed to others if it
+    /// was open: it holds the node's key.
     ///
     /// # Errors
-    /// When the directory cannot be made.
+    /// When the directory cannot be made or closed.
     pub fn create(directory: &Path) -> Result<Self, Failure> {
-        use std::os::unix::fs::DirBuilderExt;
-        let made = std::fs::DirBuilder::new().recursive(true).mode(0o700).create(directory);
-        made.map_err(|error| unusable(directory, &error))?;
+        let unusable = |error| unusable(directory, &error);
+        DirBuilder::new().recursive(true).mode(0o700).create(directory).map_err(unusable)?;
+        let mode = std::fs::metadata(directory).map_err(unusable)?.permissions().mode();
+        if mode & 0o077 != 0 {
+            std::fs::set_permissions(directory, Permissions::from_mode(0o700)).map_err(unusable)?;
+        }
         Ok(Self { directory: directory.to_owned() })
     }
 
@@ -102,8 +111,7 @@ impl NodeFiles {
             Err(error) => return Err(unusable(&path, &error)),
         };
         common::version::check_json(&path.display().to_string(), &text, VERSION)?;
-        let membership: Membership =
-            serde_json::from_slice(&text).map_err(|error| unusable(&path, &error.into()))?;
+        let membership: Membership = serde_json::from_slice(&text).map_err(|error| damaged(&path, &error))?;
         if membership.version != VERSION {
             let message = format!("{} is of version {}", path.display(), membership.version);
             return Err(Failure::new(FailureKind::Unsupported, message).hint("use the version that wrote it"));
@@ -133,10 +141,16 @@ impl NodeFiles {
     /// When it cannot be removed.
     pub fn clear(&self) -> Result<(), Failure> {
         let path = self.raft_directory();
-        match std::fs::remove_dir_all(&path) {
-            Err(error) if error.kind() != io::ErrorKind::NotFound => Err(unusable(&path, &error)),
-            Ok(()) | Err(_) => Ok(()),
+        let floor = path.with_extension("floor");
+        for (path, removed) in
+            [(&path, std::fs::remove_dir_all(&path)), (&floor, std::fs::remove_file(&floor))]
+        {
+            match removed {
+                Err(error) if error.kind() != io::ErrorKind::NotFound => return Err(unusable(path, &error)),
+                Ok(()) | Err(_) => {}
+            }
         }
+        Ok(())
     }
 
     /// Writes who this node is.
@@ -166,7 +180,7 @@ impl NodeFiles {
         let path = self.directory.join("authority.json");
         let text = std::fs::read(&path).map_err(|error| unusable(&path, &error))?;
         common::version::check_json(&path.display().to_string(), &text, VERSION)?;
-        serde_json::from_slice(&text).map_err(|error| unusable(&path, &error.into()))
+        serde_json::from_slice(&text).map_err(|error| damaged(&path, &error))
     }
 
     /// Writes the certificate that the node begins with, the authority's, and the key.
@@ -184,17 +198,19 @@ impl NodeFiles {
         self.write("node.pem", pem::encode_many(&blocks).as_bytes())
     }
 
-    /// Returns the certificate that the node begins with, leaf first and the authority's last, and the key.
+    /// Returns the certificate that the node begins with, and the authority's.
     ///
     /// # Errors
-    /// When they cannot be read.
-    pub fn certificate(&self) -> Result<(Vec<CertificateDer<'static>>, PrivateKeyDer<'static>), Failure> {
-        let (chain, key) = (self.directory.join("node.pem"), self.directory.join("node.key"));
-        let text = std::fs::read_to_string(&chain).map_err(|error| unusable(&chain, &error))?;
+    /// When they cannot be read, or are damaged.
+    pub fn identity(&self) -> Result<(Arc<Identity>, CertificateDer<'static>), Failure> {
+        let (pem, key) = (self.directory.join("node.pem"), self.directory.join("node.key"));
+        let text = std::fs::read_to_string(&pem).map_err(|error| unusable(&pem, &error))?;
         let der = std::fs::read(&key).map_err(|error| unusable(&key, &error))?;
-        let chain = common::tls::certificates_of_pem(&text)
-            .map_err(|error| Failure::of(FailureKind::Invalid, &error))?;
-        Ok((chain, PrivateKeyDer::Pkcs8(PrivatePkcs8KeyDer::from(der))))
+        let chain = tls::certificates_of_pem(&text).map_err(|error| damaged(&pem, &error))?;
+        let authority = chain.last().cloned().ok_or_else(|| damaged(&pem, &tls::TlsError::NoCertificate))?;
+        let der = PrivateKeyDer::Pkcs8(PrivatePkcs8KeyDer::from(der));
+        let identity = Identity::new(chain, der).map_err(|error| damaged(&key, &error))?;
+        Ok((identity, authority))
     }
 
     fn write(&self, name: &str, content: &[u8]) -> Result<(), Failure> {
@@ -204,8 +220,18 @@ impl NodeFiles {
 }
 
 fn unusable(path: &Path, error: &io::Error) -> Failure {
-    Failure::new(FailureKind::Invalid, format!("{}: {error}", path.display()))
-        .hint("look at `state_dir` in the settings, and at who may write there")
+    if error.kind() == io::ErrorKind::InvalidData {
+        return damaged(path, error);
+    }
+    Failure::new(disk::kind_of(error), format!("{}: {error}", path.display()))
+        .hint("look at `state_dir` in the settings, at who may write there, and at the free space")
+}
+
+fn damaged(path: &Path, error: &dyn std::error::Error) -> Failure {
+    let message = format!("{} is damaged: {}", path.display(), common::failure::chain(error));
+    Failure::new(FailureKind::Corrupt, message).hint(
+        "put this one file back from a backup of this node; without one, move the `state_dir` aside and let the node join anew under another name with the command that `ctl cluster add` prints",
+    )
 }
 
 #[cfg(test)]

@@ -73,20 +73,13 @@ impl Node {
             api_address: settings.advertised_api(api_address),
             raft_address: settings.advertised_raft(local_address(&raft_listener)?),
         };
-        let (chain, key) = files.certificate()?;
-        let authority = chain.last().cloned().ok_or_else(|| bug("a chain without an authority"))?;
-        let identity =
-            Identity::new(chain, key).map_err(|error| Failure::of(FailureKind::Invalid, &error))?;
+        let (identity, authority) = files.identity()?;
         let client = tls_config(tls::client_config(Arc::clone(&identity), &authority, ALPN_GRPC))?;
         let wire: Arc<dyn Wire> = Arc::new(GrpcWire::new(Arc::new(client)));
 
         let shutdown = Shutdown::new();
         let raft_settings = RaftSettings { node_id: membership.node_id, directory: files.raft_directory() };
-        let opened = RaftNode::open(raft_settings, Arc::clone(&wire), &shutdown).await;
-        let raft = opened.map_err(|error| {
-            Failure::of(FailureKind::Invalid, &error)
-                .hint("another process may use this `state_dir`, or its files are damaged")
-        })?;
+        let raft = RaftNode::open(raft_settings, Arc::clone(&wire), &shutdown).await?;
         let hub = Arc::new(Hub {
             name: membership.name.clone(),
             proposer: raft.proposer().clone(),
@@ -277,10 +270,6 @@ fn local_address(listener: &TcpListener) -> Result<SocketAddr, Failure> {
 
 fn tls_config<T>(made: Result<T, tls::TlsError>) -> Result<T, Failure> {
     made.map_err(|error| Failure::of(FailureKind::Invalid, &error))
-}
-
-fn bug(message: &str) -> Failure {
-    Failure::new(FailureKind::Bug, message)
 }
 
 fn no_member(settings: &Settings) -> Failure {

@@ -19,13 +19,16 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
 use common::clock;
+use common::failure::FailureKind;
 use common::limit::RECORD_BYTES_MAX;
 use openraft::storage::{LogFlushed, RaftLogStorage};
 use openraft::{AnyError, Entry, LogState, OptionalSend, RaftLogReader, StorageError, StorageIOError, Vote};
 use serde::Serialize;
 use serde::de::DeserializeOwned;
 
+use super::floor::{Floor, Mark};
 use super::{LogId, TypeConfig};
+use crate::disk;
 
 /// The version of every value in the log store.
 const VERSION: u8 = 1;
@@ -44,9 +47,39 @@ pub enum OpenError {
     /// sled refused.
     #[error("opening the log in {0}")]
     Sled(String, #[source] sled::Error),
-    /// sled panicked over its files.
-    #[error("the log in {0} is damaged: move the directory aside and let the node join again as a new one")]
+    /// sled cannot make sense of its files.
+    #[error("the log in {0} is damaged")]
     Damaged(String),
+    /// What is there is not what this node has acknowledged.
+    #[error(
+        "the log in {directory} ends at entry {found}, in term {found_term}, but this node has acknowledged entry {committed} and voted in term {term}: it was damaged or removed, or an older copy was put in its place"
+    )]
+    Lost {
+        /// The log.
+        directory: String,
+        /// Its last entry.
+        found: u64,
+        /// The term of its vote.
+        found_term: u64,
+        /// What was acknowledged.
+        committed: u64,
+        /// What was voted in.
+        term: u64,
+    },
+    /// A record of it cannot be read.
+    #[error("reading the log in {0}")]
+    Record(String, #[source] Box<StorageError<u64>>),
+}
+
+impl OpenError {
+    /// Says what this is to the operator.
+    pub fn kind(&self) -> FailureKind {
+        match self {
+            Self::Sled(_, sled::Error::Io(error)) => disk::kind_of(error),
+            Self::Sled(..) => FailureKind::Invalid,
+            Self::Damaged(_) | Self::Lost { .. } | Self::Record(..) => FailureKind::Corrupt,
+        }
+    }
 }
 
 /// The log, the vote and the positions; clones share one store.
@@ -56,6 +89,7 @@ pub struct LogStore {
     log: sled::Tree,
     meta: sled::Tree,
     flush_time: FlushTime,
+    floor: Arc<Floor>,
 }
 
 impl Debug for LogStore {
@@ -86,8 +120,8 @@ impl LogStore {
     /// Opens the store in a directory, or makes it.
     ///
     /// # Errors
-    /// When the files cannot be used or are damaged.
-    pub fn open(directory: &Path) -> Result<Self, OpenError> {
+    /// When the files cannot be used or are damaged, or end below their floor.
+    pub(super) fn open(directory: &Path, floor: Arc<Floor>) -> Result<Self, OpenError> {
         let shown = directory.display().to_string();
         let opening = || {
             let db = sled::Config::new()
@@ -97,12 +131,42 @@ impl LogStore {
                 .open()?;
             let log = db.open_tree("log")?;
             let meta = db.open_tree("meta")?;
-            Ok(Self { db, log, meta, flush_time: FlushTime::default() })
+            Ok(Self { db, log, meta, flush_time: FlushTime::default(), floor })
         };
-        match catch_unwind(AssertUnwindSafe(opening)) {
-            Ok(opened) => opened.map_err(|error| OpenError::Sled(shown, error)),
-            Err(_) => Err(OpenError::Damaged(shown)),
+        let store: Self = match catch_unwind(AssertUnwindSafe(opening)) {
+            Ok(Err(sled::Error::Corruption { .. })) | Err(_) => return Err(OpenError::Damaged(shown)),
+            Ok(opened) => opened.map_err(|error| OpenError::Sled(shown.clone(), error))?,
+        };
+        let found = store.reached().map_err(|error| OpenError::Record(shown.clone(), Box::new(error)))?;
+        let Mark { committed, term } = store.floor.mark();
+        if found.committed < committed || found.term < term {
+            let (found, found_term) = (found.committed, found.term);
+            return Err(OpenError::Lost { directory: shown, found, found_term, committed, term });
         }
+        Ok(store)
+    }
+
+    /// Returns the last entry, agreed on or not, and the term of the vote.
+    fn reached(&self) -> Result<Mark, StorageError<u64>> {
+        let vote: Option<Vote<u64>> = self.read_meta(VOTE)?;
+        let committed = self.last_log_id()?.map_or(0, |last| last.index);
+        Ok(Mark { committed, term: vote.map_or(0, |vote| vote.leader_id().get_term()) })
+    }
+
+    fn last_log_id(&self) -> Result<Option<LogId>, StorageError<u64>> {
+        let last = self.log.last().map_err(reading)?;
+        let last = last.map(|(_, bytes)| decode::<Entry<TypeConfig>>(&bytes)).transpose()?;
+        last.map_or_else(|| self.read_meta(PURGED), |entry| Ok(Some(entry.log_id)))
+    }
+
+    /// Notes what the log holds for good, and writes it down now and then.
+    async fn raise_floor(&self, reached: Mark) {
+        if !self.floor.note(reached) {
+            return;
+        }
+        let floor = Arc::clone(&self.floor);
+        // The floor tells by itself what it could not write; a panic there would be told at the next writing.
+        drop(tokio::task::spawn_blocking(move || floor.write()).await);
     }
 
     /// Returns how long flushes take.
@@ -180,11 +244,7 @@ impl RaftLogStorage<TypeConfig> for LogStore {
     type LogReader = Self;
 
     async fn get_log_state(&mut self) -> Result<LogState<TypeConfig>, StorageError<u64>> {
-        let last_purged_log_id: Option<LogId> = self.read_meta(PURGED)?;
-        let last = self.log.last().map_err(reading)?;
-        let last = last.map(|(_, bytes)| decode::<Entry<TypeConfig>>(&bytes)).transpose()?;
-        let last_log_id = last.map(|entry| entry.log_id).or(last_purged_log_id);
-        Ok(LogState { last_purged_log_id, last_log_id })
+        Ok(LogState { last_purged_log_id: self.read_meta(PURGED)?, last_log_id: self.last_log_id()? })
     }
 
     async fn get_log_reader(&mut self) -> Self {
@@ -193,7 +253,9 @@ impl RaftLogStorage<TypeConfig> for LogStore {
 
     async fn save_vote(&mut self, vote: &Vote<u64>) -> Result<(), StorageError<u64>> {
         self.write_meta(VOTE, vote)?;
-        self.flush().await.map_err(writing)
+        self.flush().await.map_err(writing)?;
+        self.raise_floor(Mark { committed: 0, term: vote.leader_id().get_term() }).await;
+        Ok(())
     }
 
     async fn read_vote(&mut self) -> Result<Option<Vote<u64>>, StorageError<u64>> {
@@ -203,10 +265,11 @@ impl RaftLogStorage<TypeConfig> for LogStore {
     /// A hint only, so not flushed: it says how much of the log may be applied at a start before a leader speaks, and
     /// sled keeps the order of writes, so it never runs ahead of the entries.
     async fn save_committed(&mut self, committed: Option<LogId>) -> Result<(), StorageError<u64>> {
-        match committed {
-            Some(committed) => self.write_meta(COMMITTED, &committed),
-            None => Ok(()),
-        }
+        let Some(committed) = committed else { return Ok(()) };
+        self.write_meta(COMMITTED, &committed)?;
+        // Its entry was flushed when it was appended.
+        self.raise_floor(Mark { committed: committed.index, term: 0 }).await;
+        Ok(())
     }
 
     async fn read_committed(&mut self) -> Result<Option<LogId>, StorageError<u64>> {
@@ -283,12 +346,16 @@ mod tests {
     use super::*;
     use crate::raft::state_machine::StateMachine;
 
+    fn open(directory: &Path) -> Result<LogStore, OpenError> {
+        LogStore::open(directory, Arc::new(Floor::open(directory.with_extension("floor"))))
+    }
+
     struct OnDisk;
 
     impl StoreBuilder<TypeConfig, LogStore, StateMachine, tempfile::TempDir> for OnDisk {
         async fn build(&self) -> Result<(tempfile::TempDir, LogStore, StateMachine), StorageError<u64>> {
             let directory = tempfile::tempdir().unwrap();
-            let log_store = LogStore::open(&directory.path().join("log")).unwrap();
+            let log_store = open(&directory.path().join("log")).unwrap();
             let (state_machine, _) = StateMachine::open(directory.path().join("snapshots")).unwrap();
             Ok((directory, log_store, state_machine))
         }
@@ -299,10 +366,27 @@ mod tests {
         Suite::test_all(OnDisk).unwrap();
     }
 
+    #[tokio::test]
+    async fn a_log_below_its_floor_is_refused() {
+        let directory = tempfile::tempdir().unwrap();
+        let path = directory.path().join("log");
+        let mut store = open(&path).unwrap();
+        store.save_vote(&Vote::new(3, 1)).await.unwrap();
+        store.floor.write();
+        drop(store);
+        open(&path).unwrap();
+        std::fs::remove_dir_all(&path).unwrap();
+        let refused = open(&path).unwrap_err();
+        assert!(
+            refused.kind() == FailureKind::Corrupt && refused.to_string().contains("term 3"),
+            "{refused}"
+        );
+    }
+
     #[test]
     fn a_message_to_a_follower_is_bounded() {
         let directory = tempfile::tempdir().unwrap();
-        let store = LogStore::open(directory.path()).unwrap();
+        let store = open(directory.path()).unwrap();
         for index in 0..20_u64 {
             let proposal = crate::raft::Proposal {
                 wall: common::clock::WallMs(0),

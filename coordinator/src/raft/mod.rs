@@ -14,6 +14,7 @@
 pub mod campaign;
 #[cfg(test)]
 mod cluster_test;
+mod floor;
 pub mod log_store;
 pub mod membership;
 pub mod network;

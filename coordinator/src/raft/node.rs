@@ -13,6 +13,7 @@ use openraft::{Config, ServerState, SnapshotPolicy};
 use tokio::sync::watch;
 
 use super::campaign::{Campaign, HandOver, Signals};
+use super::floor::Floor;
 use super::log_store::{LogStore, OpenError};
 use super::membership::Members;
 use super::network::Network;
@@ -21,6 +22,7 @@ use super::server::Server;
 use super::state_machine::StateMachine;
 use super::wire::{self, Method, Wire};
 use super::{Member, Raft};
+use crate::disk;
 use crate::state::snapshot::SnapshotError;
 
 /// Entries after which a snapshot is made; with entries of about a KiB the log stays at some MiB.
@@ -49,6 +51,32 @@ pub enum RaftError {
     Start(#[source] Box<openraft::error::Fatal<u64>>),
 }
 
+impl From<RaftError> for Failure {
+    fn from(error: RaftError) -> Self {
+        let kind = match &error {
+            RaftError::Log(error) => error.kind(),
+            RaftError::Snapshots(SnapshotError::Io(error)) => disk::kind_of(error),
+            RaftError::Snapshots(SnapshotError::Version(_)) => FailureKind::Unsupported,
+            RaftError::Snapshots(SnapshotError::Record(_) | SnapshotError::Damaged(_)) => {
+                FailureKind::Corrupt
+            }
+            RaftError::Config(_) | RaftError::Start(_) => FailureKind::Invalid,
+        };
+        let hint = match kind {
+            FailureKind::Corrupt => LOST,
+            FailureKind::Exhausted => "make room on the disk that holds `state_dir`",
+            FailureKind::Unsupported => "use the version that wrote it, or a later one",
+            _ => {
+                "look whether another process uses this `state_dir`, whether its disk is read-only, and who may write there"
+            }
+        };
+        Self::of(kind, &error).hint(hint)
+    }
+}
+
+/// What to do about files that do not hold what was written to them.
+const LOST: &str = "a node that has forgotten what it agreed to must not go on: where other coordinators run, move this `state_dir` aside and let the node join anew under another name with the command that `ctl cluster add` prints; a coordinator that is alone needs its whole `state_dir` back from a backup";
+
 /// What a node needs to know of itself.
 #[derive(Clone, Debug)]
 pub struct RaftSettings {
@@ -67,6 +95,7 @@ pub struct RaftNode {
     proposer: Proposer,
     server: Server,
     members: Members,
+    floor: Arc<Floor>,
 }
 
 impl std::fmt::Debug for RaftNode {
@@ -86,7 +115,10 @@ impl RaftNode {
         shutdown: &Shutdown,
     ) -> Result<Self, RaftError> {
         let RaftSettings { node_id, directory } = settings;
-        let log_store = LogStore::open(&directory.join("log"))?;
+        // Beside the directory and not in it, so that it outlives it.
+        let floor = Arc::new(Floor::open(directory.with_extension("floor")));
+        let log_store = LogStore::open(&directory.join("log"), Arc::clone(&floor))?;
+        floor.write();
         let flush_time = log_store.flush_time();
         let (state_machine, published) = StateMachine::open(directory.join("snapshots"))?;
         let snapshots = state_machine.snapshots();
@@ -102,7 +134,7 @@ impl RaftNode {
         let campaign = Campaign::new(node_id, raft.clone(), Arc::clone(&wire), signals.clone(), flush_time);
         shutdown.spawn(campaign.clone().run(shutdown.clone()));
         let server = Server::new(raft.clone(), snapshots, campaign, signals, members.clone());
-        Ok(Self { id: node_id, raft, wire, proposer, server, members })
+        Ok(Self { id: node_id, raft, wire, proposer, server, members, floor })
     }
 
     /// Returns the door for writes and reads.
@@ -229,6 +261,7 @@ impl RaftNode {
         if let Err(error) = self.raft.shutdown().await {
             tracing::warn!(%error, "raft did not stop cleanly");
         }
+        self.floor.write();
     }
 }
 

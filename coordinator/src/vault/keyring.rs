@@ -238,6 +238,7 @@ fn no_key(place: &str) -> Failure {
 
 fn unusable(path: &Path, error: &io::Error) -> Failure {
     Failure::new(FailureKind::Invalid, format!("the cluster key {}: {error}", path.display()))
+        .hint("put the cluster key of this cluster in place; another coordinator or your backup has it")
 }
 
 #[cfg(test)]
