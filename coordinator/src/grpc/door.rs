@@ -1,7 +1,7 @@
 //! The door of a port: accepts connections, makes the TLS handshake, and hands over those that passed.
 //!
-//! Handshakes run beside each other up to a limit and under a deadline, connections are counted, and whatever is not
-//! TLS with our own names and certificates is dropped without an answer. Each port has a door of its own, so a flood
+//! Handshakes run beside each other up to a limit and under a deadline, the oldest giving way to who waits; connections
+//! are counted, and whatever is not TLS with our own names and certificates is dropped without an answer. Each port has a door of its own, so a flood
 //! on one leaves the others alone.
 
 use std::io;
@@ -19,6 +19,7 @@ use tokio_stream::wrappers::ReceiverStream;
 use tokio_util::sync::CancellationToken;
 
 use super::connection::{Connection, ConnectionInfo, Connections, Standing};
+use super::handshakes::Handshakes;
 use crate::audit::refusals::{Refusals, Refused};
 
 /// How long a handshake may take; it is two round trips.
@@ -31,7 +32,7 @@ const PASSED_MAX: usize = 64;
 /// What a port bears.
 #[derive(Clone, Copy, Debug)]
 pub struct DoorLimits {
-    /// Handshakes beside each other; the others wait in the kernel's queue.
+    /// Handshakes beside each other; one more is accepted and waits, the others wait in the kernel's queue.
     pub handshakes: usize,
     /// Connections; the ones above are dropped.
     pub connections: usize,
@@ -65,18 +66,11 @@ impl Door {
     }
 
     async fn run(self, shutdown: Shutdown, passed: mpsc::Sender<io::Result<Connection>>) {
-        let handshakes = Arc::new(Semaphore::new(self.limits.handshakes));
+        let mut handshakes = Handshakes::new(self.limits.handshakes);
         let places = Arc::new(Semaphore::new(self.limits.connections));
         let strangers = Arc::new(Semaphore::new(self.limits.strangers));
         let door = Arc::new(self);
         loop {
-            // Both semaphores live as long as this loop and are never closed, so acquiring fails only at the end.
-            let turn = tokio::select! {
-                biased;
-                () = shutdown.cancelled() => break,
-                turn = Arc::clone(&handshakes).acquire_owned() => turn,
-            };
-            let Ok(turn) = turn else { break };
             let accepted = tokio::select! {
                 biased;
                 () = shutdown.cancelled() => break,
@@ -94,12 +88,21 @@ impl Door {
                 tracing::warn!(port = door.name, %address, limit = door.limits.connections, "too many connections");
                 continue;
             };
+            let turn = tokio::select! {
+                biased;
+                () = shutdown.cancelled() => break,
+                turn = handshakes.turn() => turn,
+            };
             let (door, passed, strangers) = (Arc::clone(&door), passed.clone(), Arc::clone(&strangers));
             let token = shutdown.token().clone();
             shutdown.spawn(async move {
                 let admitted = tokio::select! {
                     biased;
                     () = token.cancelled() => return,
+                    () = turn.is_over() => {
+                        tracing::debug!(port = door.name, %address, "a handshake gave way to another");
+                        return;
+                    }
                     admitted = tokio::time::timeout(HANDSHAKE_DEADLINE, door.admit(stream, address, place, &strangers)) => admitted,
                 };
                 drop(turn);

@@ -9,6 +9,7 @@ pub mod contact;
 pub mod control;
 pub mod document;
 pub mod door;
+mod handshakes;
 pub mod invite;
 pub mod login;
 pub mod raft;
