@@ -90,7 +90,7 @@ pub enum MembershipError {
         found: u32,
     },
     /// The file is not ours.
-    #[error("{path} is not a membership")]
+    #[error("{path} is damaged")]
     Form {
         /// The file.
         path: PathBuf,
@@ -99,7 +99,7 @@ pub enum MembershipError {
         source: Box<toml::de::Error>,
     },
     /// The key and certificates do not fit together.
-    #[error("the key and certificates of this host")]
+    #[error("the key and certificates in membership.toml are damaged")]
     Tls(#[from] tls::TlsError),
     /// The key or the request cannot be made.
     #[error("making a key and its request for a certificate")]
@@ -114,6 +114,9 @@ pub enum MembershipError {
     },
 }
 
+/// What to do about a membership that is none any more.
+const DAMAGED: &str = "put membership.toml back from a backup of this host; without one, move it away, void the old certificate with `ctl host revoke NAME`, and let the host join again with the command that `ctl host enroll NAME` prints";
+
 impl From<MembershipError> for Failure {
     fn from(error: MembershipError) -> Self {
         match &error {
@@ -122,14 +125,16 @@ impl From<MembershipError> for Failure {
             MembershipError::Io { source, .. } => match source.kind() {
                 io::ErrorKind::PermissionDenied => Self::of(FailureKind::Denied, &error)
                     .hint("run the agent as the user that joined, normally root"),
+                io::ErrorKind::InvalidData => Self::of(FailureKind::Corrupt, &error).hint(DAMAGED),
                 _ => Self::of(FailureKind::Exhausted, &error)
                     .hint("look at the free space and the health of the disk that holds the state directory"),
             },
             MembershipError::Version { .. } => {
                 Self::of(FailureKind::Unsupported, &error).hint("install the newer agent again")
             }
-            MembershipError::Form { .. } | MembershipError::Tls(_) => Self::of(FailureKind::Invalid, &error)
-                .hint("move membership.toml away and join this host again"),
+            MembershipError::Form { .. } | MembershipError::Tls(_) => {
+                Self::of(FailureKind::Corrupt, &error).hint(DAMAGED)
+            }
             MembershipError::Key(_) => Self::of(FailureKind::Bug, &error),
             MembershipError::Name { .. } => Self::of(FailureKind::Denied, &error)
                 .hint("use the command exactly as `ctl host enroll` printed it"),
