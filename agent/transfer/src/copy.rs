@@ -73,20 +73,28 @@ pub async fn run_copy(
     let peer = peer_of(&ctx)?.clone();
     let source = reach::open(&ctx, endpoint, &memory).await?;
     let incoming = incoming(&source, &params).await?;
-    let rules = params.sanitize.clone();
+    let (rules, destination) = (params.sanitize.clone(), params.destination_root.clone());
     let attempt = Arc::new(Attempt::new(&ctx, began, source.opened()));
     let work_attempt = Arc::clone(&attempt);
     let mut work = tokio::task::spawn_blocking(move || pass(&work_attempt, params, &memory, incoming));
     let (done, (wire, counted)) = watch(&attempt, source, &mut work).await;
     attempt.save(wire, counted.content_bytes);
     ctx.findings.flush()?;
-    done.map_err(|failure| name_source(failure, &peer))?;
+    done.map_err(|failure| name_destination(name_source(failure, &peer), &destination))?;
     let mut output = attempt.output(wire, counted.content_bytes);
     output.sanitized = sanitized(rules.as_ref(), &attempt.counters);
     output.findings_total = ctx.findings.totals().total;
     output.reach = ctx.progress.borrow().reach;
     output.list_file = Some(FINDINGS_LIST.to_owned());
     Ok(output)
+}
+
+/// Says which disk is full: the error knows only the name in the stage.
+fn name_destination(failure: Failure, root: &str) -> Failure {
+    if failure.kind != FailureKind::Exhausted {
+        return failure;
+    }
+    failure.context("destination", root)
 }
 
 /// Returns to how many files each rule applied.

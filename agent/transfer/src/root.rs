@@ -69,8 +69,10 @@ fn describe(question: &RootQuestion, root: &Root, missing: Vec<String>) -> Resul
             "Check the path on the source host.",
             Rule::Vanished,
         )),
-        RootSide::Source => findings.extend(check_readable(question, &dir)),
-        RootSide::Destination => findings.extend(check_usable(question, &dir, features.fs_type)),
+        RootSide::Source => findings
+            .extend(check_file_system(question, features.fs_type).or_else(|| check_readable(question, &dir))),
+        RootSide::Destination => findings
+            .extend(check_file_system(question, features.fs_type).or_else(|| check_writable(question, &dir))),
     }
     Ok(RootAnswer {
         exists,
@@ -96,11 +98,19 @@ fn check_readable(question: &RootQuestion, dir: &Dir) -> Option<Finding> {
     ))
 }
 
-fn check_usable(question: &RootQuestion, dir: &Dir, fs_type: &str) -> Option<Finding> {
-    if NOT_FOR_FILES.contains(&fs_type) {
-        let message = format!("it stands on a file system of type {fs_type}, which holds no files");
-        return Some(finding(question, &message, "Choose a directory on a disk.", Rule::Unwritable));
+fn check_file_system(question: &RootQuestion, fs_type: &str) -> Option<Finding> {
+    if !NOT_FOR_FILES.contains(&fs_type) {
+        return None;
     }
+    let rule = match question.side {
+        RootSide::Source => Rule::Unreadable,
+        RootSide::Destination => Rule::Unwritable,
+    };
+    let message = format!("it stands on a file system of type {fs_type}, which holds no files");
+    Some(finding(question, &message, "Choose a directory on a disk.", rule))
+}
+
+fn check_writable(question: &RootQuestion, dir: &Dir) -> Option<Finding> {
     let error = dir.check_writable().err()?;
     let message = format!("it cannot be written: {}", common::failure::chain(&error));
     let hint = "Mount it writable, or choose another destination.";
@@ -137,7 +147,7 @@ fn finding(question: &RootQuestion, message: &str, hint: &str, rule: Rule) -> Fi
         rule,
         severity: Severity::Error,
         object: escape(question.path.as_bytes()),
-        message: format!("{} cannot be used: {message}", escape(question.path.as_bytes())),
+        message: message.to_owned(),
         hint: hint.to_owned(),
     }
 }

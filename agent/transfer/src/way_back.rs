@@ -113,7 +113,15 @@ pub fn settle(state_dir: &Path, question: &SettleQuestion) -> Result<(), Failure
         Err(failure) if failure.kind == FailureKind::Conflict => return memory.forget(),
         Err(failure) => return Err(failure),
     };
-    let (_fence, inside) = Fence::claim(&stage.dir, question.token)?;
+    let claimed = match Fence::claim(&stage.dir, question.token) {
+        // On a full disk, what was staged and never got a name makes room for the token.
+        Err(failure) if failure.kind == FailureKind::Exhausted => {
+            stage.home.unfinished().into_iter().chain([&stage.spill]).try_for_each(clear)?;
+            Fence::claim(&stage.dir, question.token)
+        }
+        claimed => claimed,
+    };
+    let (_fence, inside) = claimed?;
     stage.remove(&memory, &KillPoint::default())?;
     drop(inside);
     Ok(())
