@@ -183,7 +183,7 @@ fn check_host<'state>(
         HostStatus::Draining => (
             FailureKind::Conflict,
             "is draining and takes no new migration",
-            format!("see `ctl host drain --help` for how to end it on `{name}`"),
+            format!("end the draining with `ctl host drain {name} --end`, or wait until who drained it has"),
         ),
         HostStatus::Revoked => {
             (FailureKind::Denied, "is revoked", format!("let it join again with `ctl host enroll {name}`"))

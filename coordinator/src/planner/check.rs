@@ -12,7 +12,10 @@ pub(super) fn check(spec: &MigrationSpec, source: Side<'_>, destination: Side<'_
     let mut findings = Vec::new();
     for side in [source, destination] {
         let against = |found: &&Finding| found.severity == Severity::Error;
-        findings.extend(side.root.findings.iter().filter(against).cloned());
+        // An agent knows the path only.
+        let at =
+            |found: &Finding| Finding { object: format!("{}:{}", side.host, found.object), ..found.clone() };
+        findings.extend(side.root.findings.iter().filter(against).map(at));
     }
     if !source.root.exists && findings.is_empty() {
         let hint = "name a folder that exists on the source host";
