@@ -63,6 +63,10 @@ pub(crate) fn text(view: &MigrationView, width: Option<usize>, is_verbose: bool)
         let how = format!("open{}: `ctl rollback {}`", until.unwrap_or_default(), view.id);
         text.field("way back", Meaning::Plain, how);
     }
+    if matches!(view.status, MigrationStatus::Failed | MigrationStatus::Stuck) {
+        let how = format!("`ctl retry {}`, once what is told below is mended", view.id);
+        text.field("way on", Meaning::Plain, how);
+    }
     if is_verbose {
         text.field("made", Meaning::Plain, format!("{} by {}", human::moment(view.created), view.principal));
         text.append(digests(view));

@@ -74,6 +74,7 @@ impl<'a> Start<'a> {
             }
         }
         self.init().await?;
+        self.write_lost_context().await?;
         for at in 0..self.record.processes.len() {
             if self.record.processes[at].is_member {
                 self.serve(at)?;
@@ -96,12 +97,22 @@ impl<'a> Start<'a> {
         if self.record.processes[0].is_member {
             return Ok(());
         }
-        let context_file = self.layout.context_file();
-        let mut arguments = ["init", "--context-name", CONTEXT, "--context-out"].map(OsString::from).to_vec();
-        arguments.push(context_file.clone().into_os_string());
-        self.step(0, &arguments).await?;
-        self.name_all_nodes(&context_file)?;
+        self.write_context("init").await?;
+        self.name_all_nodes(&self.layout.context_file())?;
         self.become_member(0)
+    }
+
+    /// Writes the context anew when its file is gone.
+    async fn write_lost_context(&self) -> Result<(), CommandError> {
+        if self.layout.context_file().exists() { Ok(()) } else { self.write_context("context").await }
+    }
+
+    /// Has the first node write the context by one of its commands.
+    async fn write_context(&self, command: &str) -> Result<(), CommandError> {
+        let mut arguments =
+            [command, "--context-name", CONTEXT, "--context-out"].map(OsString::from).to_vec();
+        arguments.push(self.layout.context_file().into_os_string());
+        self.step(0, &arguments).await
     }
 
     /// Puts the addresses of nodes that are still to come into the context that `init` wrote.
@@ -120,7 +131,13 @@ impl<'a> Start<'a> {
     fn client(&self) -> Result<Client, CommandError> {
         let path = self.layout.context_file();
         let contexts = Contexts::open(&path)?;
-        Ok(Client::new(contexts.find(&path, Some(CONTEXT))?, None, None)?.asking_for(ASK_DEADLINE))
+        let context = contexts.find(&path, Some(CONTEXT))?;
+        if context.certificate.is_empty() {
+            let message = format!("the context in {} holds no certificate any more", path.display());
+            let hint = "remove that file: `ctl dev up` then writes it anew";
+            return Err(Failure::new(FailureKind::Unauthenticated, message).hint(hint).into());
+        }
+        Ok(Client::new(context, None, None)?.asking_for(ASK_DEADLINE))
     }
 
     /// Adds the nodes that do not belong to the cluster yet, one by one.

@@ -3,6 +3,7 @@
 use std::path::PathBuf;
 
 use common::failure::{Failure, FailureKind};
+use common::human;
 use serde::Serialize;
 
 use super::binary::Binaries;
@@ -89,7 +90,7 @@ fn same_size(record: Record, args: &UpArgs) -> Result<Record, CommandError> {
     for (role, asked) in [(Role::Coordinator, args.coordinators), (Role::Agent, args.agents)] {
         let count = record.of_role(role).count();
         if asked.is_some_and(|asked| asked != count) {
-            let message = format!("the local cluster has {count} processes of role {}", role.as_str());
+            let message = format!("the local cluster has {}", human::plural(count as u64, role.as_str()));
             let hint = "leave the number out to start it as it is, or make another cluster in another folder";
             return Err(Failure::new(FailureKind::Conflict, message).hint(hint).into());
         }

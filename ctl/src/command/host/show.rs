@@ -35,7 +35,8 @@ pub(super) fn text(host: &HostView, width: Option<usize>) -> Text {
     }
     text.field("steps", Meaning::Plain, host.steps_running.to_string());
     if let Some(ahead) = host.clock_ahead_ms {
-        text.field("clock", Meaning::Plain, format!("{ahead} ms ahead of the leader's"));
+        let way = if ahead < 0 { "behind" } else { "ahead of" };
+        text.field("clock", Meaning::Plain, format!("{} ms {way} the leader's", ahead.unsigned_abs()));
     }
     if let Some(facts) = &host.facts {
         text.append(facts_text(facts, width));
