@@ -122,6 +122,15 @@ impl Cluster {
         assert_eq!(outcome.code, Some(0), "ctl dev up: {}\n{}", outcome.stdout, outcome.stderr);
     }
 
+    /// Stops everything.
+    ///
+    /// # Panics
+    /// When that fails.
+    pub fn down(&self) {
+        let outcome = self.ctl(&["dev", "down", "--dir"], &[&self.cluster_directory()]);
+        assert_eq!(outcome.code, Some(0), "ctl dev down: {}\n{}", outcome.stdout, outcome.stderr);
+    }
+
     /// Returns the directory in which tests make their trees.
     pub fn path(&self, name: &str) -> PathBuf {
         self.directory.path().join(name)

@@ -4,10 +4,12 @@
 
 pub mod canary;
 pub mod cluster;
+pub mod home;
 pub mod intruder;
 pub mod judge;
 pub mod memory;
 pub mod mount;
 pub mod skip;
+pub mod stranger;
 pub mod tree;
 pub mod wait;

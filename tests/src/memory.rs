@@ -1,4 +1,4 @@
-//! What a process has taken at most.
+//! What a process takes.
 
 use rustix::process::Pid;
 
@@ -21,4 +21,12 @@ pub fn peak_bytes(pid: Pid) -> u64 {
     let line = status.lines().find_map(|line| line.strip_prefix("VmHWM:")).expect("Linux tells the peak");
     let kib: u64 = line.trim().trim_end_matches(" kB").parse().expect("a number");
     kib * 1024
+}
+
+/// Returns how many files, sockets among them, a process holds open.
+///
+/// # Panics
+/// When the process is gone.
+pub fn open_files(pid: Pid) -> usize {
+    std::fs::read_dir(format!("/proc/{}/fd", pid.as_raw_nonzero())).expect("the process lives").count()
 }

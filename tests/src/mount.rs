@@ -101,6 +101,16 @@ impl Mounted {
     }
 }
 
+impl Mounted {
+    /// Lets nothing be written any more.
+    ///
+    /// # Panics
+    /// When the machine refuses.
+    pub fn make_read_only(&self) {
+        assert!(run("mount", &["-o", "remount,ro"], &[&self.point]), "remounting {}", self.point.display());
+    }
+}
+
 impl Drop for Mounted {
     fn drop(&mut self) {
         run("umount", &["-l"], &[&self.point]);
