@@ -17,6 +17,7 @@ mod refusal;
 mod retention;
 mod rotation;
 mod secrets;
+mod stall;
 mod stranger;
 mod three;
 mod undo;

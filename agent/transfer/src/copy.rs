@@ -78,7 +78,8 @@ pub async fn run_copy(
     let work_attempt = Arc::clone(&attempt);
     let mut work = tokio::task::spawn_blocking(move || pass(&work_attempt, params, &memory, incoming));
     let (done, (wire, counted)) = watch(&attempt, source, &mut work).await;
-    attempt.save(wire, counted.content_bytes);
+    let saved = attempt.save_aside(wire, counted.content_bytes);
+    saved.await.map_err(|error| Failure::of(FailureKind::Bug, &error))?;
     ctx.findings.flush()?;
     done.map_err(|failure| name_destination(name_source(failure, &peer), &destination))?;
     let mut output = attempt.output(wire, counted.content_bytes);
@@ -163,6 +164,12 @@ impl Attempt {
         }
     }
 
+    /// Does so on a thread of its own: where the destination's disk stands still, leases must be renewed all the same.
+    fn save_aside(self: &Arc<Self>, wire: u64, content: u64) -> JoinHandle<()> {
+        let attempt = Arc::clone(self);
+        tokio::task::spawn_blocking(move || attempt.save(wire, content))
+    }
+
     fn output(&self, wire: u64, content: u64) -> FileOutput {
         self.tell(wire, 0);
         let totals = self.totals(wire, content);
@@ -178,7 +185,7 @@ impl Attempt {
 /// Tells progress until the work ends. When the step must stop it parts from the source, so that no thread waits for
 /// it; returns how it ended, and what was counted in the end.
 async fn watch(
-    attempt: &Attempt,
+    attempt: &Arc<Attempt>,
     source: Source,
     work: &mut JoinHandle<Result<(), Failure>>,
 ) -> (Result<(), Failure>, (u64, Counted)) {
@@ -186,6 +193,7 @@ async fn watch(
     let stop = attempt.ctx.lease.stop();
     let mut rate = Rate::default();
     let mut ticks = 0_u64;
+    let mut saving: Option<JoinHandle<()>> = None;
     let done = loop {
         tokio::select! {
             biased;
@@ -202,8 +210,9 @@ async fn watch(
                 let (wire, counted) = (source.wire_bytes(), source.counters());
                 attempt.tell(wire, rate.of(attempt.counters.bytes_done.load(Relaxed)));
                 ticks += 1;
-                if ticks.is_multiple_of(SAVE_EVERY_TICKS) {
-                    attempt.save(wire, counted.content_bytes);
+                let is_saved = saving.as_ref().is_none_or(JoinHandle::is_finished);
+                if is_saved && ticks.is_multiple_of(SAVE_EVERY_TICKS) {
+                    saving = Some(attempt.save_aside(wire, counted.content_bytes));
                 }
             }
         }
@@ -213,6 +222,10 @@ async fn watch(
         Some(done) => done,
         None => work.await,
     };
+    if let Some(saving) = saving {
+        // What it could not do is kept in the flow.
+        saving.await.ok();
+    }
     (done.unwrap_or_else(|error| Err(Failure::of(FailureKind::Bug, &error))), totals)
 }
 

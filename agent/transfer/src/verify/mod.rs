@@ -23,6 +23,7 @@ use std::sync::atomic::{AtomicBool, Ordering::Relaxed};
 use common::clock;
 use common::failure::{Failure, FailureKind};
 use common::finding::Rule;
+use common::id::MigrationId;
 use common::rel_path::RelPath;
 use common::spec::ValidationLevel;
 use common::step::file::{FileOutput, FileParams, VERSION};
@@ -46,7 +47,7 @@ use crate::scan::{Scan, ScanSettings};
 use crate::stage::Stage;
 use crate::standing::look_at_self;
 use crate::trouble::of_stage;
-use crate::way_back::open_root;
+use crate::way_back::{open_root, run_blocking};
 
 use basis::Basis;
 use check::{Checker, Element};
@@ -70,8 +71,8 @@ pub async fn run_verify(
     let began = clock::boot();
     let memory = Memory::open(&ctx.state_dir, &ctx.migration)?;
     ctx.findings.list_in(&memory.list(VERIFY_LIST))?;
-    let root = open_root(&params.destination_root)?.ok_or_else(|| gone(&params.destination_root))?;
-    let stage = Stage::find(&root, &ctx.migration, &memory)?;
+    let (path, migration, known) = (params.destination_root.clone(), ctx.migration.clone(), memory.clone());
+    let (root, stage) = run_blocking(move || find(&path, &migration, &known)).await?;
     let is_deep = params.checksum || params.validation_level == ValidationLevel::Strict || stage.is_none();
     let source = if is_deep { Some(reach::open(&ctx, endpoint, &memory).await?) } else { None };
     let content = match &source {
@@ -115,6 +116,13 @@ pub async fn run_verify(
     ctx.findings.flush()?;
     output.duration_ms = u64::try_from(clock::boot().since(began).as_millis()).unwrap_or(u64::MAX);
     Ok(output)
+}
+
+/// Opens the root, and its stage if there is one; for a thread, as the disk may stand still.
+fn find(path: &str, migration: &MigrationId, memory: &Memory) -> Result<(Root, Option<Stage>), Failure> {
+    let root = open_root(path)?.ok_or_else(|| gone(path))?;
+    let stage = Stage::find(&root, migration, memory)?;
+    Ok((root, stage))
 }
 
 /// The list of the findings of the last verification.
