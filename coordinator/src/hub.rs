@@ -269,6 +269,18 @@ impl Hub {
         proposed.map(|applied| applied.outcome)
     }
 
+    /// Proposes a change that is made once for its call, however often that call is tried.
+    ///
+    /// # Errors
+    /// As [`Self::propose`].
+    pub async fn propose_once(&self, actor: Actor, command: Command) -> Result<Outcome, Failure> {
+        let command = match actor.request.clone() {
+            Some(request) => Command::Once { request, command: Box::new(command) },
+            None => command,
+        };
+        self.propose(actor, command).await
+    }
+
     /// Returns the opened authority.
     ///
     /// # Errors

@@ -1,7 +1,7 @@
 //! Asking the coordinator.
 //!
 //! Every call follows the leader, waits through an election, and ends at its deadline. A call may reach the cluster
-//! twice; those that must not happen twice carry an id. Documents are the types of `common::view`; what is not one of
+//! twice; it bears the same name both times, and a change is made once. Documents are the types of `common::view`; what is not one of
 //! them comes from a newer or older version and is refused by name.
 
 use std::sync::Arc;

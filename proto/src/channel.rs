@@ -4,7 +4,8 @@
 //! the moment of the handshake. A call goes to the last known leader and follows the metadata `drover-leader`. While a
 //! coordinator is silent the others are asked beside it, so that one that hangs costs a moment; the first that does
 //! what was asked wins, and the rest are let go. A call gives up at its deadline with the last failure. It may
-//! therefore reach a coordinator twice: whoever makes one that must not happen twice puts an id into it.
+//! therefore reach a coordinator twice; it bears one name in all of its tries, by which a coordinator knows a change that
+//! was made already.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::fmt;
@@ -267,6 +268,7 @@ impl Coordinators {
         Fut: Future<Output = Result<Response<T>, Status>>,
     {
         let until = Instant::now() + deadline;
+        let shown = self.shown.for_one_call();
         let (given_up, mut is_heard) = (Instant::now() + REACH_PATIENCE, false);
         let mut last = Failure::new(FailureKind::Timeout, "no coordinator answered in time");
         let (mut round, mut answers) = (Round::default(), FuturesUnordered::new());
@@ -283,7 +285,7 @@ impl Coordinators {
                     let is_hopeful = is_heard || !round.waiting.is_empty() || Instant::now() < given_up;
                     next = match self.next_address(&round)? {
                         Some(address) => {
-                            let answer = call(self.channel(&address)?);
+                            let answer = call(self.channel(&address, &shown)?);
                             round.ask(&address);
                             answers.push(async move { (address, answer.await) });
                             Instant::now() + PATIENCE
@@ -368,14 +370,14 @@ impl Coordinators {
         known.channels.retain(|other, _| !round.waiting.contains(other));
     }
 
-    fn channel(&self, address: &str) -> Result<Way, Failure> {
+    fn channel(&self, address: &str, shown: &Shown) -> Result<Way, Failure> {
         let mut known = self.known();
         if let Some(channel) = known.channels.get(address) {
-            return Ok(InterceptedService::new(channel.clone(), self.shown.clone()));
+            return Ok(InterceptedService::new(channel.clone(), shown.clone()));
         }
         let made = channel(address, Arc::clone(&self.tls))?;
         known.channels.insert(address.to_owned(), made.clone());
-        Ok(InterceptedService::new(made, self.shown.clone()))
+        Ok(InterceptedService::new(made, shown.clone()))
     }
 
     /// Goes on with another address. The connection is dropped too: one that swallows calls would swallow the next.

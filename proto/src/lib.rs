@@ -18,6 +18,10 @@ pub const LEADER_KEY: &str = "drover-leader";
 /// Metadata key under which a call names the tenant that it means; the caller's own without it.
 pub const TENANT_KEY: &str = "drover-tenant";
 
+/// Metadata key under which a call names itself, drawn anew for each call and the same for all of its tries: a change
+/// that was made already for this name is answered like the first time and not made again.
+pub const REQUEST_KEY: &str = "drover-request";
+
 /// Metadata key under which a call shows an API key, behind [`BEARER`].
 pub const AUTHORIZATION_KEY: &str = "authorization";
 

@@ -1,4 +1,5 @@
-//! What a caller shows with every call besides its certificate: an API key, and the tenant that it means.
+//! What a caller shows with every call besides its certificate: an API key, the tenant that it means, and a name of the
+//! call itself.
 
 use std::fmt;
 use std::sync::Arc;
@@ -10,7 +11,7 @@ use tonic::metadata::AsciiMetadataValue;
 use tonic::service::Interceptor;
 use tonic::{Request, Status};
 
-use crate::{AUTHORIZATION_KEY, BEARER, TENANT_KEY};
+use crate::{AUTHORIZATION_KEY, BEARER, REQUEST_KEY, TENANT_KEY};
 
 /// Metadata of every call.
 #[derive(Clone, Default)]
@@ -41,6 +42,17 @@ impl Shown {
             entries.push((TENANT_KEY, value));
         }
         Ok(Self { entries: Arc::new(entries) })
+    }
+
+    /// Returns the metadata of one call, which names itself so in each of its tries.
+    #[must_use]
+    pub fn for_one_call(&self) -> Self {
+        let mut drawn = [0; 16];
+        let is_drawn = getrandom::fill(&mut drawn).is_ok();
+        let name = format!("{:032x}", u128::from_be_bytes(drawn)).parse().ok().filter(|_| is_drawn);
+        // Without randomness the call has no name, and a change may be made twice.
+        let entries = self.entries.iter().cloned().chain(name.map(|name| (REQUEST_KEY, name)));
+        Self { entries: Arc::new(entries.collect()) }
     }
 }
 

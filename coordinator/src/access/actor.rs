@@ -12,6 +12,8 @@ pub struct Actor {
     pub principal: Principal,
     /// From where; none for what a coordinator does by itself.
     pub address: Option<IpAddr>,
+    /// What the call names itself in all of its tries, where it does.
+    pub request: Option<String>,
 }
 
 impl Actor {
@@ -31,6 +33,6 @@ impl Deref for Actor {
 
 impl From<Principal> for Actor {
     fn from(principal: Principal) -> Self {
-        Self { principal, address: None }
+        Self { principal, address: None, request: None }
     }
 }

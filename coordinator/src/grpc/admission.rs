@@ -13,7 +13,7 @@ use common::principal::Principal;
 use common::reference::Reference;
 use common::spec::MigrationSpec;
 use proto::status::{to_failure, to_status};
-use proto::{AUTHORIZATION_KEY, BEARER, TENANT_KEY};
+use proto::{AUTHORIZATION_KEY, BEARER, REQUEST_KEY, TENANT_KEY};
 use tonic::metadata::MetadataMap;
 use tonic::{Request, Status};
 
@@ -27,6 +27,7 @@ use crate::migrate;
 use crate::pki::api_key::ApiKey;
 use crate::state::State;
 use crate::state::migration::Migration;
+use crate::state::request::REQUEST_BYTES_MAX;
 
 /// A call that may pass: its table said yes for the tenant. What it touches is looked at with [`Admitted::check`].
 #[derive(Clone, Debug)]
@@ -179,7 +180,8 @@ pub fn admit<T>(hub: &Hub, request: &Request<T>, call: Call) -> Result<Admitted,
         Decision::Allowed => {
             let address = Some(refuse::connection(request)?.address.ip());
             let witness = request.extensions().get().cloned().unwrap_or_default();
-            Ok(Admitted { principal: Actor { principal, address }, tenant, caller, witness })
+            let request = named_request(request.metadata()).map_err(|failure| to_status(&failure))?;
+            Ok(Admitted { principal: Actor { principal, address, request }, tenant, caller, witness })
         }
         Decision::Absent => {
             witness::tell_hidden(request);
@@ -187,6 +189,17 @@ pub fn admit<T>(hub: &Hub, request: &Request<T>, call: Call) -> Result<Admitted,
         }
         Decision::Denied | Decision::Unauthenticated => Err(to_status(&policy::refusal(&caller, call))),
     }
+}
+
+/// Returns what the call names itself.
+fn named_request(metadata: &MetadataMap) -> Result<Option<String>, Failure> {
+    let Some(value) = metadata.get(REQUEST_KEY) else { return Ok(None) };
+    let name = value.to_str().ok().filter(|name| (1..=REQUEST_BYTES_MAX).contains(&name.len()));
+    let refused = || {
+        let message = format!("the metadata `{REQUEST_KEY}` has 1 to {REQUEST_BYTES_MAX} letters of ASCII");
+        Failure::new(FailureKind::Invalid, message).hint("draw 16 bytes for each call and write them in hex")
+    };
+    name.map(|name| Some(name.to_owned())).ok_or_else(refused)
 }
 
 /// Lets a call pass that this node may answer: its caller is allowed, and this node leads.

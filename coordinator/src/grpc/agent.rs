@@ -80,7 +80,7 @@ impl AgentDoor {
         check_join(join, &name, &token, key)?;
         let change = host::Change::Enroll { token, public_key: key.as_bytes().to_vec() };
         let command = host::Command { tenant: tenant.clone(), host: name, change };
-        let actor = Actor { principal: principal.clone(), address: Some(address) };
+        let actor = Actor { principal: principal.clone(), address: Some(address), request: None };
         let Outcome::Enrolled { generation, .. } = self.propose(&actor, Command::Host(command)).await? else {
             return Err(Status::internal("a host joined without a generation"));
         };
@@ -213,7 +213,7 @@ impl AgentService for AgentDoor {
             }
             Principal::Node { ref name } => {
                 let name = name.clone();
-                let actor = Actor { principal, address: Some(address) };
+                let actor = Actor { principal, address: Some(address), request: None };
                 self.enroll_node(actor, name, &token, &key).await?
             }
             Principal::Person { .. } | Principal::Key { .. } => {

@@ -60,7 +60,7 @@ impl ControlDoor {
     }
 
     async fn propose(&self, principal: Actor, command: Command) -> Result<crate::state::Outcome, Status> {
-        refuse::or_status(&self.hub, self.hub.propose(principal, command).await).await
+        refuse::or_status(&self.hub, self.hub.propose_once(principal, command).await).await
     }
 
     /// Admits a call about one migration and returns that migration.

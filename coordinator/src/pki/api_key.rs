@@ -7,13 +7,17 @@
 use std::fmt;
 
 use common::digest::Digest;
+use common::failure::{Failure, FailureKind};
 use common::id::{KeyId, TenantId};
+use common::principal::Principal;
 use common::secret::Secret;
 
 use super::authority::Authority;
 
 /// Separates this use of the authority's key from every other one.
 const KEY_CONTEXT: &str = "drover 2026-11 digest of API keys";
+/// And this one: keys that are drawn from the call that asks for them.
+const REQUEST_CONTEXT: &str = "drover 2026-11 API keys by request";
 /// Random bytes of a key.
 const SECRET_BYTES: usize = 32;
 /// What every key begins with, so that scanners of leaked secrets know it.
@@ -35,6 +39,31 @@ impl ApiKey {
     /// Makes a key.
     pub fn new(tenant: TenantId, id: KeyId, secret: [u8; SECRET_BYTES]) -> Self {
         Self { tenant, id, secret: Secret::new(secret) }
+    }
+
+    /// Draws a key.
+    ///
+    /// # Errors
+    /// When the system has no randomness.
+    pub fn draw(tenant: TenantId) -> Result<Self, Failure> {
+        let (mut id, mut secret) = ([0; 10], [0; SECRET_BYTES]);
+        let drawn = getrandom::fill(&mut id).and_then(|()| getrandom::fill(&mut secret));
+        drawn.map_err(|error| Failure::of(FailureKind::Bug, &error))?;
+        Ok(Self::new(tenant, KeyId::from_random(id), secret))
+    }
+
+    /// Makes the key that a call stands for, the same one for each try of it: nobody can who has not the authority's
+    /// key, and another caller or another content gives another one.
+    pub fn of_request(authority: &Authority, principal: &Principal, tenant: TenantId, request: &str) -> Self {
+        let (mut id, mut secret) = ([0; 10], [0; SECRET_BYTES]);
+        let mut hasher = blake3::Hasher::new_keyed(authority.derive(REQUEST_CONTEXT).expose());
+        // No name holds a zero byte, and what is left to the end is the request.
+        hasher.update(principal.to_string().as_bytes()).update(b"\0");
+        hasher.update(tenant.as_str().as_bytes()).update(b"\0").update(request.as_bytes());
+        let mut drawn = hasher.finalize_xof();
+        drawn.fill(&mut id);
+        drawn.fill(&mut secret);
+        Self::new(tenant, KeyId::from_random(id), secret)
     }
 
     /// Reads a key; nothing when the text has not the form of one.

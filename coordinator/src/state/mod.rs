@@ -30,6 +30,7 @@ mod property_test;
 pub mod query;
 mod queue;
 pub mod refusal;
+pub mod request;
 pub mod retention;
 pub mod roots;
 #[cfg(test)]
@@ -63,6 +64,7 @@ use migration::Migrations;
 use outbox::Outboxes;
 use piece::{Piece, Pieces};
 use refusal::Refusal;
+use request::Requests;
 use secret::Secrets;
 use stamp::Stamp;
 
@@ -77,6 +79,7 @@ pub struct State {
     pieces: Pieces,
     access: Access,
     secrets: Secrets,
+    requests: Requests,
 }
 
 /// What can be asked of the state: an intent, not resulting rows.
@@ -100,6 +103,13 @@ pub enum Command {
     Access(access::command::Command),
     /// A secret, or the cluster key.
     Secret(secret::Command),
+    /// A change that is made once for the call that asks for it.
+    Once {
+        /// What the call names itself.
+        request: String,
+        /// The change.
+        command: Box<Self>,
+    },
 }
 
 /// What a command did.
@@ -192,7 +202,7 @@ impl State {
     }
 
     fn apply_to(&mut self, stamp: &Stamp, command: Command) -> Result<Applied, Refusal> {
-        self.check_scope(stamp, &command)?;
+        self.check_scope(stamp, command.change())?;
         let deed = audit_deed(stamp, &command);
         if deed.is_some() {
             self.audit.check_room(stamp)?;
@@ -209,6 +219,7 @@ impl State {
             Command::AuditLog(it) => self.audit.apply(stamp, &self.cluster.ca_key, it)?,
             Command::Access(it) => self.apply_access(stamp, it)?,
             Command::Secret(it) => self.apply_secret(stamp, it)?,
+            Command::Once { request, command } => return self.apply_once(stamp, &request, *command),
             Command::Piece(it) => match self.pieces.take(stamp, it)? {
                 None => Applied::done(),
                 Some(bytes) => {
@@ -404,6 +415,14 @@ impl State {
 }
 
 impl Command {
+    /// Returns the change itself.
+    fn change(&self) -> &Self {
+        match self {
+            Self::Once { command, .. } => command,
+            other => other,
+        }
+    }
+
     /// Returns whose records the command is about; none when it is about the cluster.
     pub fn tenant(&self) -> Option<&TenantId> {
         match self {
@@ -436,6 +455,7 @@ impl Command {
             ) => Some(tenant),
             Self::Migration(migration::Command::Create(create)) => Some(&create.tenant),
             Self::Access(it) => it.tenant(),
+            Self::Once { command, .. } => command.tenant(),
         }
     }
 
@@ -466,6 +486,7 @@ impl Command {
             Self::Migration(migration::Command::Create(create)) => create.migration.to_string(),
             Self::Migration(migration::Command::Progress { .. }) => "progress".to_owned(),
             Self::Access(it) => it.object(),
+            Self::Once { command, .. } => command.object(),
             Self::Migration(migration::Command::Retain { .. }) => "retention".to_owned(),
             Self::Audit(note) => note.object.clone(),
             Self::AuditLog(_) => "audit".to_owned(),
@@ -517,6 +538,7 @@ impl Command {
                 | migration::Act::TimeOut => None,
             },
             Self::Access(it) => Some(it.action()),
+            Self::Once { command, .. } => command.action(),
             Self::Migration(
                 migration::Command::Event { .. }
                 | migration::Command::Progress { .. }

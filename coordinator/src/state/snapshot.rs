@@ -86,6 +86,7 @@ enum Tag {
     Secret = 30,
     NextKey = 31,
     SecretLabels = 32,
+    Request = 40,
 }
 
 impl Tag {
@@ -109,6 +110,7 @@ impl Tag {
             Self::Secret,
             Self::NextKey,
             Self::SecretLabels,
+            Self::Request,
         ];
         all.into_iter().find(|tag| *tag as u8 == byte)
     }
@@ -198,6 +200,9 @@ pub fn write(state: &State, to: &mut dyn Write) -> Result<(), SnapshotError> {
         frames.frame(Tag::SecretLabels, &(SECRET_VERSION, tenant, name, labels))?;
     }
     frames.frame(Tag::NextKey, &(SECRET_VERSION, state.secrets.next_key()))?;
+    for (index, request) in state.requests.all() {
+        frames.frame(Tag::Request, &(index, request))?;
+    }
     write_access(state, &mut frames)?;
     frames.end()
 }
@@ -277,6 +282,10 @@ pub fn read(from: &mut dyn Read) -> Result<State, SnapshotError> {
                 state.access.put_labels(&tenant, host, labels);
             }
             Tag::Secret | Tag::SecretLabels | Tag::NextKey => read_secret(&mut state, tag, &bytes)?,
+            Tag::Request => {
+                let (index, request): (u64, [u8; 32]) = postcard::from_bytes(&bytes)?;
+                state.requests.note(index, request);
+            }
             Tag::End => return Ok(state),
         }
     }

@@ -7,8 +7,9 @@ use common::id::TenantId;
 use common::role::Role;
 use common::tls;
 use common::view::{HostView, MigrationStatus};
-use proto::channel::{access_client, control_client};
+use proto::channel::{Way, access_client, control_client};
 use proto::v1;
+use proto::v1::access_service_client::AccessServiceClient;
 
 use super::fixture::{Cluster, PATIENCE, connect, document, kind};
 
@@ -196,5 +197,69 @@ async fn a_tenants_limit_makes_the_next_one_wait() {
         () = answering => {}
         () = asking => {}
     }
+    cluster.stop().await;
+}
+
+/// Tries one call twice, as whoever lost the answer does.
+async fn twice<F, Fut>(way: &proto::channel::Coordinators, call: F) -> [String; 2]
+where
+    F: Fn(AccessServiceClient<Way>) -> Fut,
+    Fut: Future<Output = Result<tonic::Response<v1::Document>, tonic::Status>>,
+{
+    let first = std::sync::Mutex::new(String::new());
+    let second = way.call(PATIENCE, |way| {
+        let (lost, again) = (call(access_client(way.clone())), call(access_client(way)));
+        let first = &first;
+        async move {
+            *first.lock().unwrap() = lost.await?.into_inner().document;
+            again.await
+        }
+    });
+    let second = second.await.unwrap().document;
+    [first.into_inner().unwrap(), second]
+}
+
+#[tokio::test]
+async fn a_call_whose_answer_was_lost_makes_its_change_once() {
+    let cluster = Cluster::start().await;
+    let grant = || Some(v1::RoleGrant { role: "operator".to_owned(), scope: Vec::new() });
+    let [first, second] = twice(&cluster.operator, |mut client| async move {
+        client.create_tenant(v1::TenantRequest { name: "acme".to_owned() }).await
+    })
+    .await;
+    assert_eq!(first, second);
+    let [first, second] = twice(&cluster.operator, |mut client| async move {
+        let (name, password) = ("alice".to_owned(), PASSWORD.to_owned());
+        client.create_user(v1::CreateUserRequest { name, grant: grant(), password }).await
+    })
+    .await;
+    let made = |text: &str| serde_json::from_str::<UserView>(text).unwrap();
+    assert_eq!(made(&first).created, made(&second).created);
+    assert!(made(&second).login.is_some(), "{second}");
+    let [first, second] = twice(&cluster.operator, |mut client| async move {
+        let name = "pipeline".to_owned();
+        client.create_key(v1::CreateKeyRequest { name, grant: grant(), lifetime_ms: 0 }).await
+    })
+    .await;
+    assert_eq!(first, second, "the second try shows the key of the first");
+    assert_eq!(cluster.node.hub().state().access().keys().len(), 1);
+
+    let (certificate, key) = cluster.login("default", "alice", PASSWORD).await.unwrap();
+    let alice = cluster.way_of(certificate, &key);
+    twice(&alice, |mut client| async move {
+        let (current, password) = (PASSWORD.to_owned(), format!("{PASSWORD} 2"));
+        client.set_own_password(v1::OwnPasswordRequest { current, password }).await
+    })
+    .await;
+    // Another call is another change, and is looked at as one.
+    let other = alice.call(PATIENCE, |way| async move {
+        let (current, password) = (PASSWORD.to_owned(), format!("{PASSWORD} 3"));
+        access_client(way).set_own_password(v1::OwnPasswordRequest { current, password }).await
+    });
+    assert_eq!(kind(other.await), Some(FailureKind::Unauthenticated));
+    let again = cluster.operator.call(PATIENCE, |way| async move {
+        access_client(way).create_tenant(v1::TenantRequest { name: "acme".to_owned() }).await
+    });
+    assert_eq!(kind(again.await), Some(FailureKind::Conflict));
     cluster.stop().await;
 }

@@ -8,6 +8,9 @@ use serde::{Deserialize, Serialize};
 
 use super::user::PasswordHash;
 
+/// What the audit calls the change of a password.
+pub const SET_PASSWORD: &str = "user.password";
+
 /// One change.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub enum Command {
@@ -141,7 +144,7 @@ impl Command {
             Self::UngrantUser { .. } => "user.ungrant",
             Self::DisableUser { is_disabled: true, .. } => "user.disable",
             Self::DisableUser { is_disabled: false, .. } => "user.enable",
-            Self::SetPassword { .. } => "user.password",
+            Self::SetPassword { .. } => SET_PASSWORD,
             Self::CreateKey { .. } => "key.create",
             Self::RevokeKey { .. } => "key.revoke",
             Self::CreateTenant { .. } => "tenant.create",
