@@ -5,8 +5,9 @@
 //! here knows deletes, owners' names or digests.
 //!
 //! An entry that only the destination has is [`Found::Extra`] only where the source's directory is known to be there;
-//! whether that directory was listed whole is known at its [`Decision::Ended`], which comes behind its entries, and
-//! below a directory that was not, everything the source does not show is [`Found::Unknown`].
+//! whether that directory was listed whole is known at its [`Decision::Ended`], which comes behind its entries. Below a
+//! directory that was not, and below a name that the source could not look at, everything the source does not show is
+//! [`Found::Unknown`].
 
 use std::cmp::Ordering;
 
@@ -14,6 +15,11 @@ use common::rel_path::RelPath;
 
 use crate::entry::{Entry, Kind};
 use crate::listing::{Listing, ListingEnd, Problem};
+use crate::subtrees::Subtrees;
+
+/// Names that the source could not look at and that are directories at the destination, between a listing and the last
+/// of theirs: above, the listing counts as one that is not whole. A path takes some hundred bytes.
+const UNSEEN_MAX: usize = 10_000;
 
 /// One step of the comparison of two trees.
 #[expect(
@@ -101,8 +107,8 @@ where
 {
     source: Side<S>,
     destination: Side<D>,
-    /// Directories at or above the present one that the source did not list whole.
-    unknown: Vec<RelPath>,
+    /// Directories of which the source does not show all, or nothing.
+    unknown: Subtrees,
     open: Option<OpenDirectory>,
     is_failed: bool,
     error: std::marker::PhantomData<E>,
@@ -114,6 +120,8 @@ struct OpenDirectory {
     is_at_source: bool,
     is_at_destination: bool,
     is_below_unknown: bool,
+    /// Whether more of its directories than can be noted could not be looked at by the source.
+    is_unseen: bool,
 }
 
 /// One tree: its listings, and the items of the directory that is open.
@@ -200,7 +208,7 @@ where
         Self {
             source: Side::new(source),
             destination: Side::new(destination),
-            unknown: Vec::new(),
+            unknown: Subtrees::default(),
             open: None,
             is_failed: false,
             error: std::marker::PhantomData,
@@ -229,6 +237,11 @@ where
         };
         let source = if order.is_le() { self.source.items.pop() } else { None };
         let destination = if order.is_ge() { self.destination.items.pop() } else { None };
+        if let (Some(Item::Problem(_)), Some(Item::Entry(present))) = (&source, &destination)
+            && present.kind == Kind::Directory
+        {
+            self.note_unseen(&present.name);
+        }
         let is_unknown = self.open.as_ref().is_some_and(|open| open.is_below_unknown);
         Ok(found(source, destination, is_unknown).map(Decision::Entry))
     }
@@ -252,26 +265,43 @@ where
         if is_at_destination {
             self.destination.open();
         }
-        while self.unknown.last().is_some_and(|above| !path.is_within(above)) {
-            self.unknown.pop();
-        }
+        self.unknown.advance(&path);
         // What the source lists itself is known, whatever is above it.
-        let is_below_unknown = !self.unknown.is_empty() && !is_at_source;
-        self.open =
-            Some(OpenDirectory { path: path.clone(), is_at_source, is_at_destination, is_below_unknown });
+        let is_below_unknown = !is_at_source && self.unknown.holds(&path);
+        self.open = Some(OpenDirectory {
+            path: path.clone(),
+            is_at_source,
+            is_at_destination,
+            is_below_unknown,
+            is_unseen: false,
+        });
         Ok(Some(Decision::Began { path, is_at_source, is_at_destination }))
+    }
+
+    /// Notes a directory of the destination, in the open one, of which the source cannot say what it is.
+    fn note_unseen(&mut self, name: &[u8]) {
+        let Some(open) = &mut self.open else { return };
+        match open.path.join(name) {
+            Ok(path) if self.unknown.len() < UNSEEN_MAX => self.unknown.mark(path),
+            Ok(_) | Err(_) => open.is_unseen = true,
+        }
     }
 
     fn end(&mut self) -> Decision {
         let open = self.open.take();
-        let (path, is_at_source, is_at_destination) = open.map_or((RelPath::root(), false, false), |open| {
-            (open.path, open.is_at_source, open.is_at_destination)
-        });
-        let source = is_at_source.then(|| std::mem::replace(&mut self.source.end, ListingEnd::Complete));
+        let (path, is_at_source, is_at_destination, is_unseen) = open
+            .map_or((RelPath::root(), false, false, false), |open| {
+                (open.path, open.is_at_source, open.is_at_destination, open.is_unseen)
+            });
+        let mut source = is_at_source.then(|| std::mem::replace(&mut self.source.end, ListingEnd::Complete));
+        if is_unseen && source == Some(ListingEnd::Complete) {
+            let why = "too many of its entries could not be looked at".to_owned();
+            source = Some(ListingEnd::Unreadable { why });
+        }
         let destination =
             is_at_destination.then(|| std::mem::replace(&mut self.destination.end, ListingEnd::Complete));
         if source.as_ref().is_some_and(|end| *end != ListingEnd::Complete) {
-            self.unknown.push(path.clone());
+            self.unknown.mark(path.clone());
         }
         Decision::Ended { path, source, destination }
     }
@@ -556,6 +586,24 @@ mod tests {
         }
 
         #[test]
+        fn nothing_is_removed_below_what_could_not_be_looked_at(
+            source in trees(),
+            destination in trees(),
+            which in proptest::collection::btree_set(0_usize..9, 1..4),
+        ) {
+            let all: Vec<RelPath> = source.keys().cloned().collect();
+            prop_assume!(!all.is_empty());
+            let which: BTreeSet<RelPath> = which.into_iter().map(|at| all[at % all.len()].clone()).collect();
+            let nothing = BTreeSet::new();
+            let from = unseen(listings(&source, 2, &nothing), &which);
+            prop_assert!(is_ordered(&from));
+            let result = act(&destination, join(from, listings(&destination, 2, &nothing)));
+            for path in destination.keys().filter(|path| which.iter().any(|above| path.is_within(above))) {
+                prop_assert!(result.contains_key(path), "{} is gone", path);
+            }
+        }
+
+        #[test]
         fn any_other_sequence_is_refused(tree in trees(), from in 0_usize..20, to in 0_usize..20) {
             let mut mixed = listings(&tree, 2, &BTreeSet::new());
             prop_assume!(mixed.len() > 1);
@@ -566,6 +614,18 @@ mod tests {
             mixed.insert(to, moved);
             prop_assert!(!is_ordered(&mixed));
         }
+    }
+
+    /// Has the source fail to look at some of its names: each is a problem, and has no listing.
+    fn unseen(mut listings: Vec<Listing>, which: &BTreeSet<RelPath>) -> Vec<Listing> {
+        listings.retain(|listing| !which.iter().any(|above| listing.path.is_within(above)));
+        for listing in &mut listings {
+            let path = listing.path.clone();
+            let is_unseen = |entry: &mut Entry| which.contains(&path.join(&entry.name).unwrap());
+            let unseen = listing.entries.extract_if(.., is_unseen);
+            listing.problems = unseen.map(|entry| Problem { name: entry.name, why: "test".to_owned() }).collect();
+        }
+        listings
     }
 
     #[test]
@@ -608,6 +668,33 @@ mod tests {
             }
         );
         assert_eq!(decisions.iter().filter(|decision| matches!(decision, Decision::Stage { .. })).count(), 2);
+    }
+
+    #[test]
+    fn a_listing_with_too_many_unseen_directories_counts_as_not_whole() {
+        let names: Vec<Vec<u8>> =
+            (0..super::UNSEEN_MAX + 2).map(|number| format!("d{number:06}").into_bytes()).collect();
+        let whole = |path: RelPath, entries: Vec<Entry>, problems: Vec<Problem>| Listing {
+            path,
+            part: 0,
+            entries,
+            problems,
+            stages: Vec::new(),
+            end: ListingEnd::Complete,
+        };
+        let problems = names.iter().map(|name| Problem { name: name.clone(), why: "test".to_owned() }).collect();
+        let directories = names.iter().map(|name| entry(name, Kind::Directory, 1)).collect();
+        let last = RelPath::root().join(names.last().unwrap()).unwrap();
+        let file = entry(b"f", Kind::File { size: 1, allocated_bytes: 0 }, 1);
+        let decisions = join(
+            vec![whole(RelPath::root(), Vec::new(), problems)],
+            vec![whole(RelPath::root(), directories, Vec::new()), whole(last, vec![file.clone()], Vec::new())],
+        );
+        let is_unreadable = |decision: &Decision| {
+            matches!(decision, Decision::Ended { source: Some(ListingEnd::Unreadable { .. }), .. })
+        };
+        assert!(decisions.iter().any(is_unreadable));
+        assert!(decisions.contains(&Decision::Entry(Found::Unknown { destination: file })));
     }
 
     #[test]

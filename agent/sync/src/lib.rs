@@ -18,4 +18,5 @@ pub mod pack;
 pub mod range;
 pub mod sanitize;
 pub mod stamp;
+pub mod subtrees;
 pub mod wire;

@@ -13,6 +13,8 @@
 mod apply;
 mod ask;
 mod committing;
+#[cfg(test)]
+mod delete_tests;
 mod ending;
 pub(crate) mod flow;
 mod forecast;

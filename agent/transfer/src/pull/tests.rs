@@ -25,7 +25,7 @@ fn bytes(size: usize, seed: u8) -> Vec<u8> {
     bytes
 }
 
-fn write(root: &Path, name: &str, content: &[u8], mode: u32) {
+pub(super) fn write(root: &Path, name: &str, content: &[u8], mode: u32) {
     let path = root.join(name);
     std::fs::create_dir_all(path.parent().unwrap()).unwrap();
     std::fs::write(&path, content).unwrap();
@@ -84,7 +84,7 @@ fn odd_tree(root: &Path) {
     }
 }
 
-fn rules(findings: &[Finding]) -> Vec<(Rule, &str)> {
+pub(super) fn rules(findings: &[Finding]) -> Vec<(Rule, &str)> {
     findings.iter().map(|finding| (finding.rule, finding.object.as_str())).collect()
 }
 

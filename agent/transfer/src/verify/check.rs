@@ -442,6 +442,16 @@ impl<'a> Checker<'a> {
         );
     }
 
+    /// Notes a part of the source that could not be looked at: of that nothing is proven.
+    pub(super) fn unseen(&mut self, path: &RelPath, why: &str, is_told: bool) {
+        (self.is_verified, self.is_partial) = (false, true);
+        if !is_told {
+            let message = format!("it could not be looked at at the source: {why}");
+            let hint = "Look at it on the source host, then verify again.";
+            self.report(Rule::Unreadable, Severity::Error, path, &message, hint);
+        }
+    }
+
     fn conflict(&mut self, path: &RelPath, message: &str) {
         self.report(
             Rule::Conflict,

@@ -28,7 +28,7 @@ use common::rel_path::RelPath;
 use common::spec::ValidationLevel;
 use common::step::file::{FileOutput, FileParams, VERSION};
 use sync::diff::{Decision, Found, Join};
-use sync::listing::Listing;
+use sync::listing::{Listing, ListingEnd};
 use tree::{Dir, Root};
 
 use crate::breach::name_source;
@@ -188,6 +188,8 @@ impl Job {
         };
         let mut checker =
             Checker::new(&self.ctx, &self.params, self.root.dir(), content, pass, &spill, totals);
+        // Of what a pass saw, the pass has told what is wrong with it.
+        let is_told = self.stage.is_some();
         checker.root(&root, &look_at_self(&self.root.dir()).map_err(|error| of_stage(&error))?)?;
         let mut here = RelPath::root();
         for decision in Join::new(listings, scan) {
@@ -204,9 +206,18 @@ impl Job {
                 Decision::Entry(Found::Problem { source_entry: Some(source), destination_entry, .. }) => {
                     (source, destination_entry)
                 }
+                Decision::Entry(Found::Problem { source: Some(problem), .. }) => {
+                    let path = join(&here, &problem.name)?;
+                    checker.unseen(&path, &problem.why, is_told);
+                    continue;
+                }
+                Decision::Ended { path, source: Some(ListingEnd::Unreadable { why }), .. } => {
+                    checker.unseen(&path, &why, is_told);
+                    continue;
+                }
                 Decision::Entry(_) | Decision::Stage { .. } | Decision::Ended { .. } => continue,
             };
-            let path = here.join(&source.name).map_err(|error| Failure::of(FailureKind::Bug, &error))?;
+            let path = join(&here, &source.name)?;
             let history = histories.find(&path)?;
             let exception = exceptions.as_mut().map_or(Ok(None), |sorted| take_exception(sorted, &path))?;
             let basis = Basis::of(history.as_ref());
@@ -247,6 +258,10 @@ impl Job {
         let (root, pass) = (file.head.root.clone(), file.head.pass);
         Ok((Listings::File(Box::new(file)), root, pass))
     }
+}
+
+fn join(directory: &RelPath, name: &[u8]) -> Result<RelPath, Failure> {
+    directory.join(name).map_err(|error| Failure::of(FailureKind::Bug, &error))
 }
 
 /// An exception in the order of listings.
