@@ -109,16 +109,14 @@ impl<'a> Fields<'a> {
         self.read(name, problems, read).unwrap_or(default)
     }
 
-    /// Reads a duration; a number alone is milliseconds.
+    /// Reads a duration, which has a unit.
     pub(super) fn duration_ms(&self, name: &str, problems: &mut Problems) -> Option<u64> {
-        let read = |text: &str| match text.parse::<u64>() {
-            Ok(ms) => Ok(ms),
-            Err(_not_a_number) => {
-                let duration: Duration = human::parse_duration(text).map_err(|error| error.to_string())?;
-                Ok(u64::try_from(duration.as_millis()).unwrap_or(u64::MAX))
-            }
-        };
-        self.read(name, problems, read)
+        self.read(name, problems, parse_duration_ms)
+    }
+
+    /// Reads a duration; a number alone is milliseconds.
+    pub(super) fn duration_or_ms(&self, name: &str, problems: &mut Problems) -> Option<u64> {
+        self.read(name, problems, |text| text.parse().or_else(|_no_number| parse_duration_ms(text)))
     }
 
     /// Reads a list of texts; one text alone is a list of one.
@@ -134,6 +132,11 @@ impl<'a> Fields<'a> {
             }
         }
     }
+}
+
+fn parse_duration_ms(text: &str) -> Result<u64, String> {
+    let duration: Duration = human::parse_duration(text).map_err(|error| error.to_string())?;
+    Ok(u64::try_from(duration.as_millis()).unwrap_or(u64::MAX))
 }
 
 fn text<'a>(node: &'a Node, path: &str, problems: &mut Problems) -> Option<&'a str> {

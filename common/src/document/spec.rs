@@ -214,7 +214,7 @@ fn options(node: &Node, problems: &mut Problems) -> Option<OptionsSpec> {
         validation_level: fields
             .read("validation_level", problems, level)
             .unwrap_or(default.validation_level),
-        timeout_ms: fields.duration_ms("timeout", problems),
+        timeout_ms: fields.duration_or_ms("timeout", problems),
     })
 }
 
