@@ -320,6 +320,7 @@ regex = 'password\s*=\s*(\S+)'
                 "line 3, column 11: there is no key `options.rolback_window`; did you mean `rollback_window`?",
             ),
             (format!("{good}xyzzyxyzzy: 1\n"), "there is no key `xyzzyxyzzy`"),
+            (format!("{good}options: {{rollback_window: 24}}\n"), "`24` is not a duration"),
             (
                 format!("{good}options: {{backup_before: true}}\n"),
                 "`options.backup_before` is known and not served yet",
