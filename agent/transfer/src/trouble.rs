@@ -1,6 +1,6 @@
 //! Errors of calls on trees, as failures and findings.
 
-use common::failure::{Failure, FailureKind};
+use common::failure::{Failure, FailureKind, Retry};
 use common::finding::{Finding, Rule, Severity};
 use common::rel_path::RelPath;
 use tree::TreeError;
@@ -15,6 +15,10 @@ pub(crate) fn of_stage(error: &TreeError) -> Failure {
         );
     }
     let failure = Failure::of(kind, error);
+    if error.is_host_short() {
+        return Failure { retry: Retry::Later, ..failure }
+            .hint("The agent's host ran out of memory or descriptors; look what takes them there.");
+    }
     match kind {
         FailureKind::Exhausted => failure.hint(
             "Make room at the destination (space or inodes), then retry: what has landed stays and is not sent again.",
@@ -29,13 +33,13 @@ pub(crate) fn of_stage(error: &TreeError) -> Failure {
 
 /// Says what an error on a tree is to the step.
 pub(crate) fn kind_of(error: &TreeError) -> FailureKind {
-    if error.is_no_space() || error.is_quota() {
+    if error.is_no_space() || error.is_quota() || error.is_host_short() {
         FailureKind::Exhausted
     } else if error.is_permission() {
         FailureKind::Denied
     } else if error.is_not_found() || error.is_exists() || error.is_wrong_kind() || error.is_replaced() {
         FailureKind::Conflict
-    } else if error.is_unsupported() {
+    } else if error.is_unsupported() || error.is_too_large() {
         FailureKind::Unsupported
     } else if error.is_io() {
         FailureKind::Corrupt
@@ -44,9 +48,10 @@ pub(crate) fn kind_of(error: &TreeError) -> FailureKind {
     }
 }
 
-/// Whether an error is about the whole destination and not about one entry: the step stops, resumable.
+/// Whether an error is about the whole destination, or the agent's host, and not about one entry: the step stops,
+/// resumable.
 pub(crate) fn is_fatal(error: &TreeError) -> bool {
-    error.is_no_space() || error.is_quota() || error.is_io()
+    error.is_no_space() || error.is_quota() || error.is_io() || error.is_host_short()
 }
 
 /// Makes a finding about an entry.

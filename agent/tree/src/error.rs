@@ -177,10 +177,16 @@ impl TreeError {
         matches!(self.cause, Cause::Replaced)
     }
 
-    /// A limit of this crate was exceeded.
+    /// A limit of this crate was exceeded, or that of the file system or the process for one file.
     #[must_use]
     pub fn is_too_large(&self) -> bool {
-        matches!(self.cause, Cause::TooLarge { .. })
+        matches!(self.cause, Cause::TooLarge { .. }) || self.is(&[Errno::FBIG])
+    }
+
+    /// The host has no descriptor or no memory left.
+    #[must_use]
+    pub fn is_host_short(&self) -> bool {
+        self.is(&[Errno::MFILE, Errno::NFILE, Errno::NOMEM])
     }
 
     /// Somebody else holds the lock, or the file is in use.
@@ -195,10 +201,10 @@ impl TreeError {
         matches!(self.cause, Cause::Mounted)
     }
 
-    /// The device failed to read or write.
+    /// The device failed to read or write, or what is on it is damaged.
     #[must_use]
     pub fn is_io(&self) -> bool {
-        self.is(&[Errno::IO])
+        self.is(&[Errno::IO, Errno::UCLEAN, Errno::BADMSG])
     }
 }
 
@@ -218,5 +224,27 @@ impl<T, E: Into<Cause>> Context<T> for std::result::Result<T, E> {
 
     fn on_self(self, op: &'static str) -> Result<T> {
         self.map_err(|cause| TreeError::new(op, b".", cause))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use rustix::io::Errno;
+
+    use super::TreeError;
+
+    #[test]
+    fn what_is_about_the_host_the_device_and_one_file_is_told_apart() {
+        let told = |errno: Errno| {
+            let error = TreeError::new("write", b"f", errno);
+            (error.is_host_short(), error.is_io(), error.is_too_large())
+        };
+        for errno in [Errno::MFILE, Errno::NFILE, Errno::NOMEM] {
+            assert_eq!(told(errno), (true, false, false), "{errno:?}");
+        }
+        for errno in [Errno::IO, Errno::UCLEAN, Errno::BADMSG] {
+            assert_eq!(told(errno), (false, true, false), "{errno:?}");
+        }
+        assert_eq!(told(Errno::FBIG), (false, false, true));
     }
 }

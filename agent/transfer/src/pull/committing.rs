@@ -196,6 +196,11 @@ pub(super) fn unwritable(pass: &Pass, path: &RelPath, error: &TreeError) {
             "What stands there belongs to another mount, subvolume or project than the directory around it. Give it the \
              same project (`chattr -p`), or move it away, then run the migration again.",
         )
+    } else if error.is_too_large() {
+        (
+            Rule::Unwritable,
+            "The destination's file system takes no file this large; leave it out with --exclude.",
+        )
     } else if error.is_busy() {
         (Rule::Unwritable, "Something is mounted there; unmount it, or leave it out with --exclude.")
     } else if error.is_name_too_long() {
