@@ -17,10 +17,6 @@ use crate::entry::{Entry, Kind};
 use crate::listing::{Listing, ListingEnd, Problem};
 use crate::subtrees::Subtrees;
 
-/// Names that the source could not look at and that are directories at the destination, between a listing and the last
-/// of theirs: above, the listing counts as one that is not whole. A path takes some hundred bytes.
-const UNSEEN_MAX: usize = 10_000;
-
 /// One step of the comparison of two trees.
 #[expect(
     clippy::large_enum_variant,
@@ -282,7 +278,8 @@ where
     fn note_unseen(&mut self, name: &[u8]) {
         let Some(open) = &mut self.open else { return };
         match open.path.join(name) {
-            Ok(path) if self.unknown.len() < UNSEEN_MAX => self.unknown.mark(path),
+            Ok(path) if !self.unknown.is_full() => self.unknown.mark(path),
+            // The listing counts as one that is not whole.
             Ok(_) | Err(_) => open.is_unseen = true,
         }
     }
@@ -623,7 +620,8 @@ mod tests {
             let path = listing.path.clone();
             let is_unseen = |entry: &mut Entry| which.contains(&path.join(&entry.name).unwrap());
             let unseen = listing.entries.extract_if(.., is_unseen);
-            listing.problems = unseen.map(|entry| Problem { name: entry.name, why: "test".to_owned() }).collect();
+            listing.problems =
+                unseen.map(|entry| Problem { name: entry.name, why: "test".to_owned() }).collect();
         }
         listings
     }
@@ -672,8 +670,7 @@ mod tests {
 
     #[test]
     fn a_listing_with_too_many_unseen_directories_counts_as_not_whole() {
-        let names: Vec<Vec<u8>> =
-            (0..super::UNSEEN_MAX + 2).map(|number| format!("d{number:06}").into_bytes()).collect();
+        let names: Vec<Vec<u8>> = (0..10_002).map(|number| format!("d{number:06}").into_bytes()).collect();
         let whole = |path: RelPath, entries: Vec<Entry>, problems: Vec<Problem>| Listing {
             path,
             part: 0,
@@ -682,13 +679,17 @@ mod tests {
             stages: Vec::new(),
             end: ListingEnd::Complete,
         };
-        let problems = names.iter().map(|name| Problem { name: name.clone(), why: "test".to_owned() }).collect();
+        let problems =
+            names.iter().map(|name| Problem { name: name.clone(), why: "test".to_owned() }).collect();
         let directories = names.iter().map(|name| entry(name, Kind::Directory, 1)).collect();
         let last = RelPath::root().join(names.last().unwrap()).unwrap();
         let file = entry(b"f", Kind::File { size: 1, allocated_bytes: 0 }, 1);
         let decisions = join(
             vec![whole(RelPath::root(), Vec::new(), problems)],
-            vec![whole(RelPath::root(), directories, Vec::new()), whole(last, vec![file.clone()], Vec::new())],
+            vec![
+                whole(RelPath::root(), directories, Vec::new()),
+                whole(last, vec![file.clone()], Vec::new()),
+            ],
         );
         let is_unreadable = |decision: &Decision| {
             matches!(decision, Decision::Ended { source: Some(ListingEnd::Unreadable { .. }), .. })

@@ -20,13 +20,13 @@ use common::clock;
 use common::failure::{Failure, FailureKind};
 use common::finding::{Rule, Severity};
 use common::rel_path::RelPath;
-use common::spec::MaxDelete;
 use common::step::file::{FileOutput, FileParams, VERSION};
 use serde::Serialize;
 use sync::diff::{Decision, Difference, Found, Join};
 use sync::entry::Entry;
 use sync::listing::{Listing, ListingEnd};
 use sync::sanitize::UNMASKED_HINT;
+use sync::subtrees::Subtrees;
 use tree::Root;
 
 use crate::breach::name_source;
@@ -35,13 +35,15 @@ use crate::content::read;
 use crate::context::StepContext;
 use crate::copy::{content_of, filter_of, peer_of, request_of, stopped};
 use crate::endpoint::Endpoint;
+use crate::in_the_way::{Fate, fate, is_in_the_way};
 use crate::memory::Memory;
 use crate::owner::Owners;
 use crate::peer::ManifestReceiver;
 use crate::reach;
 use crate::remote::{Content, PeerListings, Remote};
+use crate::removal::{self, Removal};
 use crate::scan::{Scan, ScanSettings};
-use crate::trouble::finding;
+use crate::trouble::{finding, is_fatal, of_stage};
 use crate::way_back::open_root;
 
 /// The list's name.
@@ -150,6 +152,8 @@ impl Job {
             waiting: Vec::new(),
             extras: Vec::new(),
             linked: HashSet::new(),
+            whole: Subtrees::default(),
+            emptied: 0,
             present: 0,
             output: FileOutput { version: VERSION, ..FileOutput::default() },
         };
@@ -161,6 +165,7 @@ impl Job {
             match decision? {
                 Decision::Began { path, is_at_destination, .. } => {
                     list.capacity.enter(&path, is_at_destination);
+                    list.whole.advance(&path);
                     here = path;
                 }
                 Decision::Entry(found) => list.found(&here, found)?,
@@ -183,6 +188,10 @@ struct Itemiser<'a> {
     /// Entries of the open directory that the source does not have.
     extras: Vec<(RelPath, Entry)>,
     linked: HashSet<(u64, u64)>,
+    /// Directories that would stay with all that they hold.
+    whole: Subtrees,
+    /// Directories that would be emptied to make room for something else: each is a delete by itself.
+    emptied: u64,
     /// Entries at the destination.
     present: u64,
     output: FileOutput,
@@ -206,8 +215,9 @@ impl Itemiser<'_> {
             }
             Found::Extra { destination } => {
                 self.present += 1;
-                if self.job.params.delete {
-                    self.extras.push((join(&destination.name)?, destination));
+                let path = join(&destination.name)?;
+                if self.job.params.delete && !self.whole.holds(&path) {
+                    self.extras.push((path, destination));
                 }
                 if self.extras.len() >= EXTRAS_MAX { self.write_extras() } else { Ok(()) }
             }
@@ -263,6 +273,9 @@ impl Itemiser<'_> {
     fn both(&mut self, path: RelPath, source: Entry, destination: &Entry) -> Result<(), Failure> {
         let difference = Difference::between(&source, destination);
         let is_directory = source.kind.is_directory();
+        if is_in_the_way(destination, &source) && !self.makes_room(&path, &source)? {
+            return Ok(());
+        }
         if difference.kind || (difference.needs_content() && !is_directory) {
             return self.bring(&path, &source, "replace", words(difference));
         }
@@ -282,6 +295,25 @@ impl Itemiser<'_> {
         }
         self.output.files_unchanged += 1;
         Ok(())
+    }
+
+    /// Whether a directory would make room for something else; tells if not.
+    fn makes_room(&mut self, path: &RelPath, source: &Entry) -> Result<bool, Failure> {
+        let Some(root) = &self.root else { return Ok(true) };
+        let (message, hint) = match fate(&root.dir(), path, &self.job.params, false) {
+            Ok(Fate::Replaced) => return Ok(true),
+            Ok(Fate::Emptied) => {
+                self.emptied += 1;
+                return Ok(true);
+            }
+            Ok(Fate::Stays(reason)) => (reason.message(source), reason.hint()),
+            Err(error) if is_fatal(&error) => return Err(of_stage(&error)),
+            Err(error) => (common::failure::chain(&error), "Look at it at the destination."),
+        };
+        self.output.is_partial = true;
+        self.whole.mark_or_parent(path);
+        self.job.ctx.findings.report(finding(Rule::InTheWay, Severity::Error, path, message, hint));
+        Ok(false)
     }
 
     /// Compares by content what looks the same.
@@ -331,21 +363,18 @@ impl Itemiser<'_> {
     fn finish(mut self, path: &Path) -> Result<FileOutput, Failure> {
         self.compare()?;
         self.file.flush().map_err(|error| unwritable(path, &error))?;
-        let limit = match self.job.params.max_delete {
-            MaxDelete::Count(limit) => limit,
-            MaxDelete::Percent(percent) => self.present.saturating_mul(u64::from(percent)) / 100,
+        let removal = Removal {
+            count: self.output.deleted + self.emptied,
+            present: self.present,
+            at_source: self.output.files_total + self.output.directories_total,
+            is_same_source: true,
         };
-        if self.output.deleted > limit {
-            self.job.ctx.findings.report(finding(
-                Rule::NotDeleted,
-                Severity::Warning,
-                &RelPath::root(),
-                format!(
-                    "nothing would be removed: {} of {} entries would go, more than the {limit} allowed",
-                    self.output.deleted, self.present
-                ),
-                "Look whether the source is the right one and whole; if it is, allow more with --max-delete.",
-            ));
+        let refusal = if removal.count > 0 { removal.refusal(self.job.params.max_delete) } else { None };
+        if let Some(why) = refusal {
+            let message = format!("nothing would be removed: {why}");
+            let root = RelPath::root();
+            let finding = finding(Rule::NotDeleted, Severity::Warning, &root, message, removal::HINT);
+            self.job.ctx.findings.report(finding);
         }
         for shortfall in self.capacity.shortfalls(&BTreeMap::new()) {
             self.job.ctx.findings.report(shortfall.finding());

@@ -68,6 +68,11 @@ impl<T: Serialize> FrameWriter<T> {
         if self.gathered.len() >= WRITE_BYTES { self.flush().map(drop) } else { Ok(()) }
     }
 
+    /// Whether nothing was written.
+    pub(crate) fn is_empty(&self) -> bool {
+        self.gathered.is_empty() && self.file.length_bytes() == 0
+    }
+
     /// Returns the file with everything in it.
     pub(crate) fn finish(mut self) -> Result<AppendFile, Failure> {
         self.flush()?;

@@ -27,6 +27,7 @@ mod findings;
 #[cfg(test)]
 mod fixture_test;
 mod frame_file;
+mod in_the_way;
 mod kept;
 #[cfg_attr(
     not(any(test, feature = "kill-points")),
@@ -51,6 +52,7 @@ mod peer;
 mod pull;
 mod reach;
 mod remote;
+mod removal;
 mod reset_key;
 mod revoked;
 mod root;
@@ -71,6 +73,7 @@ mod ticket;
 mod touched_test;
 mod trouble;
 mod undo;
+mod undo_swap;
 mod verify;
 mod way_back;
 mod window;

@@ -127,3 +127,8 @@ pub(crate) fn is_same_content(seen: &Entry, now: &Stat) -> bool {
     let is_same_size = !seen.kind.is_file() || now.size == seen.size();
     is_recorded(seen, now) && (seen.kind.is_directory() || (is_same_size && time(now.mtime) == seen.mtime))
 }
+
+/// Says whether a directory has no entries.
+pub(crate) fn is_empty(dir: &Dir) -> Result<bool> {
+    dir.list()?.next().transpose().map(|first| first.is_none())
+}

@@ -27,6 +27,7 @@ use crate::opened::Opened;
 use crate::stage::Stage;
 use crate::standing::{is_recorded, metadata, time};
 use crate::trouble::{finding, of_stage};
+use crate::undo_swap::Swap;
 
 /// Paths after which the lease and the fence are asked again.
 const BATCH: usize = 256;
@@ -146,36 +147,47 @@ impl Undo<'_> {
             return self.put_off(history, None);
         }
         for kept in history.kept_between() {
-            let domain = self.stage.domains.get(kept.domain)?;
-            let name = kept_name(kept.seq);
-            if domain.undo.stat_if_exists(&name).map_err(|error| of_stage(&error))?.is_some() {
-                self.preview.kept_aside += 1;
-                self.kill.pass()?;
-                keep_aside(&domain, &domain.undo, &name, &history.path, self.findings)?;
-            }
+            self.put_aside(history, kept)?;
         }
         let Some((parent, name)) = reach(self.stage, &history.path)? else {
-            if history.original().is_some() && history.kept().is_some() {
-                self.lose(&history.path, "the directory that held it is gone");
-            }
-            return Ok(());
+            // Its directory was made by the migration, or somebody took it away, which is told with that one.
+            return history.kept().map_or(Ok(()), |(kept, _original)| self.put_aside(history, kept));
         };
         note(self.stage, self.names, &parent)?;
         let mut opened = Opened::default();
         opened.open(&parent).map_err(|error| of_stage(&error))?;
-        let now = parent.stat_if_exists(&name).map_err(|error| of_stage(&error))?;
+        let swap = Swap { stage: self.stage, findings: self.findings, kill: self.kill };
+        let is_swapped = swap.begin(history, &parent, &name)?;
+        self.down_at(history, &parent, &name)?;
+        if is_swapped { swap.end(history, &parent, &name) } else { Ok(()) }
+    }
+
+    /// Deals with one path, in the directory that holds it.
+    fn down_at(&mut self, history: &History, parent: &Dir, name: &Name) -> Result<(), Failure> {
+        let now = parent.stat_if_exists(name).map_err(|error| of_stage(&error))?;
         match (&now, history.original()) {
             (Some(now), Some(original)) if is_original(history, now) => {
                 if original.kind.is_directory() {
                     return self.put_off(history, None);
                 }
-                self.restore_metadata(&parent, &name, original, history, now)
+                self.restore_metadata(parent, name, original, history, now)
             }
             (Some(now), _) if now.kind == Kind::Directory && history.is_made(now.ino) => {
                 self.put_off(history, Some(now.ino))
             }
-            _ => self.put_back(&parent, &name, history, now.as_ref()),
+            _ => self.put_back(parent, name, history, now.as_ref()),
         }
+    }
+
+    /// Puts aside what is kept and has no place to go back to.
+    fn put_aside(&mut self, history: &History, kept: Kept) -> Result<(), Failure> {
+        let (domain, name) = (self.stage.domains.get(kept.domain)?, kept_name(kept.seq));
+        if domain.undo.stat_if_exists(&name).map_err(|error| of_stage(&error))?.is_none() {
+            return Ok(());
+        }
+        self.preview.kept_aside += 1;
+        self.kill.pass()?;
+        keep_aside(&domain, &domain.undo, &name, &history.path, self.findings).map(drop)
     }
 
     fn put_off(&mut self, history: &History, made: Option<u64>) -> Result<(), Failure> {
@@ -414,13 +426,13 @@ fn reach(stage: &Stage, path: &RelPath) -> Result<Option<(Dir, Name)>, Failure> 
 }
 
 /// Whether what stands there is what stood there before the migration.
-fn is_original(history: &History, now: &Stat) -> bool {
+pub(crate) fn is_original(history: &History, now: &Stat) -> bool {
     history.original().is_some_and(|original| is_recorded(original, now))
 }
 
 /// Moves what somebody else made or changed out of the way, where nothing is lost. Says whether it could: what is mounted
 /// there, or in a domain of its own, stays and is told.
-fn keep_aside(
+pub(crate) fn keep_aside(
     domain: &Domain,
     parent: &Dir,
     name: &Name,

@@ -6,7 +6,7 @@ use tree::{Dir, Kind, Metadata, Name, Stat, TreeError, Xattrs};
 
 use super::{Committer, Effect, Outcome, Seen, Slot, Staged, Task};
 use crate::domain::Domain;
-use crate::standing::{is_same_content, is_untouched, metadata, time};
+use crate::standing::{is_empty, is_same_content, is_untouched, metadata, time};
 use crate::trouble::{is_fatal, of_stage};
 
 /// Why a task was not carried out.
@@ -118,6 +118,7 @@ impl Committer {
         if is_directory {
             self.forget_parents();
         }
+        expect_empty(&parent, &name, &seen.entry)?;
         self.open_place(&parent, &name, &seen.entry)?;
         if self.renames(slot.domain)?.exchange {
             self.exchange(slot, staged, &parent, &name, seen)?;
@@ -162,7 +163,7 @@ impl Committer {
         seen: &Seen,
     ) -> Result<(), Stop> {
         let (undo, kept) = (slot.undo(), &slot.name);
-        if !is_same_content(&seen.entry, &undo.stat(kept)?) {
+        if !is_what_was_seen(undo, kept, &seen.entry)? {
             self.kill.pass()?;
             undo.rename_exchange(kept, parent, name)?;
             self.kill.pass()?;
@@ -229,7 +230,7 @@ impl Committer {
         seen: &Seen,
     ) -> Result<(), Stop> {
         let (undo, kept) = (slot.undo(), &slot.name);
-        if !is_same_content(&seen.entry, &undo.stat(kept)?) {
+        if !is_what_was_seen(undo, kept, &seen.entry)? {
             self.kill.pass()?;
             undo.rename_over(kept, parent, name)?;
             return Err(CONFLICT);
@@ -249,10 +250,8 @@ impl Committer {
         expect(&parent, &name, &seen.entry)?;
         if seen.entry.kind.is_directory() {
             self.forget_parents();
-            if !is_empty(&parent.open_dir(&name)?)? {
-                return Err(CONFLICT);
-            }
         }
+        expect_empty(&parent, &name, &seen.entry)?;
         self.open_place(&parent, &name, &seen.entry)?;
         self.kill.pass()?;
         parent.rename_over(&name, undo, kept)?;
@@ -267,8 +266,7 @@ impl Committer {
         seen: &Seen,
     ) -> Result<Outcome, Stop> {
         let (undo, kept) = (slot.undo(), &slot.name);
-        let is_empty = !seen.entry.kind.is_directory() || is_empty(&undo.open_dir(kept)?)?;
-        if !is_empty || !is_same_content(&seen.entry, &undo.stat(kept)?) {
+        if !is_what_was_seen(undo, kept, &seen.entry)? {
             self.kill.pass()?;
             return match put_back(undo, kept, parent, name, self.renames(slot.domain)?.noreplace) {
                 Ok(()) => Err(CONFLICT),
@@ -346,6 +344,20 @@ fn expect(parent: &Dir, name: &Name, seen: &Entry) -> Result<(), Stop> {
     }
 }
 
+/// Makes sure that a directory holds nothing: whatever it holds would go with it.
+fn expect_empty(parent: &Dir, name: &Name, seen: &Entry) -> Result<(), Stop> {
+    if seen.kind.is_directory() && !is_empty(&parent.open_dir(name)?)? {
+        return Err(CONFLICT);
+    }
+    Ok(())
+}
+
+/// Whether what was taken away is what the scan saw, and nothing went with it.
+fn is_what_was_seen(undo: &Dir, kept: &Name, seen: &Entry) -> Result<bool, TreeError> {
+    Ok(is_same_content(seen, &undo.stat(kept)?)
+        && (!seen.kind.is_directory() || is_empty(&undo.open_dir(kept)?)?))
+}
+
 fn done(parent: &Dir, name: &Name) -> Result<Outcome, Stop> {
     // Whoever took it away again meanwhile is noticed by the verification.
     let ctime = parent.stat_if_exists(name)?.map(|now: Stat| time(now.ctime));
@@ -366,11 +378,6 @@ fn drop_entry(dir: &Dir, name: &Name) -> Result<(), Stop> {
         None => {}
     }
     Ok(())
-}
-
-/// Says whether a directory has no entries.
-pub(super) fn is_empty(dir: &Dir) -> Result<bool, TreeError> {
-    dir.list()?.next().transpose().map(|first| first.is_none())
 }
 
 /// Gives something in `undo/` its old name back, unless something stands there.

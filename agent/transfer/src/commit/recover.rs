@@ -11,7 +11,7 @@ use super::perform::put_back;
 use super::{Committer, Slot};
 use crate::domain::{Domain, DomainId};
 use crate::ledger::{Change, Intent, Settled};
-use crate::standing::{is_recorded, is_same_content, time};
+use crate::standing::{is_empty, is_recorded, is_same_content, time};
 use crate::trouble::of_stage;
 
 /// How an intent ended.
@@ -147,9 +147,13 @@ impl Committer {
         place: Option<&(Dir, Name)>,
     ) -> Result<End, Broken> {
         if found.stands(new) {
+            let is_as_seen = match &found.kept {
+                Some(kept) => is_same_content(old, kept) && !holds_entries(slot, old)?,
+                None => true,
+            };
             return match &found.kept {
                 // An exchange took what was not to be taken: it goes back.
-                Some(kept) if !is_same_content(old, kept) && !found.keeps(new) => {
+                Some(_) if !is_as_seen && !found.keeps(new) => {
                     let Some((parent, name)) = place else { return Ok(End::Abandoned) };
                     self.kill.pass()?;
                     slot.undo().rename_exchange(&slot.name, parent, name)?;
@@ -221,5 +225,5 @@ fn holds_entries(slot: &Slot<'_>, old: &Entry) -> Result<bool, TreeError> {
     if !old.kind.is_directory() {
         return Ok(false);
     }
-    Ok(!super::perform::is_empty(&slot.undo().open_dir(&slot.name)?)?)
+    Ok(!is_empty(&slot.undo().open_dir(&slot.name)?)?)
 }

@@ -1,5 +1,6 @@
-//! What `--delete` leaves alone.
+//! What `--delete` and replacing leave alone.
 
+use std::os::unix::fs::symlink;
 use std::path::Path;
 
 use common::finding::Rule;
@@ -7,7 +8,8 @@ use common::spec::MaxDelete;
 use rustix::mount::{MountFlags, UnmountFlags, mount, unmount};
 
 use super::tests::{rules, write};
-use crate::pair::Pair;
+use crate::pair::{Pair, assert_same};
+use crate::snapshot::snapshot;
 
 /// A name that nobody can look at: a file system whose server is gone.
 struct Dead<'a>(&'a Path);
@@ -68,5 +70,95 @@ async fn what_the_source_could_not_look_at_is_neither_removed_nor_proven() {
     let (verified, findings) = pair.verify().await;
     assert!(!verified.unwrap().is_verified);
     assert_eq!(rules(&findings), [(Rule::Unreadable, "unseen")]);
+    pair.close().await;
+}
+
+/// The source made a link of a directory that holds nearly all of the destination.
+fn data_became_a_link(pair: &Pair) {
+    write(&pair.source_root, "file", b"of the source", 0o600);
+    symlink("/mnt/new", pair.source_root.join("data")).unwrap();
+    for number in 0..9 {
+        write(&pair.destination_root, &format!("data/below/{number}"), b"older", 0o600);
+    }
+    write(&pair.destination_root, "file", b"older", 0o600);
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn what_is_in_the_way_of_something_else_is_under_the_guard_of_deletes() {
+    let mut pair = Pair::new();
+    data_became_a_link(&pair);
+    std::fs::hard_link(pair.source_root.join("file"), pair.source_root.join("linked")).unwrap();
+    write(&pair.destination_root, "linked/too", b"older", 0o600);
+    let original = snapshot(&pair.destination_root);
+    let guarded = "13 of 14 entries would go";
+    let in_the_way = [(Rule::InTheWay, "data"), (Rule::InTheWay, "linked")];
+
+    // Without --delete nothing of it goes.
+    for is_dry_run in [true, false] {
+        pair.params.dry_run = is_dry_run;
+        let (output, findings) = pair.copy().await;
+        assert_eq!(rules(&findings), in_the_way);
+        assert!(output.unwrap().is_partial);
+    }
+    assert!(pair.destination_root.join("data/below/0").exists());
+    assert_eq!(pair.undo().await.0, Ok(0));
+    assert_same(&snapshot(&pair.destination_root), &original, "without --delete");
+
+    // With it, but more than allowed.
+    (pair.params.delete, pair.params.dry_run) = (true, true);
+    let (output, findings) = pair.copy().await;
+    assert_eq!(rules(&findings), [(Rule::NotDeleted, ".")]);
+    assert!(findings[0].message.contains(guarded), "{findings:?}");
+    assert_eq!(output.unwrap().deleted, 11);
+    pair.params.dry_run = false;
+    let (_, findings) = pair.copy().await;
+    let expected: Vec<_> = [(Rule::NotDeleted, ".")].into_iter().chain(in_the_way).collect();
+    assert_eq!(rules(&findings), expected);
+    assert!(findings[0].message.contains(guarded), "{findings:?}");
+    assert!(pair.destination_root.join("data/below/0").exists());
+
+    // With a pattern it is not known that all may go.
+    pair.params.exclude = vec!["*.log".to_owned()];
+    for is_dry_run in [true, false] {
+        pair.params.dry_run = is_dry_run;
+        assert_eq!(rules(&pair.copy().await.1), in_the_way);
+    }
+    pair.params.exclude.clear();
+
+    pair.params.max_delete = MaxDelete::Count(13);
+    pair.params.dry_run = true;
+    assert_eq!(pair.copy().await.1, []);
+    pair.params.dry_run = false;
+    let (output, findings) = pair.copy().await;
+    assert_eq!(findings, []);
+    assert_eq!(output.unwrap().deleted, 11);
+    assert_same(&snapshot(&pair.destination_root), &snapshot(&pair.source_root), "with --delete");
+    assert!(pair.verify().await.0.unwrap().is_verified);
+    assert_eq!(pair.undo().await.0, Ok(0));
+    assert_same(&snapshot(&pair.destination_root), &original, "undone");
+    pair.close().await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn what_others_put_into_a_directory_of_ours_does_not_go_with_it() {
+    let mut pair = Pair::new();
+    write(&pair.source_root, "cache/ours", b"of the source", 0o600);
+    write(&pair.source_root, "file", b"of the source", 0o600);
+    pair.copy().await.0.unwrap();
+    let theirs = pair.destination_root.join("cache/theirs");
+    std::fs::write(&theirs, "somebody's").unwrap();
+    std::fs::remove_dir_all(pair.source_root.join("cache")).unwrap();
+    symlink("elsewhere", pair.source_root.join("cache")).unwrap();
+    let (output, findings) = pair.copy().await;
+    assert_eq!(rules(&findings), [(Rule::InTheWay, "cache")]);
+    assert!(output.unwrap().is_partial);
+    assert_eq!(std::fs::read_to_string(&theirs).unwrap(), "somebody's");
+
+    // With --delete it is a delete like any other, and so it comes back.
+    (pair.params.delete, pair.params.max_delete) = (true, MaxDelete::Percent(100));
+    assert_eq!(pair.copy().await.1, []);
+    assert!(pair.destination_root.join("cache").is_symlink());
+    let (undone, findings) = pair.undo().await;
+    assert_eq!(undone, Ok(1), "{findings:?}");
     pair.close().await;
 }

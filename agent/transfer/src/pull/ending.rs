@@ -1,9 +1,9 @@
-//! What waits for the end of a pass: deletes, and the metadata of directories from the leaves up.
+//! What waits until the content of a pass has landed: deletes, and, last of all, the metadata of directories; both from
+//! the leaves up.
 
 use common::failure::Failure;
 use common::finding::{Rule, Severity};
 use common::rel_path::RelPath;
-use common::spec::MaxDelete;
 use serde::{Deserialize, Serialize};
 use std::sync::atomic::Ordering::Relaxed;
 use sync::diff::Difference;
@@ -11,12 +11,14 @@ use sync::entry::Entry;
 
 use super::committing::mount_point_stays;
 use super::plan::{Later, Planner};
+use super::put_off::spilled;
 use super::reach::no_stage;
 use super::{Item, Landing, Pass, lock};
 use crate::commit::{Effect, Seen};
 use crate::domain::DomainId;
 use crate::domains::Refusal;
 use crate::frame_file::FrameReader;
+use crate::removal::{self, Removal};
 use crate::standing::{look, look_at_self};
 use crate::trouble::{finding, of_stage};
 
@@ -41,24 +43,15 @@ pub(super) enum Candidate {
     },
 }
 
-/// Ends a pass whose content has all landed.
-pub(super) fn run(planner: Planner<'_>) -> Result<(), Failure> {
-    let Planner { pass, items, directories, candidates, .. } = planner;
-    let send = |item: Item| pass.send(&items, item);
-    let candidates = candidates.finish()?;
-    if pass.params.delete && candidates.length_bytes() > 0 {
-        delete(pass, FrameReader::backwards(candidates), &send)?;
-    }
-    finish_directories(pass, FrameReader::backwards(directories.finish()?), &send)
-}
-
 /// Removes what may go, from the leaves up.
-fn delete(
-    pass: &Pass,
-    mut candidates: FrameReader<Candidate>,
-    send: &impl Fn(Item) -> Result<(), Failure>,
-) -> Result<(), Failure> {
-    if !is_allowed(pass, &mut candidates)? {
+pub(super) fn delete(planner: &mut Planner<'_>) -> Result<(), Failure> {
+    let pass = planner.pass;
+    let candidates = std::mem::replace(&mut planner.candidates, spilled(pass, "deletes")?).finish()?;
+    if !pass.params.delete || candidates.length_bytes() == 0 {
+        return Ok(());
+    }
+    let mut candidates = FrameReader::backwards(candidates);
+    if !is_allowed(pass, &mut candidates, planner.emptied)? {
         return Ok(());
     }
     let mut candidates = FrameReader::backwards(candidates.into_file());
@@ -80,7 +73,7 @@ fn delete(
                 let seen = Box::new(Seen { entry, is_ours });
                 pass.flow.acquire(0)?;
                 let item = Item::new(path, domain, Effect::Remove { seen }, Landing::Removal);
-                send(Item { cost: Some(0), ..item })?;
+                planner.send(Item { cost: Some(0), ..item })?;
             }
         }
     }
@@ -88,27 +81,19 @@ fn delete(
 }
 
 /// Counts what would go and asks the guard.
-fn is_allowed(pass: &Pass, candidates: &mut FrameReader<Candidate>) -> Result<bool, Failure> {
-    let mut count = 0_u64;
+fn is_allowed(pass: &Pass, candidates: &mut FrameReader<Candidate>, emptied: u64) -> Result<bool, Failure> {
+    let mut count = emptied;
     while let Some(candidate) = candidates.previous()? {
         count += u64::from(matches!(candidate, Candidate::Entry { .. }));
     }
-    let present = pass.counters.destination_entries.load(Relaxed);
-    let at_source = pass.counters.files_total.load(Relaxed) + pass.counters.directories_total.load(Relaxed);
-    let limit = match pass.params.max_delete {
-        MaxDelete::Count(limit) => limit,
-        MaxDelete::Percent(percent) => present.saturating_mul(u64::from(percent)) / 100,
+    let counters = &pass.counters;
+    let removal = Removal {
+        count,
+        present: counters.destination_entries.load(Relaxed),
+        at_source: counters.files_total.load(Relaxed) + counters.directories_total.load(Relaxed),
+        is_same_source: lock(&pass.passes).is_same_root(&pass.source_root),
     };
-    let why = if !lock(&pass.passes).is_same_root(&pass.source_root) {
-        "the source's root is not the directory that it was when the migration began: is its mount lost?"
-            .to_owned()
-    } else if at_source == 0 {
-        "the source is empty".to_owned()
-    } else if count > limit {
-        format!("{count} of {present} entries would go, more than the {limit} allowed")
-    } else {
-        return Ok(true);
-    };
+    let Some(why) = removal.refusal(pass.params.max_delete) else { return Ok(true) };
     pass.counters.set_partial();
     // Nothing of the source is missing by this, so it is no exception for the verification.
     pass.findings.report(finding(
@@ -116,17 +101,15 @@ fn is_allowed(pass: &Pass, candidates: &mut FrameReader<Candidate>) -> Result<bo
         Severity::Error,
         &RelPath::root(),
         format!("nothing was removed: {why}"),
-        "Look whether the source is the right one and whole; if it is, allow more with --max-delete.",
+        removal::HINT,
     ));
     Ok(false)
 }
 
 /// Gives directories their owner, mode, attributes and times, those that changed or that were worked in.
-fn finish_directories(
-    pass: &Pass,
-    mut directories: FrameReader<Later>,
-    send: &impl Fn(Item) -> Result<(), Failure>,
-) -> Result<(), Failure> {
+pub(super) fn finish_directories(planner: Planner<'_>) -> Result<(), Failure> {
+    let Planner { pass, items, directories, .. } = planner;
+    let mut directories = FrameReader::<Later>::backwards(directories.finish()?);
     while let Some(Later { path, mut wanted }) = directories.previous()? {
         pass.flow.check()?;
         // Times of a parent must be set after its children were renamed and changed: in the order of the items.
@@ -151,7 +134,7 @@ fn finish_directories(
         };
         let effect = Effect::Metadata { seen: Box::new(now), wanted: Box::new(wanted) };
         pass.flow.acquire(0)?;
-        send(Item { cost: Some(0), ..Item::new(path, domain, effect, Landing::Directory) })?;
+        pass.send(&items, Item { cost: Some(0), ..Item::new(path, domain, effect, Landing::Directory) })?;
     }
     pass.flow.wait_until_idle()
 }

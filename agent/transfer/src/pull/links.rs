@@ -14,14 +14,14 @@ use common::rel_path::RelPath;
 use serde::{Deserialize, Serialize};
 use sync::diff::Difference;
 use sync::entry::{Entry, Kind};
-use tree::{Name, TreeError};
+use tree::Name;
 
 use super::plan::{Planner, same_content};
+use super::put_off::spilled;
 use super::{Again, Item, Landing, Pass, lock};
 use crate::commit::{Effect, Seen, Staged};
 use crate::content::read;
 use crate::domain::{Domain, DomainId};
-use crate::external_sort::Sorted;
 use crate::frame_file::{FrameReader, FrameWriter};
 use crate::ledger::listing_order;
 use crate::staged::Made;
@@ -31,6 +31,14 @@ use crate::trouble::{is_fatal, of_stage};
 
 /// Names of one inode, which are in memory together: what ext4 allows is a little less.
 const GROUP_NAMES_MAX: usize = 65_536;
+
+/// Names by which a group is asked for: the first may vanish at the source, and the next.
+const LEADERS_MAX: u32 = 3;
+/// Groups whose first name was gone, remembered until another one is asked for.
+pub(super) const LEADERLESS_MAX: usize = 100_000;
+
+/// A group: the source's device and inode, and the rename domain of its names.
+pub(super) type Group = ((u64, u64), DomainId);
 
 /// One name of a group.
 #[derive(Clone, Debug, Serialize, Deserialize)]
@@ -106,12 +114,16 @@ pub(super) fn run(planner: &mut Planner<'_>) -> Result<(), Failure> {
     let spill = &pass.stage.spill;
     let sorter = std::mem::replace(&mut planner.links, crate::external_sort::Sorter::new(spill, "no-links"));
     let mut names = sorter.finish()?;
-    let later = Name::new("links-later").expect("a constant without slash");
-    let mut later = FrameWriter::new(spill.create_append(&later).map_err(|error| of_stage(&error))?);
-    *lock(&pass.compared) = Some(compared_writer(pass)?);
+    let mut later = spilled(pass, "links-later")?;
+    *lock(&pass.compared) = Some(spilled(pass, "links-compared")?);
     let mut before: Option<((u64, u64), RelPath)> = None;
-    while let Some(group) = next_group(pass, &mut names)? {
+    let mut groups = Groups::new(pass, || names.next());
+    while let Some(group) = groups.next()? {
         pass.flow.check()?;
+        let group = placed(planner, group)?;
+        if group.is_empty() {
+            continue;
+        }
         match &before {
             Some((inode, elsewhere)) if *inode == group[0].group() => parted(pass, &group, elsewhere),
             Some(_) | None => before = Some((group[0].group(), group[0].path.clone())),
@@ -126,24 +138,45 @@ pub(super) fn run(planner: &mut Planner<'_>) -> Result<(), Failure> {
     }
     pass.flow.wait_until_idle()?;
     if let Some(compared) = lock(&pass.compared).take() {
-        let mut compared = FrameReader::<Vec<LinkName>>::forwards(compared.finish()?, 0);
-        while let Some(group) = compared.next()? {
+        let mut compared = FrameReader::<LinkName>::forwards(compared.finish()?, 0);
+        let mut groups = Groups::new(pass, || compared.next());
+        while let Some(group) = groups.next()? {
             choose(planner, group, &mut later)?;
         }
     }
     planner.fetch_again()?;
-    let mut later = FrameReader::<Link>::forwards(later.finish()?, 0);
-    let mut linker = Linker { planner, known: None };
-    while let Some(link) = later.next()? {
-        pass.flow.check()?;
-        linker.link(link)?;
-    }
-    pass.flow.wait_until_idle()
+    link_all(planner, later)
 }
 
-fn compared_writer(pass: &Pass) -> Result<FrameWriter<Vec<LinkName>>, Failure> {
-    let name = Name::new("links-compared").expect("a constant without slash");
-    pass.stage.spill.create_append(&name).map(FrameWriter::new).map_err(|error| of_stage(&error))
+/// Links names to the anchors of their groups.
+fn link_all(planner: &mut Planner<'_>, mut later: FrameWriter<Link>) -> Result<(), Failure> {
+    let pass = planner.pass;
+    for round in 1..=LEADERS_MAX {
+        let mut links = FrameReader::<Link>::forwards(later.finish()?, 0);
+        later = spilled(pass, "links-later")?;
+        let put_off = (round < LEADERS_MAX).then_some(&mut later);
+        let mut linker = Linker { planner, known: None, put_off, led: None };
+        while let Some(link) = links.next()? {
+            pass.flow.check()?;
+            linker.link(link)?;
+        }
+        planner.fetch_again()?;
+        if later.is_empty() {
+            break;
+        }
+    }
+    Ok(())
+}
+
+/// Returns the names of a group at whose places they can stand.
+fn placed(planner: &Planner<'_>, group: Vec<LinkName>) -> Result<Vec<LinkName>, Failure> {
+    let mut placed = Vec::with_capacity(group.len());
+    for name in group {
+        if planner.is_place_free(&name.path, &name.source, name.seen.as_deref())? {
+            placed.push(name);
+        }
+    }
+    Ok(placed)
 }
 
 /// Tells that the names of a group are in several rename domains: each of these gets an inode of its own.
@@ -162,23 +195,40 @@ fn parted(pass: &Pass, group: &[LinkName], elsewhere: &RelPath) {
     }
 }
 
-/// Takes all names of the next group that are in one rename domain.
-fn next_group(pass: &Pass, names: &mut Sorted<LinkName>) -> Result<Option<Vec<LinkName>>, Failure> {
-    let Some(first) = names.next()? else { return Ok(None) };
-    let mut group = vec![first];
-    let is_same =
-        |name: &LinkName, first: &LinkName| name.group() == first.group() && name.domain == first.domain;
-    while names.peek().is_some_and(|name| is_same(name, &group[0])) {
-        let Some(name) = names.next()? else { break };
-        if group.len() < GROUP_NAMES_MAX {
-            group.push(name);
-            continue;
-        }
-        let message = format!("it is beyond the {GROUP_NAMES_MAX} names that one file may have here");
-        let hint = "Leave some of the file's names out with --exclude.";
-        pass.except(Rule::HardLink, Severity::Error, &name.path, message, hint);
+/// Names in order, gathered into groups: those of one inode that are in one rename domain.
+struct Groups<'a, N> {
+    pass: &'a Pass,
+    names: N,
+    ahead: Option<LinkName>,
+}
+
+impl<'a, N: FnMut() -> Result<Option<LinkName>, Failure>> Groups<'a, N> {
+    fn new(pass: &'a Pass, names: N) -> Self {
+        Self { pass, names, ahead: None }
     }
-    Ok(Some(group))
+
+    fn next(&mut self) -> Result<Option<Vec<LinkName>>, Failure> {
+        let first = match self.ahead.take() {
+            Some(first) => Some(first),
+            None => (self.names)()?,
+        };
+        let Some(first) = first else { return Ok(None) };
+        let mut group = vec![first];
+        while let Some(name) = (self.names)()? {
+            if name.group() != group[0].group() || name.domain != group[0].domain {
+                self.ahead = Some(name);
+                break;
+            }
+            if group.len() < GROUP_NAMES_MAX {
+                group.push(name);
+                continue;
+            }
+            let message = format!("it is beyond the {GROUP_NAMES_MAX} names that one file may have here");
+            let hint = "Leave some of the file's names out with --exclude.";
+            self.pass.except(Rule::HardLink, Severity::Error, &name.path, message, hint);
+        }
+        Ok(Some(group))
+    }
 }
 
 /// Chooses the inode of a group, has it fetched if there is none, and puts off the names that are not it.
@@ -296,6 +346,10 @@ struct Linker<'p, 'a> {
     planner: &'p mut Planner<'a>,
     /// The group of the last name, and its anchor if it has one.
     known: Option<((u64, u64), DomainId, Option<Anchor>)>,
+    /// For names of groups that get another first name; none when it is too late for that.
+    put_off: Option<&'p mut FrameWriter<Link>>,
+    /// The group that got another first name last.
+    led: Option<Group>,
 }
 
 /// An anchor as it is, with its content's digest.
@@ -304,7 +358,7 @@ type Anchor = (Entry, Option<Digest>);
 impl Linker<'_, '_> {
     fn link(&mut self, link: Link) -> Result<(), Failure> {
         let pass = self.planner.pass;
-        let Link { name: LinkName { path, domain, source, seen, .. }, group } = link;
+        let (group, domain) = (link.group, link.name.domain);
         self.planner.enter(domain)?;
         let stage = pass.stage.domains.get(domain)?;
         if self.known.as_ref().is_none_or(|(known, of, _)| (*known, *of) != (group, domain)) {
@@ -312,15 +366,9 @@ impl Linker<'_, '_> {
             self.known = Some((group, domain, found));
         }
         let Some((_, _, Some((anchor, digest)))) = &self.known else {
-            pass.except(
-                Rule::HardLink,
-                Severity::Error,
-                &path,
-                "it could not be linked: the file that it is a further name of was not brought",
-                "See the finding of that file, then run the migration again.",
-            );
-            return Ok(());
+            return self.lead(link);
         };
+        let LinkName { path, source, seen, .. } = link.name;
         let mut new = anchor.clone();
         new.name.clone_from(&source.name);
         new.nlink = source.nlink;
@@ -329,6 +377,29 @@ impl Linker<'_, '_> {
         let effect = Effect::Install { staged, new: Box::new(new), digest: *digest, seen };
         pass.flow.acquire(0)?;
         self.planner.send(Item { cost: Some(0), ..Item::new(path, domain, effect, Landing::Place) })
+    }
+
+    /// Deals with a name whose group has no anchor: the group is asked for by it, if only its first name was gone.
+    fn lead(&mut self, link: Link) -> Result<(), Failure> {
+        let pass = self.planner.pass;
+        let group = (link.group, link.name.domain);
+        if let Some(put_off) = &mut self.put_off {
+            if self.led == Some(group) {
+                return put_off.write(&link);
+            }
+            if lock(&pass.leaderless).remove(&group) {
+                self.led = Some(group);
+                return bring_first(self.planner, link.name);
+            }
+        }
+        pass.except(
+            Rule::HardLink,
+            Severity::Error,
+            &link.name.path,
+            "it could not be linked: the file that it is a further name of was not brought",
+            "See the finding of that file, then run the migration again.",
+        );
+        Ok(())
     }
 }
 
@@ -340,9 +411,11 @@ fn look_at_anchor(pass: &Pass, domain: &Domain, group: (u64, u64)) -> Result<Opt
     }
     let path = RelPath::try_from(anchor_name(group).as_bytes().to_vec())
         .map_err(|error| Failure::of(FailureKind::Bug, &error))?;
-    let found = read(&domain.anchors, &path, false, || pass.flow.check().is_ok());
-    match found.map_err(|error: TreeError| of_stage(&error))? {
-        Some(read) => Ok(Some((entry, Some(read.digest)))),
-        None => pass.flow.check().map(|()| None),
+    match read(&domain.anchors, &path, false, || pass.flow.check().is_ok()) {
+        Ok(Some(read)) => Ok(Some((entry, Some(read.digest)))),
+        Ok(None) => pass.flow.check().map(|()| None),
+        Err(error) if is_fatal(&error) => Err(of_stage(&error)),
+        // The names that were to be linked say so.
+        Err(_error) => Ok(None),
     }
 }

@@ -19,17 +19,20 @@ mod ending;
 pub(crate) mod flow;
 mod forecast;
 mod large;
+#[cfg(test)]
+mod link_tests;
 mod links;
 mod plan;
 #[cfg(test)]
 mod power_cut;
+mod put_off;
 mod reach;
 mod room;
 mod source;
 #[cfg(test)]
 mod tests;
 
-use std::collections::HashMap;
+use std::collections::{BTreeSet, HashMap};
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering::Relaxed};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError, mpsc};
 
@@ -60,7 +63,7 @@ use crate::trouble::finding;
 use flow::{Flow, PanicGuard};
 pub(crate) use forecast::Forecast;
 use large::Large;
-use links::LinkName;
+use links::{Group, LinkName};
 
 /// Threads that write staged files; more only wait for each other on one disk.
 const APPLIERS: usize = 2;
@@ -84,7 +87,9 @@ pub(crate) struct Pass {
     exceptions: Mutex<Option<FrameWriter<Exception>>>,
     again: Mutex<Option<FrameWriter<Again>>>,
     /// Groups of hard links that were compared.
-    compared: Mutex<Option<FrameWriter<Vec<LinkName>>>>,
+    compared: Mutex<Option<FrameWriter<LinkName>>>,
+    /// Groups of hard links, by inode and rename domain, whose first name was gone when it was asked for.
+    leaderless: Mutex<BTreeSet<Group>>,
     passes: Mutex<Passes>,
     boot_id: String,
     is_network_source: bool,
@@ -243,6 +248,7 @@ impl Pass {
             passes: Mutex::new(passes),
             again: Mutex::new(None),
             compared: Mutex::new(None),
+            leaderless: Mutex::new(BTreeSet::new()),
             wishes: Mutex::new(HashMap::new()),
             next_wish: AtomicU64::new(1),
             is_all_asked: AtomicBool::new(false),
@@ -273,10 +279,20 @@ impl Pass {
     }
 
     /// Has the names of a group dealt with, now that it was compared.
-    fn put_compared(&self, group: &Vec<LinkName>) -> Result<(), Failure> {
+    fn put_compared(&self, group: &[LinkName]) -> Result<(), Failure> {
+        // Name by name: all names that one file may have take more than a frame. The lock keeps a group together.
         match lock(&self.compared).as_mut() {
-            Some(writer) => writer.write(group),
+            Some(writer) => group.iter().try_for_each(|name| writer.write(name)),
             None => Err(Failure::new(FailureKind::Bug, "hard links are compared after the end of a pass")),
+        }
+    }
+
+    /// Notes that the name by which a group of hard links was to be brought is none of its names any more.
+    fn lose_leader(&self, first: &Again) {
+        let mut leaderless = lock(&self.leaderless);
+        // Beyond, the group's other names are findings.
+        if leaderless.len() < links::LEADERLESS_MAX {
+            leaderless.insert(((first.source.dev, first.source.ino), first.domain));
         }
     }
 

@@ -15,19 +15,22 @@ use sync::listing::ListingEnd;
 use sync::range::{self, RANGE_BYTES};
 use sync::sanitize::UNMASKED_HINT;
 use sync::stamp::Stamp;
+use sync::subtrees::Subtrees;
 use sync::wire::content::{Fetch, What};
-use tree::{Name, TreeError};
+use tree::TreeError;
 
 use super::ask::Ask;
 use super::committing::{landing_of, unwritable};
 use super::ending::{self, Candidate};
 use super::large::Large;
 use super::links::{self, LinkName};
+use super::put_off::spilled;
 use super::{Again, Compare, Item, Landing, Pass, Small, Wish, data_of, lock, room};
 use crate::commit::{Effect, Seen, Staged};
 use crate::domain::{DomainId, HOME};
 use crate::external_sort::Sorter;
-use crate::frame_file::{FrameReader, FrameWriter};
+use crate::frame_file::FrameWriter;
+use crate::in_the_way::is_in_the_way;
 use crate::ledger::{Histories, History};
 use crate::manifest::ManifestFile;
 use crate::scan::Scan;
@@ -52,13 +55,16 @@ pub(super) struct Planner<'a> {
     bench: Workbench,
     pub(super) directories: FrameWriter<Later>,
     pub(super) candidates: FrameWriter<Candidate>,
+    /// What takes the place of directories, once these are empty.
+    pub(super) instead: FrameWriter<Again>,
+    /// Directories that are to be emptied for that: each is a delete by itself.
+    pub(super) emptied: u64,
     pub(super) open: Option<Open>,
     pub(super) links: Sorter<LinkName>,
     /// Whether files that look the same may have to be compared by content.
     compares: bool,
-    /// Directories whose listings are still to come and that are dealt with as a whole: something else takes their
-    /// place, or must not.
-    pub(super) whole: BTreeSet<RelPath>,
+    /// Directories that stay with all that they hold.
+    pub(super) whole: Subtrees,
     /// Rename domains, other than the root's, in whose stages something may be on its way.
     pub(super) in_flight: BTreeSet<DomainId>,
 }
@@ -79,23 +85,21 @@ impl<'a> Planner<'a> {
         asks: Sender<Ask>,
         items: SyncSender<Item>,
     ) -> Result<Self, Failure> {
-        *lock(&pass.again) = Some(again_writer(pass)?);
-        let spill = |name: &str| {
-            let name = Name::new(name).expect("a constant without slash");
-            pass.stage.spill.create_append(&name).map_err(|error| of_stage(&error))
-        };
+        *lock(&pass.again) = Some(spilled(pass, "again")?);
         Ok(Self {
             pass,
             histories,
             asks,
             items,
             bench: Workbench::new("planner")?,
-            directories: FrameWriter::new(spill("directories")?),
-            candidates: FrameWriter::new(spill("deletes")?),
+            directories: spilled(pass, "directories")?,
+            candidates: spilled(pass, "deletes")?,
+            instead: spilled(pass, "instead")?,
+            emptied: 0,
             links: Sorter::new(&pass.stage.spill, "links"),
             compares: pass.params.checksum || pass.sanitizer.is_some() || !lock(&pass.passes).is_first(),
             open: None,
-            whole: BTreeSet::new(),
+            whole: Subtrees::default(),
             in_flight: BTreeSet::new(),
         })
     }
@@ -108,7 +112,7 @@ impl<'a> Planner<'a> {
             self.pass.flow.check()?;
             match decision? {
                 Decision::Began { path, is_at_source, is_at_destination } => {
-                    self.pass_whole(&path);
+                    self.whole.advance(&path);
                     self.open = Some(Open { path, is_at_source, is_at_destination, is_touched: false });
                 }
                 Decision::Entry(found) => self.entry(found)?,
@@ -135,36 +139,16 @@ impl<'a> Planner<'a> {
         self.links.push(LinkName { path, domain, source, seen, is_doubtful })
     }
 
-    /// Asks for what came too early or changed, until nothing is left of that.
-    pub(super) fn fetch_again(&mut self) -> Result<(), Failure> {
-        loop {
-            self.pass.flow.wait_until_idle()?;
-            let Some(again) = lock(&self.pass.again).replace(again_writer(self.pass)?) else { return Ok(()) };
-            let file = again.finish()?;
-            if file.length_bytes() == 0 {
-                return Ok(());
-            }
-            let mut reader = FrameReader::<Again>::forwards(file, 0);
-            while let Some(mut wanted) = reader.next()? {
-                let Some(domain) = self.domain_of(&wanted.path)? else { continue };
-                wanted.domain = domain;
-                if wanted.source.kind.is_file() && wanted.source.size() > 0 {
-                    self.fetch(wanted)?;
-                } else {
-                    let made = self.make(domain, &wanted.source)?;
-                    self.install_placed(wanted, made)?;
-                }
-            }
-        }
-    }
-
     /// Waits for all that was asked for, then does what had to wait.
     pub(super) fn finish(mut self) -> Result<(), Failure> {
         self.fetch_again()?;
+        ending::delete(&mut self)?;
+        let instead = std::mem::replace(&mut self.instead, spilled(self.pass, "instead")?);
+        self.fetch_spilled(instead.finish()?)?;
         links::run(&mut self)?;
         self.pass.is_all_asked.store(true, std::sync::atomic::Ordering::Relaxed);
         self.asks.send(Ask::End).ok();
-        ending::run(self)
+        ending::finish_directories(self)
     }
 
     fn here(&self) -> Result<&Open, Failure> {
@@ -347,7 +331,20 @@ impl<'a> Planner<'a> {
             let Some(seen) = self.replaceable(&path, &source, destination, history.as_ref())? else {
                 return Ok(());
             };
-            return self.bring(path, source, Some(Box::new(seen)));
+            let is_in_the_way = is_in_the_way(&seen.entry, &source);
+            let seen = Some(Box::new(seen));
+            if !is_in_the_way {
+                return self.bring(path, source, seen);
+            }
+            let Some(domain) = self.prepare(&path)? else { return Ok(()) };
+            return self.instead.write(&Again {
+                path,
+                domain,
+                source,
+                seen,
+                is_anchor: false,
+                times_asked: 0,
+            });
         }
         if may_be_doubtful && self.is_doubtful(&path, &source, history.as_ref()) {
             let is_ours = history.is_some_and(|history| history.is_ours(&destination));
@@ -473,13 +470,4 @@ pub(super) fn same_content(
     }
     let effect = Effect::Metadata { seen: Box::new(destination), wanted: Box::new(source) };
     Some(Item::new(path, domain, effect, Landing::Metadata { bytes }))
-}
-
-fn again_writer(pass: &Pass) -> Result<FrameWriter<Again>, Failure> {
-    let name = Name::new("again").expect("a constant without slash");
-    match pass.stage.spill.unlink(&name) {
-        Err(error) if !error.is_not_found() => return Err(of_stage(&error)),
-        _ => {}
-    }
-    pass.stage.spill.create_append(&name).map(FrameWriter::new).map_err(|error| of_stage(&error))
 }

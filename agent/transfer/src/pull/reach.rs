@@ -6,18 +6,18 @@ use common::finding::{Rule, Severity};
 use common::rel_path::RelPath;
 use sync::entry::Entry;
 
+use super::committing::unwritable;
 use super::ending::Candidate;
 use super::plan::{Later, Planner};
-use super::{Item, Landing};
+use super::{Item, Landing, Pass};
 use crate::commit::{Effect, Seen};
 use crate::domain::{DomainId, HOME};
 use crate::domains::Refusal;
+use crate::in_the_way::{Fate, Reason, fate, is_in_the_way};
 use crate::ledger::History;
 use crate::standing::look_at_self;
-use crate::trouble::of_stage;
+use crate::trouble::{is_fatal, of_stage};
 
-/// Directories that are dealt with as a whole and whose listings are still to come: of one parent, as a rule.
-const WHOLE_MAX: usize = 10_000;
 /// Rename domains in which something is on its way: each takes a descriptor for every thread that stages there.
 const DOMAINS_IN_FLIGHT_MAX: usize = 64;
 
@@ -46,7 +46,7 @@ impl Planner<'_> {
         }
     }
 
-    /// Says whether what stands there may be replaced; a directory with entries only when extra ones are deleted.
+    /// Says whether what stands there may be replaced; a directory only when it is empty by then.
     pub(super) fn replaceable(
         &mut self,
         path: &RelPath,
@@ -55,47 +55,46 @@ impl Planner<'_> {
         history: Option<&History>,
     ) -> Result<Option<Seen>, Failure> {
         let is_ours = history.is_some_and(|history| history.is_ours(&destination));
-        if destination.kind.is_directory() && !source.kind.is_directory() {
-            let why = match self.whole.len() < WHOLE_MAX {
-                true => self.why_it_stays(path, is_ours)?,
-                false => Some((
-                    "too many directories here shall become something else",
-                    "Run the migration again.",
-                )),
-            };
-            // What is in it is not looked at any more: it goes with it, or stays with it.
-            self.whole.insert(path.clone());
-            if let Some((what, hint)) = why {
-                let message = format!("{what}, where a {} shall be", source.kind.as_str());
-                self.pass.except(Rule::InTheWay, Severity::Error, path, message, hint);
+        if !is_in_the_way(&destination, source) {
+            return Ok(Some(Seen { entry: destination, is_ours }));
+        }
+        let domains = &self.pass.stage.domains;
+        match fate(&self.pass.stage.root, path, &self.pass.params, domains.is_above_stage(path)) {
+            Ok(Fate::Replaced) => {}
+            Ok(Fate::Emptied) => self.emptied += 1,
+            Ok(Fate::Stays(reason)) => {
+                self.whole.mark_or_parent(path);
+                stays(self.pass, path, source, reason);
+                return Ok(None);
+            }
+            Err(error) if is_fatal(&error) => return Err(of_stage(&error)),
+            Err(error) => {
+                self.whole.mark_or_parent(path);
+                unwritable(self.pass, path, &error);
                 return Ok(None);
             }
         }
         Ok(Some(Seen { entry: destination, is_ours }))
     }
 
-    /// Returns why a directory must not make room for something else, and what helps.
-    fn why_it_stays(
+    /// Says whether nothing is in the way of an entry by now; tells if something is.
+    pub(super) fn is_place_free(
         &self,
         path: &RelPath,
-        is_ours: bool,
-    ) -> Result<Option<(&'static str, &'static str)>, Failure> {
-        let dir = self.pass.stage.root.open_beneath(path.as_bytes()).map_err(|error| of_stage(&error))?;
-        // It would be moved into the stage with what is mounted there.
-        if self.pass.stage.domains.is_above_stage(path)
-            || dir.holds_mounts().map_err(|error| of_stage(&error))?
-        {
-            return Ok(Some((
-                "a directory with another file system, subvolume or project in it stands",
-                "Unmount what is there, or settle this migration before it is run again.",
-            )));
+        source: &Entry,
+        seen: Option<&Seen>,
+    ) -> Result<bool, Failure> {
+        if !seen.is_some_and(|seen| is_in_the_way(&seen.entry, source)) {
+            return Ok(true);
         }
-        let is_empty = dir.list().map_err(|error| of_stage(&error))?.next().is_none();
-        let may_go = self.pass.params.delete && self.pass.params.exclude.is_empty();
-        Ok((!is_empty && !may_go && !is_ours).then_some((
-            "a directory that is not empty stands",
-            "Remove it at the destination, or run with --delete and without --exclude.",
-        )))
+        match fate(&self.pass.stage.root, path, &self.pass.params, false) {
+            Ok(Fate::Replaced) => return Ok(true),
+            Ok(Fate::Emptied) => stays(self.pass, path, source, Reason::NotEmptied),
+            Ok(Fate::Stays(reason)) => stays(self.pass, path, source, reason),
+            Err(error) if is_fatal(&error) => return Err(of_stage(&error)),
+            Err(error) => unwritable(self.pass, path, &error),
+        }
+        Ok(false)
     }
 
     /// To be called before something is staged in a domain: waits until what is on its way in others has landed, if they
@@ -109,23 +108,10 @@ impl Planner<'_> {
         Ok(())
     }
 
-    /// Forgets directories whose listings are behind the walk.
-    pub(super) fn pass_whole(&mut self, here: &RelPath) {
-        while self.whole.first().is_some_and(|first| first < here && !here.is_within(first)) {
-            self.whole.pop_first();
-        }
-    }
-
-    /// Whether a path is in a directory that is dealt with as a whole.
-    fn is_in_whole(&self, path: &RelPath) -> bool {
-        // Nothing else of the set is in such a directory, and a walk lists a directory before what it holds.
-        self.whole.range(..=path).next_back().is_some_and(|whole| path.is_within(whole))
-    }
-
     pub(super) fn extra(&mut self, destination: Entry) -> Result<(), Failure> {
         let path = self.path_of(&destination.name)?;
         // A stage that was made while this directory was listed had no marker yet.
-        if !self.pass.params.delete || self.is_in_whole(&path) || self.pass.stage.domains.is_in_stage(&path) {
+        if !self.pass.params.delete || self.whole.holds(&path) || self.pass.stage.domains.is_in_stage(&path) {
             return Ok(());
         }
         let Some(domain) = self.prepare(&path)? else { return Ok(()) };
@@ -159,7 +145,7 @@ impl Planner<'_> {
 }
 
 /// Tells that nothing can be changed in a rename domain.
-pub(super) fn no_stage(pass: &super::Pass, path: &RelPath, why: &str) {
+pub(super) fn no_stage(pass: &Pass, path: &RelPath, why: &str) {
     pass.except(
         Rule::Unwritable,
         Severity::Error,
@@ -167,4 +153,9 @@ pub(super) fn no_stage(pass: &super::Pass, path: &RelPath, why: &str) {
         format!("it is on another file system below the root, in which no stage can be made: {why}"),
         "Mount it writable for the agent, or leave it out with --exclude.",
     );
+}
+
+/// Tells that a directory stays where something else shall be.
+fn stays(pass: &Pass, path: &RelPath, wanted: &Entry, reason: Reason) {
+    pass.except(Rule::InTheWay, Severity::Error, path, reason.message(wanted), reason.hint());
 }

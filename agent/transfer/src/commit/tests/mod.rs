@@ -124,6 +124,9 @@ fn what_changed_between_scan_and_commit_is_a_conflict_and_stays() {
             task(&stage.home, 3, &path("untouched"), &Wanted::Absent, seen("untouched")).unwrap(),
             task(&stage.home, 4, &path("metadata"), &Wanted::File("same content", 0o755), seen("metadata"))
                 .unwrap(),
+            // A directory that was empty holds something by now.
+            task(&stage.home, 5, &path("becomes-file"), &wanted, seen("becomes-file")).unwrap(),
+            task(&stage.home, 6, &path("gone"), &Wanted::Absent, seen("gone")).unwrap(),
         ];
         std::fs::write(world.root.join("replaced"), "somebody else's").unwrap();
         std::fs::write(world.root.join("fresh"), "somebody else's").unwrap();

@@ -33,9 +33,11 @@ fn on(ground: Ground, everywhere: &[Step], in_domains: &[Step]) -> Vec<Step> {
     [everywhere, in_domains].concat()
 }
 
-const FIRST: [Step; 16] = [
+const FIRST: [Step; 18] = [
     ("becomes-directory", Directory(0o750)),
     ("becomes-directory/child", File("in a new directory", 0o600)),
+    ("becomes-file/inner/x", Absent),
+    ("becomes-file/inner", Absent),
     ("becomes-file", File("was a directory", 0o644)),
     ("gone/below/file", Absent),
     ("gone/below", Absent),
@@ -52,7 +54,9 @@ const FIRST: [Step; 16] = [
     ("replaced", File("new content", 0o600)),
 ];
 
-const FIRST_IN_DOMAINS: [Step; 13] = [
+const FIRST_IN_DOMAINS: [Step; 15] = [
+    ("disk/becomes-file/inner/x", Absent),
+    ("disk/becomes-file/inner", Absent),
     ("disk/becomes-file", File("was a directory", 0o644)),
     ("disk/gone/file", Absent),
     ("disk/gone", Absent),
