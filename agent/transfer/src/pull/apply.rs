@@ -104,8 +104,8 @@ impl Applier<'_> {
 
     /// Stages a small file.
     fn small(&mut self, small: Small, file: &PackedFile, data: &[u8]) -> Result<(), Failure> {
-        let Small { path, domain: id, mut source, seen, is_anchor, times_asked, cost } = small;
-        let again = Again {
+        let Small { path, domain: id, mut source, seen, mut is_anchor, times_asked, cost } = small;
+        let mut again = Again {
             path: path.clone(),
             domain: id,
             source: source.clone(),
@@ -113,6 +113,10 @@ impl Applier<'_> {
             is_anchor,
             times_asked,
         };
+        if is_anchor && file.stamp.ino != source.ino {
+            self.pass.lose_leader(&again);
+            (is_anchor, again.is_anchor) = (false, false);
+        }
         let domain = self.pass.stage.domains.get(id)?;
         // It may have changed since the scan: what is written is what was read.
         source.kind = Kind::File { size: file.stamp.size, allocated_bytes: data.len() as u64 };
@@ -164,7 +168,16 @@ impl Applier<'_> {
         if !large.is_again() {
             add(&self.pass.counters.bytes_done, u64::from(range.length));
         }
-        let next = large.take(range, content)?;
+        let next = match large.take(range, content)? {
+            Ok(next) => next,
+            Err(error) => {
+                let (is_first, next) = large.fail();
+                if is_first {
+                    unwritable(self.pass, &large.path, &error);
+                }
+                next
+            }
+        };
         if let Some(cost) = cost {
             self.pass.flow.release(cost);
         }
@@ -190,9 +203,15 @@ impl Applier<'_> {
             Next::Whole => {
                 let (made, digest) = large.finish()?;
                 let domain = self.pass.stage.domains.get(large.domain)?;
-                let made = if large.is_anchor { anchor(&domain, made, &large.source)? } else { made };
-                let (path, seen, again) = (large.path.clone(), large.seen.clone(), Box::new(again_of(large)));
-                let (is_anchor, cost, sidecar) = (large.is_anchor, large.cost, large.sidecar());
+                let mut again = Box::new(again_of(large));
+                if large.is_anchor && large.is_other_inode() {
+                    self.pass.lose_leader(&again);
+                    again.is_anchor = false;
+                }
+                let is_anchor = again.is_anchor;
+                let made = if is_anchor { anchor(&domain, made, &large.source)? } else { made };
+                let (path, seen) = (large.path.clone(), large.seen.clone());
+                let (cost, sidecar) = (large.cost, large.sidecar());
                 self.install(
                     path,
                     large.domain,
@@ -313,6 +332,12 @@ impl Applier<'_> {
 
     /// Asks once more for a file that is another one by now; else tells why it cannot be had.
     fn again_or_report(&mut self, mut again: Again, why: &Why) -> Result<(), Failure> {
+        let is_other_inode =
+            |why: &Why| matches!(why, Why::Changed { stamp: Some(stamp) } if stamp.ino != again.source.ino);
+        if again.is_anchor && (matches!(why, Why::Vanished) || is_other_inode(why)) {
+            self.pass.lose_leader(&again);
+            again.is_anchor = false;
+        }
         if let Why::Changed { stamp: Some(stamp) } = why
             && again.times_asked + 1 < TIMES_ASKED_MAX
         {

@@ -19,9 +19,10 @@ use sync::pack;
 use sync::range::{self, ChainingValue};
 use sync::stamp::Stamp;
 use sync::wire::content::{Layout, RangeReply};
-use tree::{AppendFile, Dir, Name, NewFile};
+use tree::{AppendFile, Dir, Name, NewFile, TreeError};
 
 use super::Pass;
+use super::committing::unwritable;
 use super::flow::CursorRoom;
 use crate::breach::breach;
 use crate::commit::Seen;
@@ -112,11 +113,17 @@ impl Large {
         }
         let room = pass.flow.acquire_cursor(cursor::memory_bytes(size))?;
         let domain = pass.stage.domains.get(domain)?;
-        let large = Self::open(&domain, &pass.boot_id, path, source, seen, &|| pass.flow.check())?;
-        Ok(Some(Self { _room: Some(room), ..large }))
+        match Self::open(&domain, &pass.boot_id, path.clone(), source, seen, &|| pass.flow.check())? {
+            Ok(large) => Ok(Some(Self { _room: Some(room), ..large })),
+            Err(error) => {
+                unwritable(pass, &path, &error);
+                Ok(None)
+            }
+        }
     }
 
-    /// Opens a partial file of an earlier attempt, or makes one; `proceed` is asked while an earlier one is read.
+    /// Opens a partial file of an earlier attempt, or makes one; `proceed` is asked while an earlier one is read. An error
+    /// within is about this file alone.
     pub(super) fn open(
         domain: &Domain,
         boot_id: &str,
@@ -124,7 +131,7 @@ impl Large {
         source: Entry,
         seen: Option<Box<Seen>>,
         proceed: &dyn Fn() -> Result<(), Failure>,
-    ) -> Result<Self, Failure> {
+    ) -> Result<Result<Self, TreeError>, Failure> {
         let dir = domain.large.clone();
         let key = Digest::of(path.as_bytes()).to_string();
         let name = Name::new(key[..32].to_owned()).expect("digits are a name");
@@ -144,10 +151,12 @@ impl Large {
                         _ => {}
                     }
                 }
-                let file = dir
-                    .create_file(&name, 0o600)
-                    .and_then(|file| file.set_len(stamp.size).map(|()| file))
-                    .map_err(|error| of_stage(&error))?;
+                let file = dir.create_file(&name, 0o600).map_err(|error| of_stage(&error))?;
+                match file.set_len(stamp.size) {
+                    Err(error) if is_fatal(&error) => return Err(of_stage(&error)),
+                    Err(error) => return Ok(Err(error)),
+                    Ok(()) => {}
+                }
                 let cursor = new_cursor(stamp.size)?;
                 let sidecar = match has_sidecar {
                     true => Some(new_sidecar(&dir, &sidecar_name, boot_id, &path, stamp, &file)?),
@@ -158,7 +167,7 @@ impl Large {
         };
         let cost = if has_sidecar { 0 } else { stamp.size };
         let state = State { stamp, cursor, sidecar, outstanding: 0, rounds: 0, is_failed: false };
-        Ok(Self {
+        Ok(Ok(Self {
             path,
             domain: domain.id,
             disk: Arc::clone(&domain.disk),
@@ -172,7 +181,7 @@ impl Large {
             name,
             file,
             state: Mutex::new(state),
-        })
+        }))
     }
 
     /// Returns the ranges to ask for, and counts them as asked.
@@ -193,8 +202,8 @@ impl Large {
         self.cost == 0
     }
 
-    /// Writes a range that came.
-    pub(super) fn take(&self, reply: &RangeReply, data: &[u8]) -> Result<Next, Failure> {
+    /// Writes a range that came; an error within is about this file alone, and the range has not come then.
+    pub(super) fn take(&self, reply: &RangeReply, data: &[u8]) -> Result<Result<Next, TreeError>, Failure> {
         let bounds = range::bounds(self.source.size(), reply.index)
             .filter(|bounds| bounds.end - bounds.start == u64::from(reply.length))
             .ok_or_else(|| breach("it sent a range that does not exist"))?;
@@ -207,7 +216,11 @@ impl Large {
             .hint("It is fetched again; if this repeats, look at the memory of both hosts."));
         }
         let is_refetched = self.is_again();
-        self.write(bounds.start, &reply.layout, reply.length, data, is_refetched)?;
+        match self.write(bounds.start, &reply.layout, reply.length, data, is_refetched) {
+            Err(error) if is_fatal(&error) => return Err(of_stage(&error)),
+            Err(error) => return Ok(Err(error)),
+            Ok(()) => {}
+        }
         let mut state = self.lock();
         state.cursor.mark(reply.index, value);
         if let Some(sidecar) = &mut state.sidecar {
@@ -215,7 +228,7 @@ impl Large {
             encode(&Record::Proven { index: reply.index, value }, &mut frame)?;
             sidecar.append(&frame).map_err(|error| of_stage(&error))?;
         }
-        Ok(state.came())
+        Ok(Ok(state.came()))
     }
 
     /// Whether what comes now replaces what came before.
@@ -230,24 +243,28 @@ impl Large {
         length: u32,
         data: &[u8],
         is_refetched: bool,
-    ) -> Result<(), Failure> {
+    ) -> Result<(), TreeError> {
         if is_refetched && *layout != Layout::Dense {
             // What was data in the read before may be a hole now.
-            self.file
-                .punch_hole(start, u64::from(length))
-                .or_else(|error| if is_fatal(&error) { Err(error) } else { self.write_zeros(start, length) })
-                .map_err(|error| of_stage(&error))?;
+            self.file.punch_hole(start, u64::from(length)).or_else(|error| {
+                if is_fatal(&error) { Err(error) } else { self.write_zeros(start, length) }
+            })?;
         }
         let length = usize::try_from(length).unwrap_or(usize::MAX);
         for (offset, piece) in pack::pieces(layout, length, data) {
-            self.file.write_at(piece, start + offset).map_err(|error| of_stage(&error))?;
+            self.file.write_at(piece, start + offset)?;
         }
         Ok(())
     }
 
-    fn write_zeros(&self, start: u64, length: u32) -> Result<(), tree::TreeError> {
+    fn write_zeros(&self, start: u64, length: u32) -> Result<(), TreeError> {
         let zeros = vec![0; usize::try_from(length).unwrap_or(0)];
         self.file.write_at(&zeros, start)
+    }
+
+    /// Whether what came is of another inode than the scan saw: something was renamed over it.
+    pub(super) fn is_other_inode(&self) -> bool {
+        self.lock().stamp.ino != self.source.ino
     }
 
     /// Notes that a range will not come; says whether it is the first such.
@@ -510,7 +527,7 @@ mod tests {
 
     fn open(stage: &Stage, boot: &str) -> Large {
         let path = RelPath::try_from(b"big".to_vec()).unwrap();
-        Large::open(&stage.home, boot, path, source(), None, &|| Ok(())).unwrap()
+        Large::open(&stage.home, boot, path, source(), None, &|| Ok(())).unwrap().unwrap()
     }
 
     #[test]
@@ -522,7 +539,7 @@ mod tests {
         assert_eq!(missing, [0, 1, 2, 3, 4, 5, 6]);
         for index in [0, 2, 6] {
             let (reply, data) = reply(&content, index);
-            assert!(matches!(large.take(&reply, &data).unwrap(), Next::Wait));
+            assert!(matches!(large.take(&reply, &data).unwrap().unwrap(), Next::Wait));
         }
         drop(large);
         assert_eq!(open(&stage, "boot-1").begin().1, [1, 3, 4, 5]);
@@ -536,10 +553,10 @@ mod tests {
         assert_eq!(large.begin().1, [1, 2, 3, 4, 5]);
         for index in [1, 2, 3, 4] {
             let (reply, data) = reply(&content, index);
-            large.take(&reply, &data).unwrap();
+            large.take(&reply, &data).unwrap().unwrap();
         }
         let (last, data) = reply(&content, 5);
-        assert!(matches!(large.take(&last, &data).unwrap(), Next::Confirm(_)));
+        assert!(matches!(large.take(&last, &data).unwrap().unwrap(), Next::Confirm(_)));
         assert!(matches!(large.confirmed(source().stamp(), false, &[]).unwrap(), Next::Whole));
         let (made, digest) = large.finish().unwrap();
         assert_eq!(digest, Digest::of(&content));
@@ -556,13 +573,18 @@ mod tests {
         data[5] ^= 1;
         assert_eq!(large.take(&reply, &data).unwrap_err().kind, FailureKind::Corrupt);
         data[5] ^= 1;
-        large.take(&reply, &data).unwrap();
+        large.take(&reply, &data).unwrap().unwrap();
         drop(large);
         let mut changed = source();
         changed.mtime.seconds += 1;
         let path = RelPath::try_from(b"big".to_vec()).unwrap();
         assert_eq!(
-            Large::open(&stage.home, "boot-1", path, changed, None, &|| Ok(())).unwrap().begin().1.len(),
+            Large::open(&stage.home, "boot-1", path, changed, None, &|| Ok(()))
+                .unwrap()
+                .unwrap()
+                .begin()
+                .1
+                .len(),
             7
         );
     }
@@ -575,7 +597,7 @@ mod tests {
         large.begin();
         for index in 0..7 {
             let (reply, data) = reply(&content, index);
-            large.take(&reply, &data).unwrap();
+            large.take(&reply, &data).unwrap().unwrap();
         }
         let mut values: Vec<_> = (0..7).map(|index| reply(&content, index).0.value).collect();
         values[4] = ChainingValue([9; 32]);
@@ -585,7 +607,7 @@ mod tests {
             let Next::Again(stamp, again) = large.confirmed(later, true, &values).unwrap() else { panic!() };
             assert_eq!((stamp.size, stamp.mtime.seconds, again), (SIZE, 99, vec![4]));
             let (reply, data) = reply(&content, 4);
-            assert!(matches!(large.take(&reply, &data).unwrap(), Next::Confirm(_)));
+            assert!(matches!(large.take(&reply, &data).unwrap().unwrap(), Next::Confirm(_)));
         }
         assert!(matches!(large.confirmed(later, true, &values).unwrap(), Next::Changed));
         assert!(large.confirmed(later, true, &values[..6]).is_err());
