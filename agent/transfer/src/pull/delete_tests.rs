@@ -8,6 +8,7 @@ use common::spec::MaxDelete;
 use rustix::mount::{MountFlags, UnmountFlags, mount, unmount};
 
 use super::tests::{rules, write};
+use crate::kill_point::KillPoint;
 use crate::pair::{Pair, assert_same};
 use crate::snapshot::snapshot;
 
@@ -160,5 +161,34 @@ async fn what_others_put_into_a_directory_of_ours_does_not_go_with_it() {
     assert!(pair.destination_root.join("cache").is_symlink());
     let (undone, findings) = pair.undo().await;
     assert_eq!(undone, Ok(1), "{findings:?}");
+    pair.close().await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn what_appears_in_an_emptied_directory_keeps_it() {
+    let mut pair = Pair::new();
+    data_became_a_link(&pair);
+    (pair.params.delete, pair.params.max_delete) = (true, MaxDelete::Percent(100));
+    let (mut context, mut findings) = pair.context();
+    let kill = KillPoint::held();
+    context.lease = context.lease.with_kill_point(kill.clone());
+    let (params, endpoint) = (pair.params.clone(), pair.endpoint.clone());
+    let late = pair.destination_root.join("data/below/late");
+    let running = crate::copy::run_copy(context, &endpoint, params);
+    tokio::pin!(running);
+    let output = tokio::select! {
+        output = &mut running => panic!("it ended before it was let go: {output:?}"),
+        // Both trees were seen.
+        () = kill.compared() => {
+            std::fs::write(&late, "somebody's").unwrap();
+            kill.let_go();
+            running.await
+        }
+    };
+    assert!(output.unwrap().is_partial);
+    let told: Vec<_> = std::iter::from_fn(|| findings.try_recv().ok()).collect();
+    assert_eq!(rules(&told), [(Rule::NotDeleted, "data/below"), (Rule::InTheWay, "data")]);
+    assert_eq!(std::fs::read_to_string(&late).unwrap(), "somebody's");
+    assert_eq!(std::fs::read(pair.destination_root.join("file")).unwrap(), b"of the source");
     pair.close().await;
 }

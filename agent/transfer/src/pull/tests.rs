@@ -9,6 +9,7 @@ use common::spec::MaxDelete;
 use rustix::fs::{CWD, FileType, Gid, Mode, Uid, XattrFlags};
 
 use crate::kill_point::KillPoint;
+use crate::mounted_test::Mounted;
 use crate::pair::{Pair, assert_same};
 use crate::snapshot::snapshot;
 
@@ -497,30 +498,16 @@ async fn times_of_directories_are_set_after_what_has_no_content() {
 async fn a_file_that_the_file_system_cannot_take_is_a_finding_and_the_rest_comes() {
     let mut pair = Pair::new();
     let folder = tempfile::tempdir().unwrap();
-    let (image, mounted) = (folder.path().join("image"), folder.path().join("mounted"));
-    std::fs::create_dir(&mounted).unwrap();
-    std::fs::File::create(&image).unwrap().set_len(16 << 20).unwrap();
-    let run = |program: &str, words: &[&str], path: &Path| {
-        let output = std::process::Command::new(program)
-            .args(words)
-            .arg(path)
-            .env("PATH", "/usr/sbin:/usr/bin:/sbin:/bin")
-            .output();
-        output.is_ok_and(|output| output.status.success())
-    };
+    let (image, point) = (folder.path().join("image"), folder.path().join("mounted"));
     // Blocks of 1 KiB: files of 16 GiB at most.
-    let is_made = run("mkfs.ext2", &["-q", "-F", "-b", "1024"], &image)
-        && run("mount", &["-o", "loop", image.to_str().unwrap()], &mounted);
-    if !is_made {
-        eprintln!("skipped: a file system on a loop device needs root and its programs");
-        return pair.close().await;
-    }
-    pair.params.destination_root = mounted.to_str().unwrap().to_owned();
+    let mkfs = ["mkfs.ext2", "-q", "-F", "-b", "1024"];
+    let Some(mounted) = Mounted::made(&mkfs, 16, &image, &point) else { return pair.close().await };
+    pair.params.destination_root = point.to_str().unwrap().to_owned();
     write(&pair.source_root, "small", b"comes", 0o600);
     std::fs::File::create(pair.source_root.join("huge")).unwrap().set_len(17 << 30).unwrap();
     let (output, findings) = pair.copy().await;
-    let small = std::fs::read(mounted.join("small"));
-    assert!(run("umount", &[], &mounted));
+    let small = std::fs::read(point.join("small"));
+    drop(mounted);
     assert_eq!(rules(&findings), [(Rule::Unwritable, "huge")]);
     assert!(output.unwrap().is_partial);
     assert_eq!(small.unwrap(), b"comes");
