@@ -13,6 +13,7 @@ use common::rel_path::RelPath;
 use common::step::file::UndoPreview;
 use serde::{Deserialize, Serialize};
 use sync::entry::Entry;
+use sync::subtrees::Subtrees;
 use tree::{Dir, Kind, Name, Stat};
 
 use crate::commit::durable::{Names, of_sync};
@@ -71,6 +72,7 @@ pub(crate) fn undo_all(
         kill,
         later: FrameWriter::new(later),
         preview: UndoPreview::default(),
+        swapped: Subtrees::default(),
         lost: None,
     };
     let mut is_at_end = false;
@@ -136,6 +138,8 @@ struct Undo<'a> {
     kill: &'a KillPoint,
     later: FrameWriter<Later>,
     preview: UndoPreview,
+    /// Directories that got what another one held.
+    swapped: Subtrees,
     lost: Option<RelPath>,
 }
 
@@ -159,7 +163,11 @@ impl Undo<'_> {
         let swap = Swap { stage: self.stage, findings: self.findings, kill: self.kill };
         let is_swapped = swap.begin(history, &parent, &name)?;
         self.down_at(history, &parent, &name)?;
-        if is_swapped { swap.end(history, &parent, &name) } else { Ok(()) }
+        if is_swapped {
+            swap.end(history, &parent, &name)?;
+            self.swapped.mark_or_parent(&history.path);
+        }
+        Ok(())
     }
 
     /// Deals with one path, in the directory that holds it.
@@ -212,7 +220,14 @@ impl Undo<'_> {
         let returns_directory = history.original().is_some_and(|original| original.kind.is_directory());
         if let Some(now) = now {
             // Somebody else's, even if a later pass set its metadata.
-            if !history.is_ours(now) {
+            if let Some((directory, _name)) = history.path.split() {
+                self.swapped.advance(&directory);
+            }
+            let is_ours = match self.swapped.holds(&history.path) {
+                true => history.is_ours_moved(now),
+                false => history.is_ours(now),
+            };
+            if !is_ours {
                 self.preview.kept_aside += 1;
                 self.kill.pass()?;
                 let domain = self.stage.domains.get(history.domain())?;

@@ -43,6 +43,13 @@ impl History {
         is_untouched && self.is_made(now.ino())
     }
 
+    /// The same for what may have been moved since: its change time tells nothing.
+    pub(crate) fn is_ours_moved(&self, now: impl Into<Look>) -> bool {
+        let now = now.into();
+        let is_untouched = self.standing().is_some_and(|(entry, _ctime)| is_as_recorded(entry, None, now));
+        is_untouched && self.is_made(now.ino())
+    }
+
     /// Whether this migration made an inode of this number here.
     pub(crate) fn is_made(&self, ino: u64) -> bool {
         self.changes.iter().any(|settled| match &settled.intent.change {

@@ -192,3 +192,23 @@ async fn what_appears_in_an_emptied_directory_keeps_it() {
     assert_eq!(std::fs::read(pair.destination_root.join("file")).unwrap(), b"of the source");
     pair.close().await;
 }
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_directory_that_went_and_came_again_is_given_back_with_what_others_put_into_it() {
+    let mut pair = Pair::new();
+    data_became_a_link(&pair);
+    let original = snapshot(&pair.destination_root);
+    (pair.params.delete, pair.params.max_delete) = (true, MaxDelete::Percent(100));
+    assert_eq!(pair.copy().await.1, []);
+    std::fs::remove_file(pair.source_root.join("data")).unwrap();
+    write(&pair.source_root, "data/new", b"of the source", 0o600);
+    assert_eq!(pair.copy().await.1, []);
+    let theirs = pair.destination_root.join("data/theirs");
+    std::fs::write(&theirs, "somebody's").unwrap();
+    assert_eq!(pair.undo().await, (Ok(0), Vec::new()));
+    assert_eq!(std::fs::read_to_string(&theirs).unwrap(), "somebody's");
+    let mut undone = snapshot(&pair.destination_root);
+    undone.remove(Path::new("data/theirs"));
+    assert_same(&undone, &original, "undone");
+    pair.close().await;
+}
