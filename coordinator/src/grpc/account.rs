@@ -60,6 +60,18 @@ impl AccountDoor {
         refuse::or_status(&self.hub, proposed).await.map(|_| ())
     }
 
+    /// Admits what makes the caller, or somebody in its hand, this user: who is trusted by other tenants too is not
+    /// the own tenant's to give away.
+    async fn admit_to_user<T: Sync>(&self, request: &Request<T>, name: &str) -> Result<Admitted, Status> {
+        let admitted = self.admit(request, Call::ChangeUser).await?;
+        let state = self.hub.state();
+        let user = name.parse().ok().and_then(|name| state.access().users().get(&admitted.tenant, &name));
+        if user.is_some_and(|user| user.reaches_beyond(&admitted.tenant)) {
+            return self.admit(request, Call::ChangeTenant).await;
+        }
+        Ok(admitted)
+    }
+
     async fn hash(&self, password: String) -> Result<PasswordHash, Status> {
         let hashed = self.desk.pool().hash(Secret::new(password)).await;
         hashed.map_err(|failure| to_status(&failure))
@@ -173,7 +185,12 @@ impl AccessService for AccountDoor {
     }
 
     async fn disable_user(&self, request: Request<DisableUserRequest>) -> Answer<Document> {
-        let Admitted { principal, tenant, .. } = self.admit(&request, Call::ChangeUser).await?;
+        let DisableUserRequest { name, disable } = request.get_ref();
+        let Admitted { principal, tenant, .. } = if *disable {
+            self.admit(&request, Call::ChangeUser).await?
+        } else {
+            self.admit_to_user(&request, name).await?
+        };
         let DisableUserRequest { name, disable } = request.into_inner();
         let name: OperatorName = parse(&name)?;
         let command =
@@ -183,11 +200,12 @@ impl AccessService for AccountDoor {
     }
 
     async fn set_password(&self, request: Request<SetPasswordRequest>) -> Answer<Document> {
-        let Admitted { principal, tenant, .. } = self.admit(&request, Call::ChangeUser).await?;
+        let name = &request.get_ref().name;
+        let Admitted { principal, tenant, .. } = self.admit_to_user(&request, name).await?;
         let SetPasswordRequest { name, password } = request.into_inner();
         let name: OperatorName = parse(&name)?;
         let password = self.hash(password).await?;
-        let command = Command::SetPassword { tenant: tenant.clone(), name: name.clone(), password };
+        let command = Command::ResetPassword { tenant: tenant.clone(), name: name.clone(), password };
         self.propose(&principal, command).await?;
         answer(&self.user_view(&tenant, &name)?)
     }

@@ -12,6 +12,9 @@ use proto::v1;
 use proto::v1::access_service_client::AccessServiceClient;
 
 use super::fixture::{Cluster, PATIENCE, connect, document, kind};
+use crate::state::Command;
+use crate::state::access::command::Command as Change;
+use crate::state::access::user::PasswordHash;
 
 const PASSWORD: &str = "correct horse battery";
 
@@ -157,6 +160,65 @@ async fn a_grant_elsewhere_lets_act_there_and_ends_with_it() {
     let acme: TenantId = "acme".parse().unwrap();
     assert!(cluster.node.hub().state().hosts().get(&acme, &"web1".parse().unwrap()).is_some());
     assert_eq!(hosts(&cluster.operator).await, []);
+    cluster.stop().await;
+}
+
+#[tokio::test]
+async fn who_is_trusted_elsewhere_is_not_the_own_tenants_to_give_away() {
+    let cluster = Cluster::start().await;
+    cluster.create_tenant("acme").await;
+    for name in ["bob", "carl"] {
+        cluster.create_user("acme", name, Role::Viewer, PASSWORD).await;
+    }
+    let admin = cluster.keyed(&cluster.create_key("acme", Role::Admin, &[]).await, None);
+    let reset = |name: &'static str| {
+        move |way| async move {
+            let (name, password) = (name.to_owned(), "another horse battery".to_owned());
+            access_client(way).set_password(v1::SetPasswordRequest { name, password }).await
+        }
+    };
+    let disable = |disable: bool| {
+        move |way| async move {
+            let name = "bob".to_owned();
+            access_client(way).disable_user(v1::DisableUserRequest { name, disable }).await
+        }
+    };
+    assert_eq!(kind(admin.call(PATIENCE, reset("bob")).await), None, "one of its own");
+    let granted: UserView = document(
+        &cluster
+            .operate_in("acme", |mut client| async move {
+                let role = Some(v1::RoleGrant { role: "admin".to_owned(), scope: Vec::new() });
+                let (name, within) = ("bob".to_owned(), "default".to_owned());
+                client.grant_user(v1::GrantUserRequest { name, within, grant: role }).await
+            })
+            .await,
+    );
+    assert_eq!(granted.grants.len(), 2);
+    assert_eq!(kind(admin.call(PATIENCE, reset("bob")).await), Some(FailureKind::Denied));
+    assert_eq!(kind(admin.call(PATIENCE, reset("carl")).await), None, "who is trusted here alone");
+    assert_eq!(
+        kind(admin.call(PATIENCE, disable(true)).await),
+        None,
+        "to lock somebody out harms nobody else"
+    );
+    assert_eq!(kind(admin.call(PATIENCE, disable(false)).await), Some(FailureKind::Denied));
+    let by_cluster = cluster.operate_in("acme", |mut client| async move {
+        let (name, password) = ("bob".to_owned(), PASSWORD.to_owned());
+        client.set_password(v1::SetPasswordRequest { name, password }).await
+    });
+    assert!(document::<UserView>(&by_cluster.await).has_password);
+
+    // A grant that comes while the new password is hashed is found by the state.
+    let hub = cluster.node.hub();
+    let key = hub.state().access().keys().of_tenant(&"acme".parse().unwrap()).next().unwrap().0.clone();
+    let principal = common::principal::Principal::Key { tenant: "acme".parse().unwrap(), id: key };
+    let command = Change::ResetPassword {
+        tenant: "acme".parse().unwrap(),
+        name: "bob".parse().unwrap(),
+        password: PasswordHash::new("hash".to_owned()),
+    };
+    let refused = hub.propose(principal, Command::Access(command)).await.unwrap_err();
+    assert_eq!(refused.kind, FailureKind::Denied, "{refused}");
     cluster.stop().await;
 }
 

@@ -115,7 +115,7 @@ impl Cluster {
     }
 
     /// The operator's way into another tenant.
-    async fn operate_in<T, F, Fut>(&self, tenant: &str, call: F) -> T
+    pub(super) async fn operate_in<T, F, Fut>(&self, tenant: &str, call: F) -> T
     where
         F: Fn(AccessServiceClient<Way>) -> Fut,
         Fut: Future<Output = Result<tonic::Response<T>, tonic::Status>>,

@@ -52,7 +52,7 @@ pub enum Command {
         /// Whether it is disabled.
         is_disabled: bool,
     },
-    /// Sets a user's password.
+    /// Sets the own password.
     SetPassword {
         /// Whose.
         tenant: TenantId,
@@ -104,6 +104,15 @@ pub enum Command {
         /// With what.
         labels: Labels,
     },
+    /// Sets another's password, which makes whoever knows it that user in every tenant.
+    ResetPassword {
+        /// Whose.
+        tenant: TenantId,
+        /// Which.
+        name: OperatorName,
+        /// Its hash.
+        password: PasswordHash,
+    },
 }
 
 impl Command {
@@ -115,6 +124,7 @@ impl Command {
             | Self::UngrantUser { tenant, .. }
             | Self::DisableUser { tenant, .. }
             | Self::SetPassword { tenant, .. }
+            | Self::ResetPassword { tenant, .. }
             | Self::CreateKey { tenant, .. }
             | Self::RevokeKey { tenant, .. }
             | Self::LabelHost { tenant, .. } => Some(tenant),
@@ -129,7 +139,8 @@ impl Command {
             | Self::GrantUser { name, .. }
             | Self::UngrantUser { name, .. }
             | Self::DisableUser { name, .. }
-            | Self::SetPassword { name, .. } => name.to_string(),
+            | Self::SetPassword { name, .. }
+            | Self::ResetPassword { name, .. } => name.to_string(),
             Self::CreateKey { id, .. } | Self::RevokeKey { id, .. } => id.to_string(),
             Self::CreateTenant { name } | Self::LimitTenant { name, .. } => name.to_string(),
             Self::LabelHost { host, .. } => host.to_string(),
@@ -144,7 +155,7 @@ impl Command {
             Self::UngrantUser { .. } => "user.ungrant",
             Self::DisableUser { is_disabled: true, .. } => "user.disable",
             Self::DisableUser { is_disabled: false, .. } => "user.enable",
-            Self::SetPassword { .. } => SET_PASSWORD,
+            Self::SetPassword { .. } | Self::ResetPassword { .. } => SET_PASSWORD,
             Self::CreateKey { .. } => "key.create",
             Self::RevokeKey { .. } => "key.revoke",
             Self::CreateTenant { .. } => "tenant.create",

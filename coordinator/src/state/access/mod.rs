@@ -87,13 +87,9 @@ impl Access {
         is_own: bool,
     ) -> bool {
         let Some(grants) = self.grants(principal, now) else { return false };
-        let default = TenantId::default_tenant();
         principal.tenant() == *tenant
             || grants.iter().any(|grant| grant.tenant == *tenant)
-            || (is_own
-                && grants.iter().any(|grant| {
-                    grant.tenant == default && grant.role == Role::Admin && grant.scope.is_whole()
-                }))
+            || (is_own && looks_after_all(&grants))
     }
 
     fn user_of(&self, tenant: &TenantId, name: &str) -> Option<&User> {
@@ -191,6 +187,9 @@ impl Access {
                     Ok(())
                 })?;
             }
+            Command::ResetPassword { tenant, name, password } => {
+                self.reset_password(stamp, &tenant, &name, password)?;
+            }
             Command::CreateKey { tenant, id, name, digest, grant, expires } => {
                 let key = Key {
                     principal: stamp.principal.clone(),
@@ -274,6 +273,29 @@ impl Access {
         Ok(())
     }
 
+    fn reset_password(
+        &mut self,
+        stamp: &Stamp,
+        tenant: &TenantId,
+        name: &OperatorName,
+        password: PasswordHash,
+    ) -> Result<(), Refusal> {
+        password.check()?;
+        let may_beyond = match &stamp.principal {
+            Principal::Node { .. } => true,
+            principal => self.grants(principal, stamp.wall).is_some_and(|grants| looks_after_all(&grants)),
+        };
+        self.change_user(tenant, name, |user| {
+            if user.reaches_beyond(tenant) && !may_beyond {
+                let message = format!("the user `{name}` is trusted by other tenants too");
+                let hint = "this is for: admin of the whole tenant `default`; or let the person change it with `ctl user password`";
+                return Err(Refusal::new(FailureKind::Denied, message, hint));
+            }
+            user.password = Some(password);
+            Ok(())
+        })
+    }
+
     fn create_key(
         &mut self,
         stamp: &Stamp,
@@ -342,6 +364,12 @@ impl Access {
         self.tenants.insert_mut(name, tenant);
         Ok(())
     }
+}
+
+/// Whether these are the grants of somebody who looks after all tenants.
+fn looks_after_all(grants: &[Grant]) -> bool {
+    let default = TenantId::default_tenant();
+    grants.iter().any(|grant| grant.tenant == default && grant.role == Role::Admin && grant.scope.is_whole())
 }
 
 impl Tenant {

@@ -73,6 +73,11 @@ impl User {
         !self.is_disabled && issued >= self.certificates_from
     }
 
+    /// Whether something is granted to the person outside of its own tenant.
+    pub fn reaches_beyond(&self, own: &TenantId) -> bool {
+        self.grants.iter().any(|grant| grant.tenant != *own)
+    }
+
     /// Adds a grant; a repeated one changes nothing.
     pub(super) fn grant(&mut self, name: &OperatorName, grant: Grant) -> Result<(), Refusal> {
         grant.scope.check().map_err(|error| {
