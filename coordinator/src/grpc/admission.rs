@@ -12,6 +12,7 @@ use common::id::{HostName, TenantId};
 use common::principal::Principal;
 use common::reference::Reference;
 use common::spec::MigrationSpec;
+use common::tls::Peer;
 use proto::status::{to_failure, to_status};
 use proto::{AUTHORIZATION_KEY, BEARER, REQUEST_KEY, TENANT_KEY};
 use tonic::metadata::MetadataMap;
@@ -37,6 +38,8 @@ pub struct Admitted {
     /// Whose records are meant.
     pub tenant: TenantId,
     caller: Caller,
+    /// What the caller showed, if that is no API key.
+    certificate: Option<Arc<Peer>>,
     witness: Witness,
 }
 
@@ -81,7 +84,10 @@ impl Admitted {
     /// # Errors
     /// When nothing of the caller is accepted any more.
     pub fn again(&self, state: &State) -> Result<Self, Failure> {
-        let caller = granted(state, self.principal.principal.clone())?;
+        let caller = match &self.certificate {
+            Some(peer) => certified(state, peer)?,
+            None => granted(state, self.principal.principal.clone())?,
+        };
         Ok(Self { caller, ..self.clone() })
     }
 
@@ -178,10 +184,13 @@ pub fn admit<T>(hub: &Hub, request: &Request<T>, call: Call) -> Result<Admitted,
     };
     match policy::check(&caller, call, &tenant, Object::Whole) {
         Decision::Allowed => {
-            let address = Some(refuse::connection(request)?.address.ip());
+            let connection = refuse::connection(request)?;
+            let address = Some(connection.address.ip());
+            let certificate = connection.peer.filter(|_| !request.metadata().contains_key(AUTHORIZATION_KEY));
             let witness = request.extensions().get().cloned().unwrap_or_default();
             let request = named_request(request.metadata()).map_err(|failure| to_status(&failure))?;
-            Ok(Admitted { principal: Actor { principal, address, request }, tenant, caller, witness })
+            let principal = Actor { principal, address, request };
+            Ok(Admitted { principal, tenant, caller, certificate, witness })
         }
         Decision::Absent => {
             witness::tell_hidden(request);
@@ -234,14 +243,23 @@ fn caller<T>(hub: &Hub, request: &Request<T>) -> Result<Caller, Failure> {
         connection.standing.vouch();
         return Ok(caller);
     }
-    let known = connection.caller();
-    let Caller::Granted { principal, .. } = known else { return Ok(known) };
-    if let (Principal::Person { tenant, name }, Some(peer)) = (&principal, &connection.peer)
+    match (connection.caller(clock::wall()), &connection.peer) {
+        (Caller::Granted { .. }, Some(peer)) => certified(&state, peer),
+        (known, _) => Ok(known),
+    }
+}
+
+/// Returns the caller that a certificate stands for, as of now.
+fn certified(state: &State, peer: &Peer) -> Result<Caller, Failure> {
+    if clock::wall() > peer.not_after {
+        return Ok(Caller::Expired(peer.principal.clone()));
+    }
+    if let Principal::Person { tenant, name } = &peer.principal
         && !state.access().accepts_certificate(tenant, name, peer.issued())
     {
-        return Err(over(&principal));
+        return Err(over(&peer.principal));
     }
-    granted(&state, principal)
+    granted(state, peer.principal.clone())
 }
 
 /// Returns the caller that an API key stands for. Every reason to refuse it has the same words.

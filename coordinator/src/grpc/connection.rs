@@ -13,6 +13,7 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::task::{Context, Poll};
 use std::time::Duration;
 
+use common::clock::WallMs;
 use common::principal::Principal;
 use common::tls::Peer;
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
@@ -76,7 +77,10 @@ impl ConnectionInfo {
     }
 
     /// Returns who calls, as the access table knows callers; what is granted is in the state and not here.
-    pub fn caller(&self) -> Caller {
+    ///
+    /// A person's certificate is looked at with each call, because a connection may outlive it. Machines renew theirs
+    /// over the connection that the one before opened.
+    pub fn caller(&self, now: WallMs) -> Caller {
         match &self.peer {
             None => Caller::Unknown,
             Some(peer) if peer.is_expired => Caller::Expired(peer.principal.clone()),
@@ -84,6 +88,7 @@ impl ConnectionInfo {
                 machine @ (Principal::Agent { .. } | Principal::Node { .. }) => {
                     Caller::Machine(machine.clone())
                 }
+                other if now > peer.not_after => Caller::Expired(other.clone()),
                 other @ (Principal::Person { .. } | Principal::Key { .. }) => {
                     Caller::Granted { principal: other.clone(), grants: Vec::new() }
                 }

@@ -18,7 +18,7 @@ use proto::v1::{LoginRequest, LoginResponse};
 use crate::access::throttle::Throttle;
 use crate::hub::Hub;
 use crate::pki::authority::RequestedKey;
-use crate::state::access::user::PasswordHash;
+use crate::state::access::user::{PasswordHash, User};
 use crate::vault::password::PasswordPool;
 
 /// Tries at once from one address: an office behind one.
@@ -69,13 +69,20 @@ impl LoginDesk {
         let key = RequestedKey::of_request(&certificate_request)
             .map_err(|error| Failure::of(FailureKind::Invalid, &error))?;
         let named: Option<(TenantId, OperatorName)> = tenant.parse().ok().zip(name.parse().ok());
-        self.check(hub, address, named.as_ref(), password).await?;
+        let right = self.check(hub, address, named.as_ref(), password).await?;
         let (tenant, name) = named.ok_or_else(wrong)?;
+        let begin = {
+            let state = hub.state();
+            let user = state.access().users().get(&tenant, &name);
+            // It may have been changed, and what it got voided, while it was compared.
+            let user = user.filter(|user| hash_of_user(user).as_ref() == Some(&right)).ok_or_else(wrong)?;
+            clock::wall().max(user.certificates_begin())
+        };
         let principal = Principal::Person { tenant, name: name.to_string() };
         let seals = hub.seals()?;
         let certificate = seals
             .authority
-            .issue(&principal, None, &key, clock::wall())
+            .issue(&principal, None, &key, begin)
             .map_err(|error| Failure::of(FailureKind::Bug, &error))?;
         tracing::info!(%principal, %address, "logged in");
         Ok(LoginResponse {
@@ -85,7 +92,7 @@ impl LoginDesk {
         })
     }
 
-    /// Compares a password with the one of a user.
+    /// Compares a password with the one of a user; returns the hash that it fits.
     ///
     /// # Errors
     /// When there were too many tries, or they do not fit each other.
@@ -95,7 +102,7 @@ impl LoginDesk {
         address: IpAddr,
         named: Option<&(TenantId, OperatorName)>,
         password: Secret<String>,
-    ) -> Result<(), Failure> {
+    ) -> Result<PasswordHash, Failure> {
         let now = clock::boot();
         let name = named.map(|(tenant, name)| format!("{tenant}/{name}"));
         let may_try = take(&self.by_address, &address.to_string(), now)
@@ -106,8 +113,8 @@ impl LoginDesk {
                 .hint("wait half a minute; an API key or a certificate needs no login"));
         }
         let hash = named.and_then(|(tenant, name)| hash_of(hub, tenant, name));
-        if self.pool.is_right(password, hash).await? {
-            return Ok(());
+        if let (true, Some(hash)) = (self.pool.is_right(password, hash.clone()).await?, hash) {
+            return Ok(hash);
         }
         tracing::info!(user = name.unwrap_or_default(), %address, "a login was refused");
         Err(wrong())
@@ -117,7 +124,11 @@ impl LoginDesk {
 /// Returns the hash of a user who may log in.
 fn hash_of(hub: &Hub, tenant: &TenantId, name: &OperatorName) -> Option<PasswordHash> {
     let state = hub.state();
-    let user = state.access().users().get(tenant, name)?;
+    state.access().users().get(tenant, name).and_then(|user| hash_of_user(user))
+}
+
+/// Returns the hash that lets this user log in now.
+fn hash_of_user(user: &User) -> Option<PasswordHash> {
     user.password.clone().filter(|_| !user.is_disabled)
 }
 

@@ -1,5 +1,6 @@
 //! How calls are refused at the door, and who calls.
 
+use common::clock;
 use common::failure::{Failure, FailureKind};
 use common::id::TenantId;
 use common::principal::Principal;
@@ -74,7 +75,7 @@ pub fn connection<T>(request: &Request<T>) -> Result<ConnectionInfo, Status> {
 /// # Errors
 /// When there is neither a certificate nor anything in its place.
 pub fn check_shown<T>(request: &Request<T>) -> Result<(), Status> {
-    match connection(request)?.caller() {
+    match connection(request)?.caller(clock::wall()) {
         Caller::Unknown if request.metadata().contains_key(AUTHORIZATION_KEY) => Ok(()),
         caller @ Caller::Unknown => Err(to_status(&policy::refusal(&caller, Call::WhoAmI))),
         Caller::Expired(_) | Caller::Machine(_) | Caller::Granted { .. } => Ok(()),
@@ -87,7 +88,7 @@ pub fn check_shown<T>(request: &Request<T>) -> Result<(), Status> {
 /// # Errors
 /// When the table of access says no.
 pub fn check<T>(request: &Request<T>, call: Call) -> Result<Option<Principal>, Status> {
-    let caller = connection(request)?.caller();
+    let caller = connection(request)?.caller(clock::wall());
     match policy::check(&caller, call, &TenantId::default_tenant(), Object::Whole) {
         Decision::Allowed => Ok(match caller {
             Caller::Unknown => None,

@@ -12,6 +12,8 @@ use proto::v1;
 use proto::v1::access_service_client::AccessServiceClient;
 
 use super::fixture::{Cluster, PATIENCE, connect, document, kind};
+use crate::access::policy::Caller;
+use crate::grpc::connection::ConnectionInfo;
 use crate::state::Command;
 use crate::state::access::command::Command as Change;
 use crate::state::access::user::PasswordHash;
@@ -87,6 +89,45 @@ async fn a_password_gets_a_certificate_until_the_user_is_disabled() {
     assert!(!cluster.disable("eve", false).await.disabled);
     let again = cluster.way_of(certificate, &key);
     assert_eq!(kind(who(&again).await), wrong);
+    cluster.stop().await;
+}
+
+#[tokio::test]
+async fn a_password_that_an_admin_sets_voids_what_the_one_before_got() {
+    let cluster = Cluster::start().await;
+    cluster.create_user("default", "eve", Role::Viewer, PASSWORD).await;
+    let (certificate, key) = cluster.login("default", "eve", PASSWORD).await.unwrap();
+    let way = cluster.way_of(certificate, &key);
+    let own = |way| async move {
+        let (current, password) = (PASSWORD.to_owned(), "another horse battery".to_owned());
+        access_client(way).set_own_password(v1::OwnPasswordRequest { current, password }).await
+    };
+    assert_eq!(kind(way.call(PATIENCE, own).await), None);
+    assert_eq!(kind(who(&way).await), None, "the own change voids nothing");
+    let hub = cluster.node.hub();
+    let reset = |way| async move {
+        let (name, password) = ("eve".to_owned(), PASSWORD.to_owned());
+        access_client(way).set_password(v1::SetPasswordRequest { name, password }).await
+    };
+    assert_eq!(kind(cluster.operator.call(PATIENCE, reset).await), None);
+    let void = Some(FailureKind::Unauthenticated);
+    assert_eq!(kind(who(&way).await), void, "over the open connection");
+    // At once, in the second of the change too.
+    let (certificate, key) = cluster.login("default", "eve", PASSWORD).await.unwrap();
+    assert_eq!(kind(who(&cluster.way_of(certificate.clone(), &key)).await), None);
+
+    // A connection that outlives its certificate bears no call any more.
+    let peer = tls::peer_of(std::slice::from_ref(&certificate), clock::wall()).unwrap();
+    let info = |peer: &tls::Peer| ConnectionInfo {
+        peer: Some(std::sync::Arc::new(peer.clone())),
+        address: ([127, 0, 0, 1], 1).into(),
+        cut: tokio_util::sync::CancellationToken::new(),
+        refusals: hub.audit.refusals.clone(),
+        standing: std::sync::Arc::default(),
+    };
+    let last = peer.not_after;
+    assert!(matches!(info(&peer).caller(last), Caller::Granted { .. }));
+    assert!(matches!(info(&peer).caller(common::clock::WallMs(last.0 + 1)), Caller::Expired(_)));
     cluster.stop().await;
 }
 

@@ -104,7 +104,7 @@ pub enum Command {
         /// With what.
         labels: Labels,
     },
-    /// Sets another's password, which makes whoever knows it that user in every tenant.
+    /// Sets another's password, which makes whoever knows it that user in every tenant; certificates from before are void.
     ResetPassword {
         /// Whose.
         tenant: TenantId,

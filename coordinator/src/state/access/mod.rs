@@ -292,6 +292,8 @@ impl Access {
                 return Err(Refusal::new(FailureKind::Denied, message, hint));
             }
             user.password = Some(password);
+            // Whoever knew the password before may hold a certificate that it got.
+            user.certificates_from = stamp.wall;
             Ok(())
         })
     }

@@ -73,6 +73,12 @@ impl User {
         !self.is_disabled && issued >= self.certificates_from
     }
 
+    /// Returns when the first certificate begins that counts. Certificates tell whole seconds, so it is the next one: what
+    /// was issued in the second of a change, and before it, is void.
+    pub fn certificates_begin(&self) -> WallMs {
+        WallMs(self.certificates_from.0.div_ceil(1_000).saturating_mul(1_000))
+    }
+
     /// Whether something is granted to the person outside of its own tenant.
     pub fn reaches_beyond(&self, own: &TenantId) -> bool {
         self.grants.iter().any(|grant| grant.tenant != *own)

@@ -12,7 +12,7 @@ use crate::password;
 /// Change your own password, or set another person's
 ///
 /// Passwords are asked for without showing them; where there is no terminal they are read from standard input, a line
-/// each: for your own the present one first.
+/// each: for your own the present one first. Where you set another person's, whatever that person is logged in with ends.
 #[derive(Debug, clap::Args)]
 pub(crate) struct PasswordArgs {
     /// The person; yourself without it
