@@ -23,11 +23,9 @@ use super::roots::{Overlap, Roots};
 use super::stamp::Stamp;
 use super::step::{self, Step};
 use super::table::Table;
-use super::{Applied, Outcome};
+use super::{Applied, Outcome, request_id};
 use crate::saga::dag::Dag;
 
-/// Longest name of a request.
-const REQUEST_ID_BYTES_MAX: usize = 128;
 /// Checkpoints in one command; more wait for the next.
 pub const CHECKPOINTS_MAX: usize = 64;
 
@@ -462,9 +460,7 @@ fn set(index: &mut Table<MigrationId, ()>, tenant: &TenantId, id: &MigrationId, 
 fn check_new(id: &MigrationId, request_id: &str, plan: &Plan) -> Result<(), Refusal> {
     let invalid =
         |message: String| Refusal::new(FailureKind::Invalid, message, "this is a fault of the caller");
-    if request_id.is_empty() || request_id.len() > REQUEST_ID_BYTES_MAX {
-        return Err(invalid(format!("a request id has 1 to {REQUEST_ID_BYTES_MAX} bytes")));
-    }
+    request_id::check(request_id)?;
     step::check_steps(&plan.steps)?;
     if plan.migration != *id || plan.steps.is_empty() {
         return Err(invalid(format!(

@@ -31,6 +31,7 @@ pub mod query;
 mod queue;
 pub mod refusal;
 pub mod request;
+mod request_id;
 pub mod retention;
 pub mod roots;
 #[cfg(test)]

@@ -19,6 +19,7 @@ use super::Applied;
 use super::Outcome;
 use super::effect::Effect;
 use super::refusal::Refusal;
+use super::request_id;
 use super::stamp::Stamp;
 use super::table::Table;
 
@@ -329,6 +330,7 @@ impl Secrets {
         version: Version,
         must_exist: bool,
     ) -> Result<Applied, Refusal> {
+        request_id::check(&version.request_id)?;
         let known = self.table.get(tenant, &name);
         let newest = known.and_then(|record| record.newest());
         if let Some(newest) = newest.filter(|newest| newest.request_id == version.request_id) {
@@ -499,6 +501,16 @@ mod tests {
         delete(&mut log, "a").unwrap();
         set(&mut log, "a", 3, "r3").unwrap();
         assert_eq!(bears(&log), Labels::new());
+    }
+
+    #[test]
+    fn a_request_without_a_usable_id_sets_nothing() {
+        let mut log = sample::Log::new();
+        for id in ["", "x".repeat(129).as_str()] {
+            assert_eq!(set(&mut log, "a", 1, id).unwrap_err().failure().kind, FailureKind::Invalid);
+        }
+        assert_eq!(versions(&log, "a"), Vec::<u32>::new());
+        set(&mut log, "a", 1, &"x".repeat(128)).unwrap();
     }
 
     #[test]
