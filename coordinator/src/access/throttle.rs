@@ -1,7 +1,7 @@
 //! PURE. How often somebody may try.
 //!
 //! A bucket for each name: so many tries at once, and one more with each pause. The number of buckets is bounded; when
-//! there are too many, those go that were used least recently, so a flood of names forgets idle ones first.
+//! there are too many, the fullest go first, so that a flood of names never gives back the tries of one that is empty.
 
 use std::collections::BTreeMap;
 use std::time::Duration;
@@ -39,12 +39,7 @@ impl Throttle {
         }
         let full = Bucket { left: self.burst, then: now };
         let bucket = self.buckets.entry(name.to_owned()).or_insert(full);
-        let passed = now.since(bucket.then).as_millis() / self.pause.as_millis().max(1);
-        if passed > 0 {
-            let gained = u32::try_from(passed).unwrap_or(u32::MAX);
-            bucket.left = bucket.left.saturating_add(gained).min(self.burst);
-            bucket.then = now;
-        }
+        bucket.refill(self.burst, self.pause, now);
         if bucket.left == 0 {
             return false;
         }
@@ -52,12 +47,25 @@ impl Throttle {
         true
     }
 
-    /// Forgets the half that was used least recently.
+    /// Forgets the fuller half; among equals what was used least recently.
     fn forget(&mut self, now: BootTime) {
-        let mut ages: Vec<Duration> = self.buckets.values().map(|bucket| now.since(bucket.then)).collect();
-        ages.sort_unstable();
-        let Some(oldest) = ages.get(ages.len() / 2).copied() else { return };
-        self.buckets.retain(|_, bucket| now.since(bucket.then) < oldest);
+        let mut buckets: Vec<(String, Bucket)> = std::mem::take(&mut self.buckets).into_iter().collect();
+        for (_, bucket) in &mut buckets {
+            bucket.refill(self.burst, self.pause, now);
+        }
+        buckets.sort_by_key(|(_, bucket)| (bucket.left, now.since(bucket.then)));
+        self.buckets = buckets.into_iter().take(NAMES_MAX / 2).collect();
+    }
+}
+
+impl Bucket {
+    /// Gives back what the time has.
+    fn refill(&mut self, burst: u32, pause: Duration, now: BootTime) {
+        let passed = now.since(self.then).as_millis() / pause.as_millis().max(1);
+        if passed > 0 {
+            self.left = self.left.saturating_add(u32::try_from(passed).unwrap_or(u32::MAX)).min(burst);
+            self.then = now;
+        }
     }
 }
 
@@ -90,5 +98,15 @@ mod tests {
             assert!(throttle.take(&name.to_string(), at(name)));
         }
         assert!(throttle.buckets.len() <= NAMES_MAX);
+    }
+
+    #[test]
+    fn a_flood_of_names_gives_no_try_back() {
+        let mut throttle = Throttle::new(3, Duration::from_secs(3_600));
+        assert_eq!((0..9).filter(|_| throttle.take("eve", at(0))).count(), 3);
+        for name in 0..3 * u64::try_from(NAMES_MAX).unwrap() {
+            assert!(throttle.take(&format!("n{name}"), at(name)));
+        }
+        assert!(!throttle.take("eve", at(60_000)), "names that nobody has forgot the one that is guessed at");
     }
 }

@@ -4,7 +4,7 @@
 //! their own, so that a flood of logins costs itself. A name that nobody has is answered like a wrong password, in the
 //! same time.
 
-use std::net::IpAddr;
+use std::net::{IpAddr, Ipv6Addr};
 use std::sync::{Mutex, PoisonError};
 use std::time::Duration;
 
@@ -105,7 +105,7 @@ impl LoginDesk {
     ) -> Result<PasswordHash, Failure> {
         let now = clock::boot();
         let name = named.map(|(tenant, name)| format!("{tenant}/{name}"));
-        let may_try = take(&self.by_address, &address.to_string(), now)
+        let may_try = take(&self.by_address, &site_of(address).to_string(), now)
             // Names that are none share a bucket; nobody waits for them.
             && take(&self.by_name, name.as_deref().unwrap_or_default(), now);
         if !may_try {
@@ -118,6 +118,14 @@ impl LoginDesk {
         }
         tracing::info!(user = name.unwrap_or_default(), %address, "a login was refused");
         Err(wrong())
+    }
+}
+
+/// Returns what one customer of a network has: an IPv4 address, or the /64 in which it may take any IPv6 address.
+fn site_of(address: IpAddr) -> IpAddr {
+    match address.to_canonical() {
+        IpAddr::V6(address) => Ipv6Addr::from_bits(address.to_bits() & !u128::from(u64::MAX)).into(),
+        address @ IpAddr::V4(_) => address,
     }
 }
 
@@ -141,4 +149,18 @@ fn take(throttle: &Mutex<Throttle>, name: &str, now: clock::BootTime) -> bool {
 fn wrong() -> Failure {
     Failure::new(FailureKind::Unauthenticated, "tenant, user and password do not fit each other")
         .hint("look at --tenant and --user; an admin sets a new password with `ctl user password`")
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_customer_of_a_network_is_one_address() {
+        let site = |address: &str| site_of(address.parse().unwrap()).to_string();
+        assert_eq!(site("2001:db8:1:2:ffff::1"), site("2001:db8:1:2::2"));
+        assert_ne!(site("2001:db8:1:2::1"), site("2001:db8:1:3::1"));
+        assert_eq!(site("::ffff:192.0.2.1"), "192.0.2.1");
+        assert_ne!(site("192.0.2.1"), site("192.0.2.2"));
+    }
 }
