@@ -316,6 +316,7 @@ async fn a_flood_of_logins_harms_nobody_else() {
     let cluster = Cluster::start().await;
     cluster.create_user("default", "eve", Role::Viewer, PASSWORD).await;
     let (_, mut agent) = connect(&cluster, "web1").await;
+    let begin = clock::boot();
     let flood = async {
         let attempts = (0..1_000).map(|_| cluster.login("default", "eve", "a wrong password"));
         let mut kinds = Vec::new();
@@ -340,8 +341,12 @@ async fn a_flood_of_logins_harms_nobody_else() {
     let compared = kinds.iter().filter(|kind| **kind == FailureKind::Unauthenticated).count();
     let throttled = kinds.iter().filter(|kind| **kind == FailureKind::Throttled).count();
     assert_eq!(compared + throttled, 1_000);
-    // The name's bucket holds ten, and one more with every five seconds that this takes.
-    assert!(compared >= 1 && throttled > 800, "{compared} passwords were compared");
+    // The name's bucket holds ten, and gets one more with every five seconds that this took, however busy the machine is.
+    let most = 10 + clock::boot().since(begin).as_secs() / 5;
+    assert!(
+        compared >= 1 && compared as u64 <= most,
+        "{compared} passwords were compared, and {most} may be"
+    );
     cluster.stop().await;
 }
 
