@@ -264,7 +264,7 @@ impl Hub {
         {
             let (principal, address) = (Some(actor.principal), actor.address);
             let (action, reason) = (action.to_owned(), failure.message.clone());
-            self.audit.refusals.note(Refused { principal, address, action, object, reason });
+            self.audit.refusals.note(Refused { principal, tenant: None, address, action, object, reason });
         }
         proposed.map(|applied| applied.outcome)
     }

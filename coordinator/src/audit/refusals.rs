@@ -35,6 +35,8 @@ const MINUTE: Duration = Duration::from_secs(60);
 const INTERVAL: Duration = Duration::from_secs(1);
 /// Lines that wait for a leader: those of one look, and of the one before.
 const WAITING_MAX: usize = 2 * (KNOWN_MAX + STRANGERS_MAX + 2);
+/// Things of one key that are named in its line.
+const OBJECTS_MAX: usize = 8;
 /// Who a stranger is in the audit.
 pub const NOBODY: &str = "nobody";
 
@@ -43,6 +45,8 @@ pub const NOBODY: &str = "nobody";
 pub struct Refused {
     /// Who, if that was proven.
     pub principal: Option<Principal>,
+    /// Whose audit it belongs in, if that is not the principal's.
+    pub tenant: Option<TenantId>,
     /// From where.
     pub address: Option<IpAddr>,
     /// What was asked for.
@@ -67,15 +71,14 @@ struct Table {
     others: Option<Counted>,
 }
 
-/// Who and from where.
-type Key = (Option<Principal>, Option<IpAddr>);
+/// Who, from where and in whose audit.
+type Key = (Option<Principal>, Option<IpAddr>, TenantId);
 
 /// What was refused to one key in this minute.
 #[derive(Debug)]
 struct Counted {
-    tenant: TenantId,
     actions: Vec<String>,
-    object: String,
+    objects: Vec<String>,
     reason: String,
     /// How many are not written yet.
     count: u32,
@@ -90,41 +93,44 @@ impl Refusals {
     }
 
     fn note_at(&self, refused: Refused, now: BootTime) {
-        let Refused { principal, address, action, object, reason } = refused;
+        let Refused { principal, tenant, address, action, object, reason } = refused;
         let mut table = self.table.lock().unwrap_or_else(PoisonError::into_inner);
         table.began.get_or_insert(now);
-        let tenant = principal.as_ref().map_or_else(TenantId::default_tenant, Principal::tenant);
+        let tenant = tenant.or_else(|| principal.as_ref().map(Principal::tenant));
+        let tenant = tenant.unwrap_or_else(TenantId::default_tenant);
         let (keys, max) = match principal {
             Some(_) => (&mut table.known, KNOWN_MAX),
             None => (&mut table.strangers, STRANGERS_MAX),
         };
-        let key = (principal, address.map(|address| address.to_canonical()));
-        let fresh =
-            |tenant| Counted { tenant, actions: Vec::new(), object, reason, count: 0, is_told: false };
+        let key = (principal, address.map(|address| address.to_canonical()), tenant);
+        let fresh = || Counted { actions: Vec::new(), objects: Vec::new(), reason, count: 0, is_told: false };
         let counted = if keys.len() < max || keys.contains_key(&key) {
-            keys.entry(key).or_insert_with(|| fresh(tenant))
+            keys.entry(key).or_insert_with(fresh)
         } else {
-            table.others.get_or_insert_with(|| fresh(TenantId::default_tenant()))
+            table.others.get_or_insert_with(fresh)
         };
         counted.count = counted.count.saturating_add(1);
         if counted.actions.len() < ACTIONS_MAX && !counted.actions.contains(&action) {
             counted.actions.push(action);
         }
+        if counted.objects.len() < OBJECTS_MAX && !object.is_empty() && !counted.objects.contains(&object) {
+            counted.objects.push(object);
+        }
     }
 
     /// Takes what should become lines now.
-    fn take(&self, now: BootTime) -> Vec<Deed> {
+    pub(crate) fn take(&self, now: BootTime) -> Vec<Deed> {
         let mut table = self.table.lock().unwrap_or_else(PoisonError::into_inner);
         let Some(began) = table.began else { return Vec::new() };
         let is_over = now.since(began) >= MINUTE;
         let mut deeds = Vec::new();
         let Table { began: _, known, strangers, others } = &mut *table;
-        for ((principal, address), counted) in known.iter_mut().chain(strangers.iter_mut()) {
+        for ((principal, address, tenant), counted) in known.iter_mut().chain(strangers.iter_mut()) {
             let who = principal.as_ref().map_or_else(|| NOBODY.to_owned(), ToString::to_string);
-            deeds.extend(counted.take(who, address.map(|address| address.to_string()), is_over));
+            deeds.extend(counted.take(who, address.map(|address| address.to_string()), tenant, is_over));
         }
         if let Some(counted) = others {
-            deeds.extend(counted.take("others".to_owned(), None, is_over));
+            deeds.extend(counted.take("others".to_owned(), None, &TenantId::default_tenant(), is_over));
         }
         if is_over {
             *table = Table::default();
@@ -135,7 +141,13 @@ impl Refusals {
 
 impl Counted {
     /// Returns the line that is due: the first at once, all others with the end of the minute.
-    fn take(&mut self, principal: String, address: Option<String>, is_over: bool) -> Option<Deed> {
+    fn take(
+        &mut self,
+        principal: String,
+        address: Option<String>,
+        tenant: &TenantId,
+        is_over: bool,
+    ) -> Option<Deed> {
         let count = match (self.count, self.is_told, is_over) {
             (0, ..) | (_, true, false) => return None,
             (_, false, false) => 1,
@@ -143,16 +155,16 @@ impl Counted {
         };
         self.is_told = true;
         self.count -= count;
+        let told = |names: &[String]| match count {
+            1 => names.first().cloned().unwrap_or_default(),
+            _ => names.join(", "),
+        };
         Some(Deed {
-            tenant: self.tenant.clone(),
+            tenant: tenant.clone(),
             principal,
             address,
-            action: if count == 1 {
-                self.actions.first().cloned().unwrap_or_default()
-            } else {
-                self.actions.join(", ")
-            },
-            object: self.object.clone(),
+            action: told(&self.actions),
+            object: told(&self.objects),
             refused: Some(self.reason.clone()),
             count,
         })
@@ -203,6 +215,7 @@ mod tests {
             |name: &str| Principal::Person { tenant: TenantId::default_tenant(), name: name.to_owned() };
         Refused {
             principal: principal.map(person),
+            tenant: None,
             address: Some(IpAddr::from([192, 0, 2, last])),
             action: action.to_owned(),
             object: String::new(),

@@ -21,7 +21,7 @@ use tonic::{Request, Response, Status};
 use super::admission::{self, Admitted};
 use super::document::{Answer, answer, from, page};
 use super::login::LoginDesk;
-use super::refuse;
+use super::{refuse, witness};
 use crate::access::actor::Actor;
 use crate::access::call::Call;
 use crate::hub::Hub;
@@ -72,6 +72,18 @@ impl AccountDoor {
         Ok(admitted)
     }
 
+    /// Tells the witness as whom a login tries to pass. A name that nobody has stays untold: it may well be a password
+    /// that was typed in the wrong place.
+    fn tell_tried(&self, request: &Request<LoginRequest>) {
+        let state = self.hub.state();
+        let LoginRequest { tenant, name, .. } = request.get_ref();
+        let tenant = tenant.parse().ok().filter(|tenant| state.access().has_tenant(tenant));
+        let tenant = tenant.unwrap_or_else(TenantId::default_tenant);
+        let name: Option<OperatorName> = name.parse().ok();
+        let name = name.filter(|name| state.access().users().get(&tenant, name).is_some());
+        witness::tell_tried(request, tenant, name.map(|name| name.to_string()).unwrap_or_default());
+    }
+
     async fn hash(&self, password: String) -> Result<PasswordHash, Status> {
         let hashed = self.desk.pool().hash(Secret::new(password)).await;
         hashed.map_err(|failure| to_status(&failure))
@@ -101,6 +113,7 @@ impl AccessService for AccountDoor {
         refuse::check(&request, Call::Login)?;
         refuse::check_leader(&self.hub).await?;
         let address = refuse::connection(&request)?.address.ip();
+        self.tell_tried(&request);
         let answered = self.desk.login(&self.hub, address, request.into_inner()).await;
         answered.map(Response::new).map_err(|failure| to_status(&failure))
     }
@@ -121,6 +134,7 @@ impl AccessService for AccountDoor {
             return Err(Status::permission_denied("only a person has a password"));
         };
         let name: OperatorName = parse(name)?;
+        witness::tell_tried(&request, tenant.clone(), name.to_string());
         let named = (tenant.clone(), name);
         let OwnPasswordRequest { current, password } = request.into_inner();
         let (tenant, name) = &named;

@@ -151,6 +151,7 @@ impl Door {
         if error.kind() == io::ErrorKind::InvalidData {
             self.refusals.note(Refused {
                 principal: None,
+                tenant: None,
                 address: Some(address.ip()),
                 action: "connect".to_owned(),
                 object: format!("port {}", self.name),

@@ -9,6 +9,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, OnceLock};
 use std::task::{Context, Poll};
 
+use common::id::TenantId;
 use common::principal::Principal;
 use tonic::codegen::Service;
 use tonic::codegen::http::{HeaderMap, Request, Response};
@@ -27,6 +28,7 @@ pub struct Witness {
 #[derive(Debug, Default)]
 struct Told {
     principal: OnceLock<Principal>,
+    tried: OnceLock<(TenantId, String)>,
     is_hidden: AtomicBool,
 }
 
@@ -42,6 +44,14 @@ pub fn tell_principal<T>(request: &tonic::Request<T>, principal: &Principal) {
     if let Some(witness) = request.extensions().get::<Witness>() {
         // A second admission of the same call says the same.
         drop(witness.told.principal.set(principal.clone()));
+    }
+}
+
+/// Tells as whom a caller tries to pass, by a password.
+pub fn tell_tried<T>(request: &tonic::Request<T>, tenant: TenantId, name: String) {
+    if let Some(witness) = request.extensions().get::<Witness>() {
+        // A call tries once.
+        drop(witness.told.tried.set((tenant, name)));
     }
 }
 
@@ -105,15 +115,19 @@ fn look(connection: &ConnectionInfo, method: &str, witness: &Witness, headers: &
     let is_refusal = match status.code() {
         Code::Unauthenticated | Code::PermissionDenied => true,
         Code::NotFound => witness.told.is_hidden.load(Ordering::Relaxed),
+        // Too many tries are tries too.
+        Code::ResourceExhausted => witness.told.tried.get().is_some(),
         _ => false,
     };
     if is_refusal {
         let certified = connection.peer.as_ref().map(|peer| peer.principal.clone());
+        let (tenant, object) = witness.told.tried.get().cloned().unzip();
         connection.refusals.note(Refused {
             principal: witness.told.principal.get().cloned().or(certified),
+            tenant,
             address: Some(connection.address.ip()),
             action: action(method),
-            object: String::new(),
+            object: object.unwrap_or_default(),
             reason: status.message().to_owned(),
         });
     }
@@ -138,7 +152,40 @@ fn action(path: &str) -> String {
 
 #[cfg(test)]
 mod tests {
+    use std::time::Duration;
+
+    use common::clock;
+
     use super::*;
+
+    #[test]
+    fn a_login_that_is_refused_is_of_whom_was_tried_and_too_many_are_too() {
+        let refusals = Arc::new(crate::audit::refusals::Refusals::default());
+        let connection = ConnectionInfo {
+            peer: None,
+            address: ([192, 0, 2, 1], 1).into(),
+            cut: tokio_util::sync::CancellationToken::new(),
+            refusals: Arc::clone(&refusals),
+            standing: Arc::default(),
+        };
+        let answered = |witness: &Witness, status: &Status| {
+            let mut headers = HeaderMap::new();
+            status.add_header(&mut headers).unwrap();
+            look(&connection, "/migration.v1.AccessService/Login", witness, &headers);
+        };
+        let mut request = tonic::Request::new(());
+        let (login, other) = (Witness::default(), Witness::default());
+        request.extensions_mut().insert(login.clone());
+        tell_tried(&request, "acme".parse().unwrap(), "eve".to_owned());
+        answered(&login, &Status::unauthenticated("wrong"));
+        answered(&login, &Status::resource_exhausted("too many"));
+        answered(&login, &Status::unavailable("no leader"));
+        answered(&other, &Status::resource_exhausted("a full queue"));
+        let deeds = refusals.take(clock::boot().after(Duration::from_secs(60)));
+        let [deed] = deeds.as_slice() else { panic!("one line: {deeds:?}") };
+        let told = (deed.tenant.as_str(), deed.object.as_str(), deed.action.as_str(), deed.count);
+        assert_eq!(told, ("acme", "eve", "access.login", 2));
+    }
 
     #[test]
     fn a_method_is_named_as_in_the_audit() {

@@ -113,6 +113,34 @@ async fn connection(way: &Coordinators) -> Way {
 }
 
 #[tokio::test]
+async fn a_login_that_is_refused_is_told_to_whose_user_was_tried() {
+    let cluster = Cluster::start().await;
+    let eve = auditor_of(&cluster, "acme").await;
+    for name in ["eve", "a password in the wrong place", "nobody9"] {
+        let tried = cluster.login("acme", name, "a wrong password").await;
+        assert_eq!(kind(tried), Some(FailureKind::Unauthenticated));
+    }
+    let told = tokio::time::timeout(PATIENCE, async {
+        loop {
+            let request = v1::AuditListRequest { action: "access.login".to_owned(), ..Default::default() };
+            if let Some(line) = list(&eve, request).await.pop() {
+                return line;
+            }
+            tokio::time::sleep(std::time::Duration::from_millis(20)).await;
+        }
+    });
+    let line = told.await.unwrap();
+    let told = (line.tenant.as_str(), line.principal.as_str(), line.object.as_str());
+    assert_eq!(told, ("acme", "nobody", "eve"));
+    // What was tried since becomes a line with the end of the minute.
+    let rest =
+        cluster.node.hub().audit.refusals.take(clock::boot().after(std::time::Duration::from_secs(60)));
+    let told = format!("{rest:?}");
+    assert!(!told.contains("in the wrong place") && !told.contains("nobody9"), "{told}");
+    cluster.stop().await;
+}
+
+#[tokio::test]
 async fn a_flood_of_refusals_costs_a_few_lines_and_harms_nobody() {
     let cluster = Cluster::start().await;
     let hub = cluster.node.hub();
@@ -140,6 +168,7 @@ async fn a_flood_of_refusals_costs_a_few_lines_and_harms_nobody() {
         for number in 0..FLOOD_COUNTED {
             hub.audit.refusals.note(Refused {
                 principal: None,
+                tenant: None,
                 address: Some(Ipv4Addr::from_bits(number).into()),
                 action: "connect".to_owned(),
                 object: String::new(),
