@@ -25,8 +25,8 @@ use tonic::{Request, Response, Status};
 use super::admission::{self, Admitted};
 use super::document::{Answer, answer, document, from, page};
 use super::invite::invite;
-use super::refuse;
 use super::watch::{view, watch};
+use super::{list, refuse};
 use crate::access::actor::Actor;
 use crate::access::call::Call;
 use crate::access::policy::Decision;
@@ -262,28 +262,10 @@ impl ControlService for ControlDoor {
         let question = ListQuestion { migration: migration.id.clone(), list_file };
         let Document { document } = document(&question)?;
         let asked = self.hub.sessions.list(&admitted.tenant, &host, Question::ListOfMigration(document));
-        let mut pieces = asked.map_err(|failure| to_status(&failure))?;
+        let pieces = asked.map_err(|failure| to_status(&failure))?;
         let (lines, stream) = mpsc::channel(crate::live::sessions::PIECES_MAX);
-        let hub = Arc::clone(&self.hub);
-        self.hub.shutdown.spawn(async move {
-            loop {
-                let next = match pieces.recv().await {
-                    // An empty piece is the end; a channel that closes without it broke off.
-                    Some(Ok(piece)) if piece.is_empty() => break,
-                    // Whoever lost the grant meanwhile reads no further.
-                    Some(Ok(lines)) => match admitted.again(&hub.state()) {
-                        Ok(_) => Ok(Piece { lines }),
-                        Err(failure) => Err(to_status(&failure)),
-                    },
-                    Some(Err(failure)) => Err(to_status(&failure)),
-                    None => Err(to_status(&Failure::new(FailureKind::Unreachable, "the list broke off"))),
-                };
-                let is_end = next.is_err();
-                if lines.send(next).await.is_err() || is_end {
-                    break;
-                }
-            }
-        });
+        let (hub, id) = (Arc::clone(&self.hub), migration.id.to_string());
+        self.hub.shutdown.spawn(list::hand_on(hub, admitted, id, pieces, lines));
         Ok(Response::new(Box::pin(ReceiverStream::new(stream))))
     }
 

@@ -11,6 +11,7 @@ pub mod document;
 pub mod door;
 mod handshakes;
 pub mod invite;
+pub mod list;
 pub mod login;
 pub mod raft;
 pub mod refuse;

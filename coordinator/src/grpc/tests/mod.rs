@@ -6,6 +6,7 @@ mod audit;
 mod doors;
 mod fixture;
 mod join;
+mod list;
 mod raw;
 mod secrets;
 mod sessions;
