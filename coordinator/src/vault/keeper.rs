@@ -4,15 +4,18 @@
 //! print 4 KiB. What it says on standard error goes to our own, and never into a failure: a keeper may quote the key.
 
 use std::io::Read;
-use std::process::{Child, Command, Stdio};
+use std::process::{Child, Command, ExitStatus, Stdio};
 use std::sync::mpsc;
 use std::time::Duration;
 
+use common::clock::{self, BootTime};
 use common::failure::{Failure, FailureKind};
 use common::secret::Secret;
 
 /// How long the keeper may take; it may have to ask a machine far away.
 const DEADLINE: Duration = Duration::from_secs(10);
+/// How often one that has printed is looked at whether it has ended.
+const END_PAUSE: Duration = Duration::from_millis(10);
 /// What it may print: a few keys of 64 digits.
 const OUTPUT_BYTES_MAX: u64 = 4 * 1024;
 
@@ -30,17 +33,37 @@ fn ask_within(words: &[String], deadline: Duration) -> Result<Secret<String>, Fa
     command.args(arguments).stdin(Stdio::null()).stdout(Stdio::piped()).stderr(Stdio::inherit());
     let mut child =
         command.spawn().map_err(|error| failed(program, &format!("it cannot be started: {error}")))?;
+    let end = clock::boot().after(deadline);
     let printed = read(&mut child, program, deadline);
-    if printed.is_err() {
-        // One that has ended cannot be killed, and need not be.
+    let ended = printed.and_then(|printed| Ok((printed, wait(&mut child, program, end, deadline)?)));
+    if ended.is_err() {
+        // One that has ended cannot be killed, and need not be; one that was killed ends at once.
         child.kill().ok();
+        child.wait().ok();
     }
-    let ended = child.wait().map_err(|error| failed(program, &error.to_string()))?;
-    let printed = printed?;
+    let (printed, ended) = ended?;
     if !ended.success() {
         return Err(failed(program, &format!("it ended with {ended}")));
     }
     Ok(printed)
+}
+
+/// Waits for the end of a keeper that has closed its output: it may do so and live on.
+fn wait(child: &mut Child, program: &str, end: BootTime, deadline: Duration) -> Result<ExitStatus, Failure> {
+    loop {
+        if let Some(ended) = child.try_wait().map_err(|error| failed(program, &error.to_string()))? {
+            return Ok(ended);
+        }
+        if clock::boot() >= end {
+            return Err(late(program, deadline));
+        }
+        std::thread::sleep(END_PAUSE);
+    }
+}
+
+fn late(program: &str, deadline: Duration) -> Failure {
+    let message = format!("it did not answer and end within {} s", deadline.as_secs());
+    Failure { kind: FailureKind::Timeout, ..failed(program, &message) }
 }
 
 /// Reads all that is printed, on a thread of its own, because a pipe knows no deadline.
@@ -54,10 +77,7 @@ fn read(child: &mut Child, program: &str, deadline: Duration) -> Result<Secret<S
         sender.send(read.map(|_bytes| Secret::new(text))).ok();
     });
     reading.map_err(|error| Failure::of(FailureKind::Exhausted, &error))?;
-    let printed = receiver.recv_timeout(deadline).map_err(|_elapsed| {
-        let message = format!("it did not answer within {} s", deadline.as_secs());
-        Failure { kind: FailureKind::Timeout, ..failed(program, &message) }
-    })?;
+    let printed = receiver.recv_timeout(deadline).map_err(|_elapsed| late(program, deadline))?;
     let printed =
         printed.map_err(|error| failed(program, &format!("what it printed is no text: {}", error.kind())))?;
     if printed.expose().len() as u64 > OUTPUT_BYTES_MAX {
@@ -88,6 +108,7 @@ mod tests {
         for (script, needle) in [
             ("printf canary; exit 3", "exit status: 3"),
             ("exec sleep 60", "within 5 s"),
+            ("printf canary; exec sleep 60 >&-", "within 5 s"),
             ("yes canary", "more than 4096"),
             ("printf '\\377canary'", "no text"),
         ] {

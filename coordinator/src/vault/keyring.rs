@@ -99,6 +99,15 @@ impl KeySources {
         Ok(read(&self.file)?.map(|keys| (Source::File, keys)))
     }
 
+    /// Whether the keys come from a keeper, which may take seconds to answer.
+    pub fn asks_keeper(&self) -> bool {
+        let has_credential = self
+            .credentials_directory
+            .as_ref()
+            .is_some_and(|directory| directory.join(CREDENTIAL_NAME).exists());
+        self.variable.is_none() && !has_credential && !self.command.is_empty()
+    }
+
     /// Returns the key.
     ///
     /// # Errors

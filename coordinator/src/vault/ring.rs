@@ -1,7 +1,8 @@
 //! The cluster keys that this node has: one, or two while the key is rotated.
 //!
 //! An envelope names its key by id. One that is not in memory is looked for in the sources once more, so that a key
-//! which was put there since the start is found without a restart.
+//! which was put there since the start is found without a restart. An external keeper, which may take seconds, is asked
+//! only at the start and by rotations, on a thread that may wait.
 
 use std::sync::{Mutex, MutexGuard, PoisonError};
 
@@ -32,7 +33,7 @@ impl Keyring {
         Ok(Self { sources, keys: Mutex::new(keys), writing: Mutex::new(()) })
     }
 
-    /// Returns a key by its id.
+    /// Returns a key by its id; a keeper is not asked for it.
     ///
     /// # Errors
     /// When this node does not have it.
@@ -40,7 +41,9 @@ impl Keyring {
         if let Some(key) = self.known(id) {
             return Ok(key);
         }
-        self.read_again()?;
+        if !self.sources.asks_keeper() {
+            self.read_again()?;
+        }
         self.known(id).ok_or_else(|| {
             let ours: Vec<String> = self.lock().iter().map(|key| hex(&key.id())).collect();
             let message = format!(
@@ -59,9 +62,10 @@ impl Keyring {
     /// # Errors
     /// When a source cannot be read.
     pub fn holds(&self, id: [u8; 8]) -> Result<bool, Failure> {
-        self.read_again()?;
-        let found = self.sources.find_all()?;
-        Ok(found.is_some_and(|(_, keys)| keys.iter().any(|key| key.id() == id)))
+        let Some((_, found)) = self.sources.find_all()? else { return Ok(false) };
+        let is_held = found.iter().any(|key| key.id() == id);
+        self.take_up(found);
+        Ok(is_held)
     }
 
     /// Returns the key that stands last in the sources and is another than this one: an operator's choice for the next.
@@ -129,14 +133,19 @@ impl Keyring {
 
     /// Takes up what the sources hold and memory does not.
     fn read_again(&self) -> Result<(), Failure> {
-        let Some((_, found)) = self.sources.find_all()? else { return Ok(()) };
+        if let Some((_, found)) = self.sources.find_all()? {
+            self.take_up(found);
+        }
+        Ok(())
+    }
+
+    fn take_up(&self, found: Vec<ClusterKey>) {
         let mut keys = self.lock();
         for key in found {
             if keys.iter().all(|known| known.id() != key.id()) {
                 keys.push(key);
             }
         }
-        Ok(())
     }
 
     fn lock(&self) -> MutexGuard<'_, Vec<ClusterKey>> {
