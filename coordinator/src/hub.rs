@@ -90,6 +90,8 @@ pub struct Hub {
     pub raft: RaftNode,
     /// The cluster keys that this node has.
     pub keyring: Keyring,
+    /// Held while the cluster key is rotated or old ones are dropped: the two would take each other's key for an old one.
+    pub rotation: tokio::sync::Mutex<()>,
     /// The way to the other nodes.
     pub peers: Peers,
     /// What this node keeps for the audit.

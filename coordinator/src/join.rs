@@ -65,10 +65,10 @@ pub async fn join(
             .hint("make one with `ctl cluster add`"));
     }
     let document = NodeDocument::parse(&answer.node_document)?;
-    let cluster_keys = document.cluster_keys()?;
+    let present = document.cluster_key()?.id();
     match own_keys {
-        None => sources.store_all(&cluster_keys)?,
-        Some(own) if own.iter().any(|key| key.id() == cluster_keys[0].id()) => {}
+        None => sources.store_all(&document.cluster_keys()?)?,
+        Some(own) if own.iter().any(|key| key.id() == present) => {}
         Some(_) => {
             return Err(Failure::new(FailureKind::Conflict, "the cluster key that is in place here is not this cluster's")
                 .hint("remove it, or put the right one in place; the join brings the key with it where there is none"));

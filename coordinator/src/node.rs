@@ -85,6 +85,7 @@ impl Node {
             proposer: raft.proposer().clone(),
             raft: raft.clone(),
             keyring,
+            rotation: tokio::sync::Mutex::default(),
             peers: Peers(Arc::clone(&wire)),
             audit: node_audit,
             retention: settings.retention.clone(),

@@ -14,8 +14,10 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use crate::access::actor::Actor;
+use crate::audit::exchange::blocking;
 use common::clock;
 use common::failure::{Failure, FailureKind};
+use common::id::NodeName;
 use common::view::KeyRotationView;
 
 use crate::hub::{AUTHORITY_CONTEXT, Hub};
@@ -25,6 +27,7 @@ use crate::state::Command;
 use crate::state::secret::{Command as SecretCommand, NextKey, REWRAPS_MAX, Rewrapped};
 use crate::vault::envelope::{self, Parts, hex};
 use crate::vault::keyring::ClusterKey;
+use crate::vault::ring::Keyring;
 use crate::vault::sealed_secret::Place;
 
 /// What the next key is sealed for on its way.
@@ -41,14 +44,13 @@ const ROUNDS_MAX: u32 = 20;
 /// # Errors
 /// When a node lacks the next key, or this one does not lead any more; what was done so far stays.
 pub async fn rotate(hub: &Arc<Hub>, principal: Actor, drop_old: bool) -> Result<KeyRotationView, Failure> {
+    let Ok(_turn) = hub.rotation.try_lock() else {
+        let message = "a rotation of the cluster key is under way on this coordinator";
+        return Err(Failure::new(FailureKind::Conflict, message).hint("wait for its end, then ask again"));
+    };
     let present = hub.cluster_key()?;
     if drop_old {
-        let rewrapped = rewrap_all(hub, &present).await?;
-        await_nodes(hub, present.id()).await?;
-        hub.propose(principal, Command::Secret(SecretCommand::ForgetNextKey)).await?;
-        hub.keyring.keep_only(present.id())?;
-        let key = hex(&present.id());
-        return Ok(KeyRotationView { key, previous: None, rewrapped, is_old_dropped: true });
+        return drop_before(hub, principal, &present).await;
     }
     let next = next_key(hub, &present).await?;
     await_nodes(hub, next.id()).await?;
@@ -63,23 +65,57 @@ pub async fn rotate(hub: &Arc<Hub>, principal: Actor, drop_old: bool) -> Result<
     })
 }
 
+/// Has every node drop the keys before the present one.
+async fn drop_before(
+    hub: &Arc<Hub>,
+    principal: Actor,
+    present: &ClusterKey,
+) -> Result<KeyRotationView, Failure> {
+    let id = present.id();
+    let rewrapped = rewrap_all(hub, present).await?;
+    await_nodes(hub, id).await?;
+    hub.propose(principal, Command::Secret(SecretCommand::DropOldKeys { present: id })).await?;
+    // Every node does it by itself; this one does it before it says so.
+    ask_sources(hub, move |keyring| keyring.forget_before(id)).await?;
+    Ok(KeyRotationView { key: hex(&id), previous: None, rewrapped, is_old_dropped: true })
+}
+
+/// Asks the sources of the keys on a thread that may wait: a keeper may take seconds, and a file is written durably.
+async fn ask_sources<T: Send + 'static>(
+    hub: &Arc<Hub>,
+    ask: impl FnOnce(&Keyring) -> Result<T, Failure> + Send + 'static,
+) -> Result<T, Failure> {
+    let hub = Arc::clone(hub);
+    blocking(move || ask(&hub.keyring)).await?
+}
+
+/// Whether this node has a key by itself.
+///
+/// # Errors
+/// When its source cannot be read.
+pub async fn holds(hub: &Arc<Hub>, id: [u8; 8]) -> Result<bool, Failure> {
+    ask_sources(hub, move |keyring| keyring.holds(id)).await
+}
+
 /// Returns the key to move to: the one under way, the one that an operator prepared, or a new one that is told.
 async fn next_key(hub: &Arc<Hub>, present: &ClusterKey) -> Result<ClusterKey, Failure> {
     if let Some(next) = told_key(hub)?.filter(|next| next.id() != present.id()) {
         return Ok(next);
     }
-    if let Some(prepared) = hub.keyring.prepared(present.id())? {
+    let id = present.id();
+    if let Some(prepared) = ask_sources(hub, move |keyring| keyring.prepared(id)).await? {
         return Ok(prepared);
     }
     // Told before it is kept here: a key that only this node knew would be taken for an operator's by the next call.
-    hub.keyring.check_own()?;
+    ask_sources(hub, Keyring::check_own).await?;
     let next = ClusterKey::generate()?;
     let context = format!("{NEXT_KEY_CONTEXT}{}", hub.state().cluster().id);
     let envelope = envelope::seal(present, &context, next.expose());
     let envelope = envelope.map_err(|error| Failure::of(FailureKind::Bug, &error))?;
     let command = SecretCommand::NextKey(NextKey { id: next.id(), envelope });
     hub.propose(hub.principal(), Command::Secret(command)).await?;
-    hub.keyring.add(&next)?;
+    let own = next.clone();
+    ask_sources(hub, move |keyring| keyring.add(&own)).await?;
     Ok(next)
 }
 
@@ -102,8 +138,10 @@ fn told_key(hub: &Hub) -> Result<Option<ClusterKey>, Failure> {
 /// Waits until every other node says that it has the key by itself.
 async fn await_nodes(hub: &Arc<Hub>, id: [u8; 8]) -> Result<(), Failure> {
     let deadline = clock::boot().after(NODES_DEADLINE);
-    if !hub.keyring.holds(id)? {
-        return Err(lacking(hub.name.as_str()));
+    let is_told = hub.state().secrets().next_key().is_some_and(|told| told.id == id);
+    let lacking = |name: &NodeName| lacking(name, is_told);
+    if !holds(hub, id).await? {
+        return Err(lacking(&hub.name));
     }
     let others: Vec<_> =
         hub.raft.member_views().into_iter().filter(|member| member.name != hub.name).collect();
@@ -113,7 +151,7 @@ async fn await_nodes(hub: &Arc<Hub>, id: [u8; 8]) -> Result<(), Failure> {
             match asked {
                 Ok(answer) if answer == [1] => break,
                 Ok(_) | Err(_) if clock::boot() < deadline => tokio::time::sleep(NODES_PAUSE).await,
-                Ok(_) => return Err(lacking(member.name.as_str())),
+                Ok(_) => return Err(lacking(&member.name)),
                 Err(failure) => return Err(failure.context("node", member.name.to_string())),
             }
         }
@@ -137,11 +175,13 @@ pub async fn check_newcomer(hub: &Hub, address: &str) -> Result<(), Failure> {
     ))
 }
 
-fn lacking(node: &str) -> Failure {
-    let message = format!("the node `{node}` does not have the next cluster key");
-    Failure::new(FailureKind::Conflict, message).hint(
-        "where its key comes from the environment, systemd or a keeper, put the next one there behind the present one; then rotate again",
-    )
+fn lacking(node: &NodeName, is_told: bool) -> Failure {
+    let message = format!("the node `{node}` does not have the cluster key that all nodes must have by now");
+    Failure::new(FailureKind::Conflict, message).hint(if is_told {
+        "its log says why it could not keep it: its key may come from the environment, systemd or a keeper, where only you can put it; then ask again"
+    } else {
+        "put the key of the others there, behind those that it has; then ask again"
+    })
 }
 
 /// Makes the next key the present one, for all that is sealed from now on.
@@ -197,16 +237,26 @@ async fn rewrap_all(hub: &Hub, to: &ClusterKey) -> Result<u64, Failure> {
     .hint("rotate again; what was moved stays moved"))
 }
 
-/// Keeps the next key as soon as the state tells of it, forgets the ones before when it no longer does, and keeps the
-/// sealed authority beside raft as it is now. On every node, until the shutdown.
+/// What the keys of a node follow from, as it has applied it.
+type Told = (Option<[u8; 8]>, Option<[u8; 8]>, Vec<u8>);
+
+/// Keeps the next key as soon as the state tells of it, forgets those before the oldest that is kept, and keeps the
+/// sealed authority beside raft as it is now. On every node, from its start until the shutdown, so that one that was
+/// away does what it missed.
 pub async fn keep_keys(hub: Arc<Hub>, files: crate::membership::NodeFiles) {
     let mut replicas = hub.proposer.replicas();
-    let mut seen: (Option<[u8; 8]>, Vec<u8>) = (None, Vec::new());
+    let mut seen: Option<Told> = None;
     loop {
-        let state = hub.state();
-        let now = (state.secrets().next_key().map(|key| key.id), state.cluster().ca_key.clone());
-        if now != seen && state.cluster().is_initialized() {
-            if let Err(failure) = keep(&hub, &files, &seen) {
+        let now = {
+            let state = hub.state();
+            let secrets = state.secrets();
+            let told = || {
+                (secrets.next_key().map(|key| key.id), secrets.kept_from(), state.cluster().ca_key.clone())
+            };
+            state.cluster().is_initialized().then(told)
+        };
+        if now.is_some() && now != seen {
+            if let Err(failure) = keep(&hub, &files).await {
                 tracing::warn!(%failure, "the keys of this node could not be kept up to date");
             }
             seen = now;
@@ -219,20 +269,18 @@ pub async fn keep_keys(hub: Arc<Hub>, files: crate::membership::NodeFiles) {
     }
 }
 
-fn keep(
-    hub: &Hub,
-    files: &crate::membership::NodeFiles,
-    before: &(Option<[u8; 8]>, Vec<u8>),
-) -> Result<(), Failure> {
-    let state = hub.state();
-    match told_key(hub)? {
-        Some(next) => hub.keyring.add(&next)?,
-        None if before.0.is_some() => {
-            let present = Parts::of(&state.cluster().ca_key).and_then(|parts| parts.key_id());
-            let present = present.map_err(|error| Failure::of(FailureKind::Invalid, &error))?;
-            hub.keyring.keep_only(present)?;
+async fn keep(hub: &Arc<Hub>, files: &crate::membership::NodeFiles) -> Result<(), Failure> {
+    let (kept_from, sealed) = {
+        let state = hub.state();
+        (state.secrets().kept_from(), SealedAuthority::of(state.cluster()))
+    };
+    let (told, files) = (told_key(hub)?, files.clone());
+    ask_sources(hub, move |keyring| {
+        if let Some(id) = kept_from {
+            keyring.forget_before(id)?;
         }
-        None => {}
-    }
-    files.write_authority(&SealedAuthority::of(state.cluster()))
+        files.write_authority(&sealed)?;
+        told.map_or(Ok(()), |next| keyring.add(&next))
+    })
+    .await
 }

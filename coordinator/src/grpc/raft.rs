@@ -99,7 +99,10 @@ impl RaftService for RaftDoor {
 
     async fn holds_key(&self, request: Request<RaftMessage>) -> Answered {
         let id: Result<[u8; 8], _> = admit(request)?.as_slice().try_into();
-        let held = id.map_err(|error| Failure::of(FailureKind::Invalid, &error));
-        answer(held.and_then(|id| self.hub.keyring.holds(id)).map(|is_held| vec![u8::from(is_held)]))
+        let held = match id.map_err(|error| Failure::of(FailureKind::Invalid, &error)) {
+            Ok(id) => rotate::holds(&self.hub, id).await,
+            Err(failure) => Err(failure),
+        };
+        answer(held.map(|is_held| vec![u8::from(is_held)]))
     }
 }

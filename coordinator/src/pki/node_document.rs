@@ -24,10 +24,10 @@ pub struct NodeDocument {
     /// Where the other nodes' raft ports are, by their numbers.
     pub raft_addresses: BTreeMap<u64, String>,
     cluster_key: String,
-    /// While the key is rotated, what is not yet or no longer the present one: some secrets are still under it. Left
-    /// out otherwise.
+    /// While the key is rotated, all keys, each behind those that it follows: some secrets are still under one that is
+    /// not the present one. Left out otherwise.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
-    other_keys: Vec<String>,
+    all_keys: Vec<String>,
 }
 
 impl NodeDocument {
@@ -44,11 +44,11 @@ impl NodeDocument {
             node_id,
             raft_addresses: members.map(|node| (node.node_id, node.raft_address.clone())).collect(),
             cluster_key: present.reveal().expose().clone(),
-            other_keys: all
-                .iter()
-                .filter(|key| key.id() != present.id())
-                .map(|key| key.reveal().expose().clone())
-                .collect(),
+            all_keys: if all.len() > 1 {
+                all.iter().map(|key| key.reveal().expose().clone()).collect()
+            } else {
+                Vec::new()
+            },
         }
     }
 
@@ -78,12 +78,23 @@ impl NodeDocument {
         Ok(document)
     }
 
-    /// Returns the cluster keys, the present one first.
+    /// Returns the present cluster key.
+    ///
+    /// # Errors
+    /// When the document holds none.
+    pub fn cluster_key(&self) -> Result<ClusterKey, Failure> {
+        ClusterKey::parse(&self.cluster_key)
+    }
+
+    /// Returns the cluster keys as a node keeps them, each behind those that it follows.
     ///
     /// # Errors
     /// When the document holds none.
     pub fn cluster_keys(&self) -> Result<Vec<ClusterKey>, Failure> {
-        std::iter::once(&self.cluster_key).chain(&self.other_keys).map(|key| ClusterKey::parse(key)).collect()
+        match self.all_keys.as_slice() {
+            [] => Ok(vec![self.cluster_key()?]),
+            keys => keys.iter().map(|key| ClusterKey::parse(key)).collect(),
+        }
     }
 }
 

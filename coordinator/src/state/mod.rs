@@ -356,11 +356,20 @@ impl State {
     }
 
     fn apply_secret(&mut self, stamp: &Stamp, command: secret::Command) -> Result<Applied, Refusal> {
-        if let secret::Command::UseKey { ca_key, before } = &command {
-            Arc::make_mut(&mut self.cluster).reseal(before, ca_key)?;
-        }
-        if let secret::Command::NextKey(_) = &command {
-            self.secrets.end_rotation(self.cluster.cluster_key());
+        let present = self.cluster.cluster_key();
+        match &command {
+            secret::Command::UseKey { ca_key, before } => {
+                Arc::make_mut(&mut self.cluster).reseal(before, ca_key)?;
+            }
+            secret::Command::NextKey(_) => self.secrets.end_rotation(present),
+            secret::Command::DropOldKeys { present: asked } => self.secrets.drop_old_keys(*asked, present)?,
+            secret::Command::Set { head, .. } => self.secrets.check_key(head, present)?,
+            secret::Command::Rewrap(rewrapped) => {
+                rewrapped.iter().try_for_each(|one| self.secrets.check_key(&one.after, present))?;
+            }
+            secret::Command::Delete { .. }
+            | secret::Command::Label { .. }
+            | secret::Command::ForgetNextKey => {}
         }
         self.secrets.apply(stamp, command)
     }
@@ -433,7 +442,8 @@ impl Command {
                 secret::Command::Rewrap(_)
                 | secret::Command::NextKey(_)
                 | secret::Command::UseKey { .. }
-                | secret::Command::ForgetNextKey,
+                | secret::Command::ForgetNextKey
+                | secret::Command::DropOldKeys { .. },
             ) => None,
             Self::Host(host::Command { tenant, .. })
             | Self::Lease(
@@ -501,7 +511,8 @@ impl Command {
                 secret::Command::Rewrap(_)
                 | secret::Command::NextKey(_)
                 | secret::Command::UseKey { .. }
-                | secret::Command::ForgetNextKey,
+                | secret::Command::ForgetNextKey
+                | secret::Command::DropOldKeys { .. },
             ) => "cluster key".to_owned(),
         }
     }

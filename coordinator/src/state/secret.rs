@@ -44,6 +44,7 @@ pub struct Secrets {
     table: Table<SecretName, Record>,
     labels: Table<SecretName, Labels>,
     next_key: Option<Arc<NextKey>>,
+    kept_from: Option<[u8; 8]>,
 }
 
 /// One secret.
@@ -125,7 +126,7 @@ pub enum Command {
         /// The envelope that it takes the place of.
         before: Vec<u8>,
     },
-    /// Forgets the key that was next; every node has it by itself.
+    /// Forgets the key that was next; every node has it by itself. What versions before [`Self::DropOldKeys`] asked for.
     ForgetNextKey,
     /// Labels a secret, in the place of all labels that it had.
     Label {
@@ -135,6 +136,11 @@ pub enum Command {
         name: SecretName,
         /// With what.
         labels: Labels,
+    },
+    /// Has every node forget the keys before the present one.
+    DropOldKeys {
+        /// The id of the key that was the present one when this was asked.
+        present: [u8; 8],
     },
 }
 
@@ -161,7 +167,7 @@ impl Command {
             Self::Set { .. } => Some("secret.rotate"),
             Self::Delete { .. } => Some("secret.delete"),
             Self::UseKey { .. } => Some("cluster_key.rotate"),
-            Self::ForgetNextKey => Some("cluster_key.drop"),
+            Self::ForgetNextKey | Self::DropOldKeys { .. } => Some("cluster_key.drop"),
             Self::Label { .. } => Some("secret.label"),
             Self::Rewrap(_) | Self::NextKey(_) => None,
         }
@@ -182,8 +188,7 @@ impl Record {
     /// Returns what may be told of it; none once it was deleted.
     fn view(&self, name: &SecretName, labels: Labels) -> Option<SecretView> {
         let newest = self.newest()?;
-        // The head begins with the envelope's version and the id of the key.
-        let key = newest.head.get(1..9).unwrap_or_default();
+        let key = key_of(&newest.head).unwrap_or_default();
         Some(SecretView {
             name: name.clone(),
             version: newest.number,
@@ -269,6 +274,43 @@ impl Secrets {
         self.next_key = key.map(Arc::new);
     }
 
+    /// Returns the id of the oldest cluster key that nodes keep; those before it are dropped. None while none ever was.
+    pub fn kept_from(&self) -> Option<[u8; 8]> {
+        self.kept_from
+    }
+
+    /// Puts the oldest key of a snapshot in its place.
+    pub(super) fn put_kept_from(&mut self, key: Option<[u8; 8]>) {
+        self.kept_from = key;
+    }
+
+    /// Refuses what is sealed under a key that nodes have dropped, or are about to: it could never be opened.
+    pub(super) fn check_key(&self, head: &[u8], present: Option<[u8; 8]>) -> Result<(), Refusal> {
+        if self.kept_from.is_none() || self.kept_from != present || key_of(head) == present {
+            return Ok(());
+        }
+        let message = "the cluster key was rotated, and the old one dropped, at the same moment";
+        Err(Refusal::new(FailureKind::Conflict, message, "ask again"))
+    }
+
+    /// Lets nodes drop the keys before the present one, once nothing is sealed under them.
+    pub(super) fn drop_old_keys(&mut self, asked: [u8; 8], present: Option<[u8; 8]>) -> Result<(), Refusal> {
+        let hint = "drop the old keys again: `ctl cluster rotate-key --drop-old`";
+        if present != Some(asked) {
+            let message = "the cluster key was rotated at the same moment";
+            return Err(Refusal::new(FailureKind::Conflict, message, hint));
+        }
+        let is_elsewhere = |version: &Version| key_of(&version.head) != present;
+        if self.all().any(|(_, _, record)| record.versions.iter().any(is_elsewhere)) {
+            let message = "a secret is still sealed under another cluster key";
+            return Err(Refusal::new(FailureKind::Conflict, message, hint));
+        }
+        // One that is on its way stays: the next rotation goes on with it.
+        self.end_rotation(present);
+        self.kept_from = present;
+        Ok(())
+    }
+
     /// Forgets the key that was next if it is the present one by now: every node keeps it since before it was used.
     pub(super) fn end_rotation(&mut self, present: Option<[u8; 8]>) {
         if self.next_key.as_ref().is_some_and(|next| Some(next.id) == present) {
@@ -276,7 +318,7 @@ impl Secrets {
         }
     }
 
-    /// Applies a command, but for [`Command::UseKey`], which is about the cluster's record too.
+    /// Applies a command, but for what the cluster's record has to do with it: which key is the present one.
     pub(super) fn apply(&mut self, stamp: &Stamp, command: Command) -> Result<Applied, Refusal> {
         match command {
             Command::Set { tenant, name, version, must_exist, request_id, head, body } => {
@@ -304,7 +346,7 @@ impl Secrets {
                 self.next_key = Some(Arc::new(key));
                 Ok(Applied::done().effect(Effect::NodesChanged))
             }
-            Command::UseKey { .. } => Ok(Applied::done()),
+            Command::UseKey { .. } | Command::DropOldKeys { .. } => Ok(Applied::done()),
             Command::ForgetNextKey => {
                 self.next_key = None;
                 Ok(Applied::done())
@@ -432,19 +474,35 @@ impl Secrets {
     }
 }
 
+/// Returns the id of the cluster key that a head names, behind the version of its envelope.
+fn key_of(head: &[u8]) -> Option<[u8; 8]> {
+    head.get(1..9)?.try_into().ok()
+}
+
 #[cfg(test)]
 mod tests {
     use super::super::{Command as StateCommand, sample};
     use super::*;
 
     fn set(log: &mut sample::Log, name: &str, version: u32, request: &str) -> Result<Outcome, Refusal> {
+        set_under(log, name, version, request, 1)
+    }
+
+    /// Sets a secret that is sealed under the key whose id is this byte eight times.
+    fn set_under(
+        log: &mut sample::Log,
+        name: &str,
+        version: u32,
+        request: &str,
+        key: u8,
+    ) -> Result<Outcome, Refusal> {
         let command = Command::Set {
             tenant: sample::tenant(),
             name: name.parse().unwrap(),
             version,
             must_exist: false,
             request_id: request.to_owned(),
-            head: vec![1; 81],
+            head: vec![key; 81],
             body: vec![7; 100],
         };
         log.apply(sample::operator(), StateCommand::Secret(command)).map(|applied| applied.outcome)
@@ -525,6 +583,47 @@ mod tests {
         let refused = log.apply(foreign, StateCommand::Secret(command)).unwrap_err();
         assert_eq!(refused.failure().kind, FailureKind::NotFound);
         assert_eq!(versions(&log, "a"), [1]);
+    }
+
+    #[test]
+    fn old_keys_go_when_nothing_is_under_them_and_never_the_present_one() {
+        let mut log = sample::Log::new();
+        let kind = |result: Result<Applied, Refusal>| result.err().map(|refusal| refusal.failure().kind);
+        let apply = |log: &mut sample::Log, command| log.apply(sample::node(), StateCommand::Secret(command));
+        let present = |log: &mut sample::Log, key: u8| {
+            let (before, ca_key) = (log.state.cluster().ca_key.clone(), vec![key; 81]);
+            apply(log, Command::UseKey { ca_key, before }).unwrap();
+        };
+        let drop_old =
+            |log: &mut sample::Log, key: u8| kind(apply(log, Command::DropOldKeys { present: [key; 8] }));
+        let rewrap = |log: &mut sample::Log, before: u8, after: u8| {
+            let (before, after) = (vec![before; 81], vec![after; 81]);
+            let name = "a".parse().unwrap();
+            let one = Rewrapped { tenant: sample::tenant(), name, version: 1, before, after };
+            kind(apply(log, Command::Rewrap(vec![one])))
+        };
+        let conflict = Some(FailureKind::Conflict);
+        present(&mut log, 1);
+        set(&mut log, "a", 1, "r1").unwrap();
+        let told = |id: u8| Command::NextKey(NextKey { id: [id; 8], envelope: Vec::new() });
+        apply(&mut log, told(2)).unwrap();
+        present(&mut log, 2);
+        assert_eq!(drop_old(&mut log, 2), conflict, "`a` is under the old key still");
+        assert_eq!(rewrap(&mut log, 1, 2), None);
+        assert_eq!(drop_old(&mut log, 1), conflict, "the key that was the present one when this was asked");
+        apply(&mut log, told(3)).unwrap();
+        assert_eq!(drop_old(&mut log, 2), None);
+        assert_eq!(log.state.secrets().kept_from(), Some([2; 8]));
+        assert_eq!(log.state.secrets().next_key().map(|key| key.id), Some([3; 8]), "a rotation goes on");
+        // What was on its way under the old key comes too late.
+        let late = set_under(&mut log, "b", 1, "r2", 1).unwrap_err();
+        assert_eq!(late.failure().kind, FailureKind::Conflict);
+        assert_eq!(rewrap(&mut log, 2, 1), conflict);
+        set_under(&mut log, "b", 1, "r3", 2).unwrap();
+        let mut bytes = Vec::new();
+        crate::state::snapshot::write(&log.state, &mut bytes).unwrap();
+        let read = crate::state::snapshot::read(&mut bytes.as_slice()).unwrap();
+        assert_eq!(read.secrets(), log.state.secrets());
     }
 
     #[test]

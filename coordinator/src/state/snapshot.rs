@@ -33,7 +33,7 @@ pub const COMMAND_VERSION: u8 = 1;
 /// The version of a command behind the address that it came from.
 pub const ADDRESSED_VERSION: u8 = 2;
 /// The version of the snapshot's frames: 2 added the frames of the audit's pages, users, keys, tenants and labels, 3
-/// those of the labels of secrets.
+/// those of the labels of secrets and of the cluster keys that are kept.
 pub const SNAPSHOT_VERSION: u8 = 3;
 /// The oldest version that is read; what it lacks is empty.
 const SNAPSHOT_VERSION_MIN: u8 = 1;
@@ -86,6 +86,7 @@ enum Tag {
     Secret = 30,
     NextKey = 31,
     SecretLabels = 32,
+    KeptFrom = 33,
     Request = 40,
 }
 
@@ -110,6 +111,7 @@ impl Tag {
             Self::Secret,
             Self::NextKey,
             Self::SecretLabels,
+            Self::KeptFrom,
             Self::Request,
         ];
         all.into_iter().find(|tag| *tag as u8 == byte)
@@ -200,6 +202,7 @@ pub fn write(state: &State, to: &mut dyn Write) -> Result<(), SnapshotError> {
         frames.frame(Tag::SecretLabels, &(SECRET_VERSION, tenant, name, labels))?;
     }
     frames.frame(Tag::NextKey, &(SECRET_VERSION, state.secrets.next_key()))?;
+    frames.frame(Tag::KeptFrom, &(SECRET_VERSION, state.secrets.kept_from()))?;
     for (index, request) in state.requests.all() {
         frames.frame(Tag::Request, &(index, request))?;
     }
@@ -281,7 +284,7 @@ pub fn read(from: &mut dyn Read) -> Result<State, SnapshotError> {
                 let (tenant, host, labels): (TenantId, HostName, Labels) = postcard::from_bytes(&bytes)?;
                 state.access.put_labels(&tenant, host, labels);
             }
-            Tag::Secret | Tag::SecretLabels | Tag::NextKey => read_secret(&mut state, tag, &bytes)?,
+            Tag::Secret | Tag::SecretLabels | Tag::NextKey | Tag::KeptFrom => read_secret(&mut state, tag, &bytes)?,
             Tag::Request => {
                 let (index, request): (u64, [u8; 32]) = postcard::from_bytes(&bytes)?;
                 state.requests.note(index, request);
@@ -304,6 +307,11 @@ fn read_secret(state: &mut State, tag: Tag, bytes: &[u8]) -> Result<(), Snapshot
             let (version, key): (u8, Option<secret::NextKey>) = postcard::from_bytes(bytes)?;
             check_secret_version(version)?;
             state.secrets.put_next_key(key);
+        }
+        Tag::KeptFrom => {
+            let (version, key): (u8, Option<[u8; 8]>) = postcard::from_bytes(bytes)?;
+            check_secret_version(version)?;
+            state.secrets.put_kept_from(key);
         }
         _ => {
             let (version, tenant, name, record): (u8, TenantId, SecretName, secret::Record) =

@@ -23,8 +23,8 @@ pub const KEY_VARIABLE: &str = "DROVER_CLUSTER_KEY";
 const CREDENTIAL_NAME: &str = "cluster.key";
 /// Digits of a key.
 const HEX_DIGITS: usize = 64;
-/// Keys in one source: the present one, the next one, and some that were forgotten there.
-const KEYS_MAX: usize = 8;
+/// Keys in one source: the present one, the next one, and some before it that were not dropped.
+pub const KEYS_MAX: usize = 8;
 /// Separates the key's id from every other use of it.
 const ID_CONTEXT: &str = "drover 2026-11 id of a cluster key";
 
@@ -235,7 +235,12 @@ fn check_mode(path: &Path) -> Result<(), Failure> {
 /// Reads keys with blanks or line ends between them.
 fn parse(text: &str, place: &str) -> Result<Vec<ClusterKey>, Failure> {
     let key = |word| blake3::Hash::from_hex(word).map(|parsed| ClusterKey::new(*parsed.as_bytes()));
-    let keys: Result<Vec<ClusterKey>, _> = text.split_whitespace().take(KEYS_MAX).map(key).collect();
+    let keys: Result<Vec<ClusterKey>, _> = text.split_whitespace().take(KEYS_MAX + 1).map(key).collect();
+    if keys.as_ref().is_ok_and(|keys| keys.len() > KEYS_MAX) {
+        let message = format!("{place} holds more than {KEYS_MAX} cluster keys");
+        return Err(Failure::new(FailureKind::Invalid, message)
+            .hint("keep a copy, then take out the first ones, which are the oldest"));
+    }
     keys.ok().filter(|keys| !keys.is_empty()).ok_or_else(|| no_key(place))
 }
 
@@ -284,6 +289,8 @@ mod tests {
         assert_eq!(sources.load().unwrap().expose(), &[2; 32]);
         sources.credentials_directory = None;
         assert_eq!(sources.load().unwrap().expose(), &[3; 32]);
+        sources.variable = Some(Secret::new(vec![hex("01"); KEYS_MAX + 1].join(" ")));
+        assert!(sources.load().unwrap_err().message.contains("more than 8"), "the ninth is passed over");
         sources.variable = Some(Secret::new("nonsense".to_owned()));
         assert!(!sources.load().unwrap_err().message.contains("nonsense"));
     }

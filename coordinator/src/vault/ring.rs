@@ -9,7 +9,7 @@ use std::sync::{Mutex, MutexGuard, PoisonError};
 use common::failure::{Failure, FailureKind};
 
 use super::envelope::hex;
-use super::keyring::{ClusterKey, KeySources, Source};
+use super::keyring::{ClusterKey, KEYS_MAX, KeySources, Source};
 
 /// The keys in memory, and where they come from.
 #[derive(Debug)]
@@ -62,6 +62,10 @@ impl Keyring {
     /// # Errors
     /// When a source cannot be read.
     pub fn holds(&self, id: [u8; 8]) -> Result<bool, Failure> {
+        // A keeper has printed what is in memory, and may take longer than who asks waits.
+        if self.sources.asks_keeper() && self.known(id).is_some() {
+            return Ok(true);
+        }
         let Some((_, found)) = self.sources.find_all()? else { return Ok(false) };
         let is_held = found.iter().any(|key| key.id() == id);
         self.take_up(found);
@@ -86,9 +90,14 @@ impl Keyring {
     /// Refuses when no key can be taken into the file.
     ///
     /// # Errors
-    /// When the keys come from elsewhere, where only an operator can put one, or the file cannot be read.
+    /// When the keys come from elsewhere, where only an operator can put one, or the file cannot be read or is full.
     pub fn check_own(&self) -> Result<(), Failure> {
         match self.sources.find_all()? {
+            Some((Source::File, keys)) if keys.len() >= KEYS_MAX => Err(Failure::new(
+                FailureKind::Exhausted,
+                format!("this node keeps {KEYS_MAX} cluster keys, which is the most"),
+            )
+            .hint("drop the old ones first: `ctl cluster rotate-key --drop-old`")),
             Some((Source::File, _)) => Ok(()),
             found => Err(not_ours(found.map(|(source, _)| source))),
         }
@@ -111,19 +120,21 @@ impl Keyring {
         self.read_again()
     }
 
-    /// Forgets all keys but one, in memory and in the file; keys that come from elsewhere are the operator's to remove.
+    /// Forgets the keys that stand before one, in memory and in the file: a key is put behind those that it follows.
+    /// Keys that come from elsewhere are the operator's to remove. Nothing is forgotten when that one is not there.
     ///
     /// # Errors
     /// When the file cannot be read or written.
-    pub fn keep_only(&self, id: [u8; 8]) -> Result<(), Failure> {
+    pub fn forget_before(&self, id: [u8; 8]) -> Result<(), Failure> {
         let _writing = self.writing.lock().unwrap_or_else(PoisonError::into_inner);
         if let Some((Source::File, keys)) = self.sources.find_all()? {
-            let kept: Vec<ClusterKey> = keys.iter().filter(|key| key.id() == id).cloned().collect();
-            if !kept.is_empty() && kept.len() < keys.len() {
-                self.sources.store_all(&kept)?;
+            let kept = from(&keys, id);
+            if kept.len() < keys.len() {
+                self.sources.store_all(kept)?;
             }
         }
-        self.lock().retain(|key| key.id() == id);
+        let mut keys = self.lock();
+        *keys = from(&keys, id).to_vec();
         Ok(())
     }
 
@@ -152,6 +163,12 @@ impl Keyring {
         // Keys are added and removed whole, so a panic elsewhere leaves the list whole.
         self.keys.lock().unwrap_or_else(PoisonError::into_inner)
     }
+}
+
+/// Returns a key and those behind it; all when it is not among them.
+fn from(keys: &[ClusterKey], id: [u8; 8]) -> &[ClusterKey] {
+    let at = keys.iter().position(|key| key.id() == id).unwrap_or(0);
+    keys.get(at..).unwrap_or_default()
 }
 
 fn not_ours(source: Option<Source>) -> Failure {
@@ -190,8 +207,23 @@ mod tests {
         assert_eq!(ring.prepared(first.id()).unwrap().map(|key| key.id()), Some(second.id()));
         assert!(ring.holds(second.id()).unwrap() && ring.holds(first.id()).unwrap());
         assert_eq!(ring.key(second.id()).unwrap().expose(), second.expose());
-        ring.keep_only(second.id()).unwrap();
+        ring.forget_before(first.id()).unwrap();
+        ring.forget_before([0; 8]).unwrap();
+        assert_eq!(ring.all().len(), 2, "a key that is asked for late drops none of those behind it");
+        ring.forget_before(second.id()).unwrap();
         assert!(ring.key(first.id()).is_err() && ring.holds(second.id()).unwrap());
+    }
+
+    #[test]
+    fn a_full_file_says_so_before_a_key_is_told() {
+        let directory = tempfile::tempdir().unwrap();
+        let (ring, _first) = ring(directory.path());
+        for _ in 1..KEYS_MAX {
+            ring.check_own().unwrap();
+            ring.add(&ClusterKey::generate().unwrap()).unwrap();
+        }
+        let refused = ring.check_own().unwrap_err();
+        assert!(refused.hint.unwrap().contains("--drop-old"), "a key that is written and never read");
     }
 
     #[test]

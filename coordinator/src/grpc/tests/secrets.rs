@@ -15,7 +15,11 @@ use rustls::pki_types::{PrivateKeyDer, PrivatePkcs8KeyDer};
 
 use super::fixture::{Agent, Cluster, PATIENCE, document};
 use super::vault::{FakeVault, TOKEN};
+use crate::access::actor::Actor;
 use crate::config::{Settings, VaultSettings};
+use crate::node::Node;
+use crate::rotate::rotate;
+use crate::vault::keyring::KEYS_MAX;
 
 async fn set(cluster: &Cluster, name: &str, value: &[u8]) -> Result<SecretView, Failure> {
     let request_id = format!("{name} {}", value.len());
@@ -255,6 +259,57 @@ async fn a_scope_opens_the_secrets_that_bear_its_labels_and_hides_all_others() {
     let refused = cluster.migrate_by(&cluster.keyed(&of_host, None), "r", &spec).await.unwrap_err();
     assert_eq!(refused.kind, FailureKind::NotFound, "no host says whose a secret is");
     cluster.stop().await;
+}
+
+/// Waits until the key file of a node holds so many keys.
+async fn keys_in(file: &std::path::Path, count: usize) {
+    let found = tokio::time::timeout(PATIENCE, async {
+        while std::fs::read_to_string(file).unwrap().lines().count() != count {
+            tokio::time::sleep(std::time::Duration::from_millis(20)).await;
+        }
+    });
+    found.await.unwrap_or_else(|_| panic!("{}", std::fs::read_to_string(file).unwrap().lines().count()));
+}
+
+#[tokio::test]
+async fn the_cluster_key_is_rotated_again_and_again_one_at_a_time() {
+    let cluster = Cluster::start().await;
+    set(&cluster, "mask", b"canary").await.unwrap();
+    let (hub, file) = (cluster.node.hub().clone(), cluster.sources.file.clone());
+    let actor = || Actor::from(hub.principal());
+    for rotations in 1..KEYS_MAX {
+        rotate(&hub, actor(), false).await.unwrap();
+        keys_in(&file, rotations + 1).await;
+    }
+    let full = rotate(&hub, actor(), false).await.unwrap_err();
+    assert!(full.hint.as_ref().unwrap().contains("--drop-old"), "{full}");
+    keys_in(&file, KEYS_MAX).await;
+    let held = hub.rotation.lock().await;
+    for drop_old in [false, true] {
+        let beside = rotate(&hub, actor(), drop_old).await.unwrap_err();
+        assert!(beside.message.contains("under way"), "{beside}");
+    }
+    drop(held);
+    let stale = std::fs::read_to_string(&file).unwrap();
+    let dropped = rotate(&hub, actor(), true).await.unwrap();
+    keys_in(&file, 1).await;
+    let rotated = rotate(&hub, actor(), false).await.unwrap();
+    assert_eq!(rotated.previous, Some(dropped.key));
+    keys_in(&file, 2).await;
+
+    // A node that was away when they were dropped drops them when it is back, and keeps what came since.
+    let Cluster { directory, settings, sources, node, .. } = cluster;
+    drop(hub);
+    node.stop().await;
+    let last = std::fs::read_to_string(&file).unwrap().lines().last().unwrap().to_owned();
+    let late: Vec<&str> = stale.lines().skip(1).chain([last.as_str()]).collect();
+    std::fs::write(&file, late.join("\n")).unwrap();
+    let node = Node::start(&settings, &sources).await.unwrap();
+    keys_in(&file, 2).await;
+    let text = std::fs::read_to_string(&file).unwrap();
+    assert_eq!(text.lines().collect::<Vec<_>>(), late[late.len() - 2..]);
+    node.stop().await;
+    drop(directory);
 }
 
 #[tokio::test]

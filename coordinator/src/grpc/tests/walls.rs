@@ -208,7 +208,7 @@ async fn a_foreign_thing_is_an_absent_one_to_every_call() {
     cluster.create_user("default", "eve", Role::Viewer, "correct horse battery").await;
     let ours = cluster.create_key("default", Role::Viewer, &[]).await;
     let our_key = ours.split('.').nth(2).unwrap();
-    let secret = v1::SetSecretRequest { name: "mask".to_owned(), value: vec![7], ..Default::default() };
+    let secret = v1::SetSecretRequest { name: "mask".to_owned(), value: vec![7], request_id: "r1".to_owned(), ..Default::default() };
     ask(&cluster.operator, "/migration.v1.SecretService/SetSecret", secret.encode_to_vec()).await.unwrap();
     cluster.create_tenant("acme").await;
     let way = cluster.keyed(&cluster.create_key("acme", Role::Admin, &[]).await, None);
