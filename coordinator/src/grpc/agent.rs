@@ -304,7 +304,7 @@ impl AgentService for AgentDoor {
             ToAgent::Revoke(Revoke { migration: held.migration, step: held.step, token: held.token, reason })
         });
         // Looked at after the session is listed, so that a host that is revoked now is told one way or the other.
-        let hosts = revocation::all(&self.hub.state(), &tenant);
+        let hosts = revocation::all(&self.hub.state(), &tenant, clock::wall());
         let welcome = std::iter::once(ToAgent::Welcome(self.welcome(&tenant, &host)));
         for message in welcome.chain(hosts).chain(revoked).take(OUTBOUND_MAX) {
             // The channel is empty and nobody else has it yet, so that these fit.

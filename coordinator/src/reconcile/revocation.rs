@@ -8,8 +8,10 @@
 use std::sync::Arc;
 use std::time::Duration;
 
+use common::clock::{self, WallMs};
 use common::host::HostStatus;
 use common::id::{HostName, TenantId};
+use common::limit::CERTIFICATE_TTL;
 use common::principal::Principal;
 use proto::v1::coordinator_message::Message;
 use proto::v1::{RevokedHost, RevokedHosts};
@@ -18,12 +20,15 @@ use tokio::sync::broadcast::error::RecvError;
 use crate::hub::Hub;
 use crate::state::State;
 use crate::state::effect::Effect;
+use crate::state::host::Host;
 
 /// How often connections are looked at when nothing told that one is to be cut; twice within the ten seconds in which a
 /// revoked host must be cut off.
 pub(crate) const INTERVAL: Duration = Duration::from_secs(5);
 /// How long a connection stays open after its session was ended, so that it carries the reason.
 const CUT_DELAY: Duration = Duration::from_millis(250);
+/// How long after a revocation a certificate that it voided may not have ended: its life, twice, because clocks differ.
+const VOID_TIME_MS: u64 = 2 * CERTIFICATE_TTL.as_secs() * 1_000;
 
 /// Cuts the connections of revoked hosts, on every node, until the shutdown.
 pub async fn run(hub: Arc<Hub>) {
@@ -64,22 +69,32 @@ fn is_revoked(state: &State, holder: &Principal) -> bool {
 }
 
 /// Returns what a new session of a tenant is told; nothing when no host is revoked.
-pub fn all(state: &State, tenant: &TenantId) -> Option<Message> {
-    let hosts: Vec<RevokedHost> = state
-        .hosts()
-        .table()
-        .of_tenant(tenant)
-        .filter(|(_, host)| host.status == HostStatus::Revoked && host.generation > 0)
-        .map(|(name, host)| RevokedHost { host: name.to_string(), generation: host.generation })
+pub fn all(state: &State, tenant: &TenantId, now: WallMs) -> Option<Message> {
+    let hosts = state.hosts().table().of_tenant(tenant);
+    let hosts: Vec<RevokedHost> = hosts
+        .filter_map(|(name, host)| {
+            let generation = void(state, tenant, name, host, now)?;
+            Some(RevokedHost { host: name.to_string(), generation })
+        })
         .collect();
     (!hosts.is_empty()).then_some(Message::RevokedHosts(RevokedHosts { hosts }))
+}
+
+/// Returns up to which generation certificates of a host are void and may not have ended; also of one that was invited
+/// again since.
+fn void(state: &State, tenant: &TenantId, name: &HostName, host: &Host, now: WallMs) -> Option<u64> {
+    let voided = state.hosts().voided().get(tenant, name);
+    let lately = voided.filter(|voided| now.since(voided.at) <= VOID_TIME_MS);
+    let of_status = (host.status == HostStatus::Revoked && host.generation > 0).then_some(host.generation);
+    of_status.or(lately.map(|voided| voided.generation))
 }
 
 /// Tells every open session which hosts of its tenant are revoked; what was told before harms nobody.
 pub fn tell_all(hub: &Hub) {
     let state = hub.state();
+    let now = clock::wall();
     for (tenant, session) in hub.sessions.all() {
-        if let Some(message) = all(&state, &tenant)
+        if let Some(message) = all(&state, &tenant, now)
             && session.send(message).is_err()
         {
             session.end();
@@ -91,7 +106,8 @@ pub fn tell_all(hub: &Hub) {
 pub fn tell(hub: &Hub, tenant: &TenantId, host: &HostName) {
     let state = hub.state();
     let Some(record) = state.hosts().get(tenant, host) else { return };
-    let revoked = RevokedHost { host: host.to_string(), generation: record.generation };
+    let Some(generation) = void(&state, tenant, host, record, clock::wall()) else { return };
+    let revoked = RevokedHost { host: host.to_string(), generation };
     for session in hub.sessions.of_tenant(tenant) {
         let message = Message::RevokedHosts(RevokedHosts { hosts: vec![revoked.clone()] });
         if session.send(message).is_err() {

@@ -46,6 +46,15 @@ pub struct Host {
     pub facts_changed: Option<WallMs>,
 }
 
+/// Certificates of a host that were voided before their end.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Voided {
+    /// Those up to this generation.
+    pub generation: u64,
+    /// When.
+    pub at: WallMs,
+}
+
 /// What can be asked of a host.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Command {
@@ -106,6 +115,8 @@ pub enum Change {
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
 pub struct Hosts {
     table: Table<HostName, Host>,
+    /// By the last revocation of each host; one that joins again is another life, and what was voided stays void.
+    voided: Table<HostName, Voided>,
 }
 
 impl Hosts {
@@ -119,6 +130,15 @@ impl Hosts {
         &self.table
     }
 
+    /// Returns what the last revocations voided.
+    pub fn voided(&self) -> &Table<HostName, Voided> {
+        &self.voided
+    }
+
+    pub(super) fn voided_mut(&mut self) -> &mut Table<HostName, Voided> {
+        &mut self.voided
+    }
+
     pub(super) fn table_mut(&mut self) -> &mut Table<HostName, Host> {
         &mut self.table
     }
@@ -127,6 +147,7 @@ impl Hosts {
     pub(super) fn apply(&mut self, stamp: &Stamp, command: Command) -> Result<Applied, Refusal> {
         let Command { tenant, host: name, change } = command;
         let known = self.get(&tenant, &name).cloned();
+        let is_revoked = matches!(change, Change::Revoke);
         let (host, applied) = match (known, change) {
             (known, Change::Invite { token, expires }) => {
                 (invite(stamp, known, &name, token, expires)?, Applied::done())
@@ -135,6 +156,10 @@ impl Hosts {
             (None, Change::Enroll { .. }) => return Err(Join::refused(&name)),
             (None, _) => return Err(Refusal::absent("host", &name)),
         };
+        if is_revoked && host.generation > 0 {
+            let voided = Voided { generation: host.generation, at: stamp.wall };
+            self.voided.insert(&tenant, name.clone(), voided);
+        }
         self.table.insert(&tenant, name.clone(), host);
         Ok(applied.effect(Effect::HostChanged { tenant, host: name }))
     }

@@ -22,7 +22,7 @@ use super::access::user::User;
 use super::audit::{Audit, Page};
 use super::audit_v1::AuditV1;
 use super::cluster::Cluster;
-use super::host::Host;
+use super::host::{Host, Voided};
 use super::migration::Migration;
 use super::piece::Pieces;
 use super::refusal::Refusal;
@@ -33,7 +33,7 @@ pub const COMMAND_VERSION: u8 = 1;
 /// The version of a command behind the address that it came from.
 pub const ADDRESSED_VERSION: u8 = 2;
 /// The version of the snapshot's frames: 2 added the frames of the audit's pages, users, keys, tenants and labels, 3
-/// those of the labels of secrets and of the cluster keys that are kept.
+/// those of the labels of secrets, of the cluster keys that are kept, and of voided certificates.
 pub const SNAPSHOT_VERSION: u8 = 3;
 /// The oldest version that is read; what it lacks is empty.
 const SNAPSHOT_VERSION_MIN: u8 = 1;
@@ -79,6 +79,7 @@ enum Tag {
     Key = 9,
     Tenant = 10,
     Labels = 11,
+    Voided = 12,
     Audit = 20,
     AuditLine = 21,
     AuditPage = 22,
@@ -104,6 +105,7 @@ impl Tag {
             Self::Key,
             Self::Tenant,
             Self::Labels,
+            Self::Voided,
             Self::Audit,
             Self::AuditLine,
             Self::AuditPage,
@@ -178,6 +180,9 @@ pub fn write(state: &State, to: &mut dyn Write) -> Result<(), SnapshotError> {
     for (tenant, name, host) in state.hosts.table().all() {
         frames.frame(Tag::Host, &(tenant, name, host))?;
     }
+    for (tenant, name, voided) in state.hosts.voided().all() {
+        frames.frame(Tag::Voided, &(tenant, name, voided))?;
+    }
     for (_, _, migration) in state.migrations.table().all() {
         match &migration.condensed {
             None => frames.frame(Tag::Migration, migration)?,
@@ -250,6 +255,10 @@ pub fn read(from: &mut dyn Read) -> Result<State, SnapshotError> {
                 let (tenant, name, host): (TenantId, HostName, Host) = postcard::from_bytes(&bytes)?;
                 state.hosts.table_mut().insert(&tenant, name, host);
             }
+            Tag::Voided => {
+                let (tenant, name, voided): (TenantId, HostName, Voided) = postcard::from_bytes(&bytes)?;
+                state.hosts.voided_mut().insert(&tenant, name, voided);
+            }
             Tag::Migration => state.migrations.put(postcard::from_bytes::<Migration>(&bytes)?),
             Tag::CondensedMigration => {
                 let (migration, view): (Migration, ViewText) = postcard::from_bytes(&bytes)?;
@@ -284,7 +293,9 @@ pub fn read(from: &mut dyn Read) -> Result<State, SnapshotError> {
                 let (tenant, host, labels): (TenantId, HostName, Labels) = postcard::from_bytes(&bytes)?;
                 state.access.put_labels(&tenant, host, labels);
             }
-            Tag::Secret | Tag::SecretLabels | Tag::NextKey | Tag::KeptFrom => read_secret(&mut state, tag, &bytes)?,
+            Tag::Secret | Tag::SecretLabels | Tag::NextKey | Tag::KeptFrom => {
+                read_secret(&mut state, tag, &bytes)?;
+            }
             Tag::Request => {
                 let (index, request): (u64, [u8; 32]) = postcard::from_bytes(&bytes)?;
                 state.requests.note(index, request);

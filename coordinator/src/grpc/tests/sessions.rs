@@ -366,3 +366,35 @@ async fn a_revoked_host_is_cut_off_and_nobody_else_is() {
     tokio::time::timeout(PATIENCE, ended(silent)).await.expect("a revoked host stays connected");
     cluster.stop().await;
 }
+
+#[tokio::test]
+async fn what_a_revocation_voided_stays_void_when_the_host_joins_again() {
+    let cluster = Cluster::start().await;
+    let (way, _first) = connect(&cluster, "web2").await;
+    cluster.join("web1").await;
+    let request = v1::HostRequest { host: "web1".to_owned() };
+    let revoke = |channel| {
+        let request = request.clone();
+        async move { control_client(channel).revoke_host(request).await }
+    };
+    cluster.operator.call(PATIENCE, revoke).await.unwrap();
+    // Invited, and joined: an agent that starts now has seen nothing of the revocation.
+    for incarnation in 2..=3 {
+        let mut agent = Agent::connect(&way, "web2", incarnation).await.unwrap();
+        let Some(ToAgent::RevokedHosts(told)) = agent.next().await else { panic!("it is not told") };
+        assert_eq!(told.hosts, [v1::RevokedHost { host: "web1".to_owned(), generation: 1 }]);
+        if incarnation == 2 {
+            cluster.join("web1").await;
+            let state = cluster.node.hub().state();
+            let now = common::clock::wall();
+            let later = common::clock::WallMs(now.0 + 3 * 3_600_000);
+            let tenant = common::id::TenantId::default_tenant();
+            assert!(crate::reconcile::revocation::all(&state, &tenant, now).is_some());
+            assert!(
+                crate::reconcile::revocation::all(&state, &tenant, later).is_none(),
+                "they have ended by then"
+            );
+        }
+    }
+    cluster.stop().await;
+}
