@@ -135,6 +135,28 @@ mod tests {
     }
 
     #[tokio::test]
+    async fn the_hosts_key_is_in_no_message() {
+        let authority = Authority::new();
+        let coordinator = FakeCoordinator::start(&authority).await;
+        let directory = tempfile::tempdir().unwrap();
+        let state_dir = StateDir::lock(directory.path()).unwrap();
+        join(&state_dir, &invitation(&coordinator, authority.digest())).await.unwrap();
+        let kept = std::fs::read_to_string(directory.path().join("membership.toml")).unwrap();
+        let pem = &kept[kept.find("-----BEGIN PRIVATE KEY-----").unwrap()..];
+        let pem = pem.split_inclusive("-----END PRIVATE KEY-----").next().unwrap();
+        let private = rcgen::KeyPair::from_pem(pem).unwrap().serialize_der();
+        // The private scalar is the 32 bytes behind the tag of an octet string.
+        let at = private.windows(2).position(|window| window == [0x04, 0x20]).unwrap() + 2;
+        let scalar = &private[at..at + 32];
+        let [said] = coordinator.joins_seen().try_into().unwrap();
+        let EnrollRequest { token, name, certificate_request, protocol: _ } = said;
+        assert!(certificate_request.len() > 64, "no key was certified");
+        for said in [token.as_bytes(), name.as_bytes(), &certificate_request] {
+            assert!(!said.windows(32).any(|window| window == scalar));
+        }
+    }
+
+    #[tokio::test]
     async fn a_coordinator_of_another_authority_never_sees_the_token() {
         let authority = Authority::new();
         let coordinator = FakeCoordinator::start(&authority).await;

@@ -174,7 +174,7 @@ impl FakeCoordinator {
                 .unwrap();
         let (seen, sessions) = mpsc::channel(8);
         let service =
-            Service { authority: Arc::clone(authority), seen, tokens: Arc::default(), keys: Arc::default() };
+            Service { authority: Arc::clone(authority), seen, joins: Arc::default(), keys: Arc::default() };
         let (accepted, incoming) = mpsc::channel(8);
         let (shutdown, acceptor) = (Shutdown::new(), TlsAcceptor::from(Arc::new(config)));
         let accepting = shutdown.clone();
@@ -212,7 +212,12 @@ impl FakeCoordinator {
     }
 
     pub(crate) fn tokens_seen(&self) -> Vec<String> {
-        self.service.tokens.lock().unwrap().clone()
+        self.joins_seen().into_iter().map(|join| join.token).collect()
+    }
+
+    /// Returns all that hosts have said to join.
+    pub(crate) fn joins_seen(&self) -> Vec<v1::EnrollRequest> {
+        self.service.joins.lock().unwrap().clone()
     }
 
     /// Returns the requests for certificates of all renewals.
@@ -225,7 +230,7 @@ impl FakeCoordinator {
 struct Service {
     authority: Arc<Authority>,
     seen: mpsc::Sender<SessionSeen>,
-    tokens: Arc<Mutex<Vec<String>>>,
+    joins: Arc<Mutex<Vec<v1::EnrollRequest>>>,
     keys: Arc<Mutex<Vec<Vec<u8>>>>,
 }
 
@@ -236,7 +241,7 @@ impl AgentService for Service {
         request: Request<v1::EnrollRequest>,
     ) -> Result<Response<v1::EnrollResponse>, Status> {
         let request = request.into_inner();
-        self.tokens.lock().unwrap().push(request.token.clone());
+        self.joins.lock().unwrap().push(request.clone());
         if request.token != "one-time" {
             let failure = Failure::new(FailureKind::Unauthenticated, "the token does not count");
             return Err(proto::status::to_status(&failure));

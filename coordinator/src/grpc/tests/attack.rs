@@ -301,17 +301,6 @@ async fn one_token_under_two_joins_at_once_joins_one() {
 }
 
 #[tokio::test]
-async fn the_hosts_key_is_in_no_message() {
-    let key = KeyPair::generate().unwrap();
-    let request = CertificateParams::default().serialize_request(&key).unwrap();
-    let private = key.serialize_der();
-    // The private scalar is the 32 bytes behind the tag of an octet string.
-    let at = private.windows(2).position(|window| window == [0x04, 0x20]).unwrap() + 2;
-    let scalar = &private[at..at + 32];
-    assert!(!request.der().windows(32).any(|window| window == scalar));
-}
-
-#[tokio::test]
 async fn a_flood_of_logins_harms_nobody_else() {
     let cluster = Cluster::start().await;
     cluster.create_user("default", "eve", Role::Viewer, PASSWORD).await;
