@@ -33,7 +33,7 @@ async fn set(cluster: &Cluster, name: &str, value: &[u8]) -> Result<SecretView, 
 }
 
 /// Rules that mask with this key.
-fn rules(key: &str) -> Sanitize {
+pub(super) fn rules(key: &str) -> Sanitize {
     let mask = Mask { find: vec![Find::Email], regex: Vec::new(), with: With::Key };
     let rule = FileRule { patterns: vec!["*.sql".to_owned()], action: Action::Mask(mask) };
     Sanitize { key: Some(key.parse().unwrap()), key_version: None, files: vec![rule] }
