@@ -95,6 +95,28 @@ fn a_rotation_goes_on_whoever_was_killed_in_its_middle() {
     assert_readable(&cluster, &dropped["key"], "dropped");
 }
 
+#[test]
+fn a_key_that_has_leaked_is_replaced_by_one_that_no_message_held() {
+    let cluster = Cluster::start(2, 3);
+    set(&cluster, "mask", b"canary");
+    let files: Vec<PathBuf> =
+        (1..=3).map(|number| key_file(&cluster, &format!("coordinator-{number}"))).collect();
+    for file in &files {
+        let leaked = fs::read_to_string(file).unwrap();
+        fs::write(file, format!("{leaked}{}\n", "5a".repeat(32))).unwrap();
+    }
+    let rotated = rotate(&cluster, &[]);
+    assert_readable(&cluster, &rotated["key"], "rotated");
+    rotate(&cluster, &["--drop-old", "--yes"]);
+    for file in &files {
+        wait::until("the leaked key to be dropped by every node", PATIENCE, || {
+            (keys_in(file) == 1).then_some(())
+        });
+        assert!(fs::read_to_string(file).unwrap().starts_with("5a5a"));
+    }
+    assert_readable(&cluster, &rotated["key"], "dropped");
+}
+
 /// A coordinator beside those of `ctl dev`; dropping it ends it.
 struct Newcomer {
     program: PathBuf,
