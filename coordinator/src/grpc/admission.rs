@@ -91,6 +91,15 @@ impl Admitted {
         Ok(Self { caller, ..self.clone() })
     }
 
+    /// Lets a call go on that is about the tenant as a whole, as of now.
+    ///
+    /// # Errors
+    /// When it would be refused now.
+    pub fn check_again(&self, state: &State, call: Call) -> Result<(), Failure> {
+        let absent = || policy::absent_tenant(self.tenant.as_str());
+        self.again(state)?.check(call, Object::Whole, absent)
+    }
+
     /// Decides about a host of the tenant, known or not.
     pub fn decide_host(&self, state: &State, call: Call, name: &HostName) -> Decision {
         let labels = state.access().labels_of(&self.tenant, name);

@@ -100,12 +100,17 @@ impl AuditService for AuditDoor {
     ) -> Result<Response<Self::ExportStream>, Status> {
         let all_tenants = request.get_ref().all_tenants;
         let call = if all_tenants { Call::VerifyAudit } else { Call::ReadAudit };
-        let Admitted { tenant, .. } = self.admit(&request, call).await?;
+        let admitted = self.admit(&request, call).await?;
         let (pieces, stream) = mpsc::channel(PIECES_MAX);
-        let tenant = (!all_tenants).then_some(tenant);
+        let tenant = (!all_tenants).then(|| admitted.tenant.clone());
         self.hub.shutdown.spawn(read::export(Arc::clone(&self.hub), tenant, pieces));
-        let stream = ReceiverStream::new(stream)
-            .map(|piece| piece.map(|lines| Piece { lines }).map_err(|failure| to_status(&failure)));
+        let hub = Arc::clone(&self.hub);
+        // An export may take long, and whoever loses the grant meanwhile reads no further.
+        let handed = move |piece: Result<Vec<u8>, Failure>| {
+            let lines = piece.and_then(|lines| admitted.check_again(&hub.state(), call).map(|()| lines));
+            lines.map(|lines| Piece { lines }).map_err(|failure| to_status(&failure))
+        };
+        let stream = ReceiverStream::new(stream).map(handed);
         Ok(Response::new(Box::pin(stream)))
     }
 

@@ -4,6 +4,7 @@ use std::sync::Arc;
 
 use common::clock;
 use common::failure::FailureKind;
+use common::id::TenantId;
 use common::role::Role;
 use common::step::file::FileOutput;
 use common::tls;
@@ -20,6 +21,8 @@ use super::sessions::begin;
 use crate::access::call::Call;
 use crate::grpc::connection::ConnectionInfo;
 use crate::grpc::{admission, list};
+use crate::state::Command;
+use crate::state::access::command::Command as Change;
 
 const PASSWORD: &str = "correct horse battery";
 
@@ -87,6 +90,15 @@ async fn a_reader_who_goes_leaves_nothing_that_waits_for_the_agent() {
         standing: Arc::default(),
     });
     let admitted = admission::admit(&hub, &request, Call::ReadMigration).unwrap();
+    assert_eq!(admitted.check_again(&hub.state(), Call::ReadMigration), Ok(()));
+    let ungrant = Change::UngrantUser {
+        tenant: TenantId::default_tenant(),
+        name: "eve".parse().unwrap(),
+        within: TenantId::default_tenant(),
+    };
+    hub.propose(hub.principal(), Command::Access(ungrant)).await.unwrap();
+    let now = admitted.check_again(&hub.state(), Call::ReadMigration).unwrap_err();
+    assert_eq!(now.kind, FailureKind::Denied, "an export would go on");
     let (pieces, receiver) = mpsc::channel(1);
     let (lines, stream) = mpsc::channel(1);
     let handing = list::hand_on(hub, admitted, "bbbbbbbbbb".to_owned(), receiver, lines);
