@@ -2,8 +2,8 @@
 //!
 //! Both ends of every connection show a certificate of the cluster; which one the peer must be is checked here for
 //! connections that are dialled, and against the ticket for those that are accepted. The first lane of an accepted
-//! connection says which end is the source; see `reach`. What a stranger can cost is bounded: addresses must answer before a handshake costs anything once several are under way, handshakes have a
-//! deadline, and so many connections are served and no more.
+//! connection says which end is the source; see `reach`. What a stranger can cost is bounded, and takes nothing from
+//! those who belong to the cluster: see `handshakes`. So many attempts are served and no more, each by one connection.
 //!
 //! Shutdown, in order: no new connections, every service says that it is to be resumed later, then the socket closes.
 
@@ -26,8 +26,9 @@ use quinn::{
 };
 use sync::wire::error_code::ErrorCode;
 use sync::wire::hello::{Hello, Offer, PROTOCOL_VERSION};
-use tokio::sync::{OwnedSemaphorePermit, Semaphore, watch};
+use tokio::sync::{Semaphore, watch};
 
+use crate::handshakes::{Admission, Handshake, Handshakes};
 use crate::link::Link;
 use crate::patience::Patience;
 use crate::reach::{self, Awaited, Offered, Offers, ServeOrder};
@@ -38,12 +39,10 @@ use crate::serve;
 use crate::ticket;
 use crate::window::{Role, WINDOW_BYTES_MAX, WindowBudget};
 
-/// Connections that are served at once: more migrations than one host's disks can feed.
-const SERVED_MAX: usize = 64;
-/// Handshakes under way, above which an address must prove that it receives what is sent to it.
-const UNPROVEN_HANDSHAKES_MAX: usize = 8;
-/// From the first packet to an open control lane.
+/// From the first packet to the first lane's first frame.
 const HANDSHAKE_DEADLINE: Duration = Duration::from_secs(10);
+/// Sources that dialled and wait for their attempts; as many as an agent runs.
+const OFFERED_MAX: usize = 256;
 /// How long a source that dialled may wait for the attempt that its ticket names to take it.
 const OFFER_DEADLINE: Duration = Duration::from_secs(10);
 /// How long the socket stays for last words.
@@ -95,6 +94,7 @@ struct Inner {
     to_destination: ClientConfig,
     windows: WindowBudget,
     awaited: Awaited,
+    offered: Semaphore,
     offers: Offers,
     revoked: Revoked,
     settings: Arc<EndpointSettings>,
@@ -141,6 +141,7 @@ impl Endpoint {
             to_destination,
             windows: WindowBudget::default(),
             awaited: Awaited::default(),
+            offered: Semaphore::new(OFFERED_MAX),
             offers: Offers::default(),
             revoked: Revoked::default(),
             settings: Arc::new(settings),
@@ -225,34 +226,28 @@ impl Endpoint {
     }
 
     async fn accept(self) {
-        let served = Arc::new(Semaphore::new(SERVED_MAX));
-        let handshakes = Arc::new(Semaphore::new(UNPROVEN_HANDSHAKES_MAX));
+        let handshakes = Handshakes::default();
         loop {
             let incoming = tokio::select! {
                 () = self.0.shutdown.cancelled() => break,
                 incoming = self.0.quic.accept() => incoming,
             };
             let Some(incoming) = incoming else { break };
-            let Ok(permit) = Arc::clone(&served).try_acquire_owned() else {
-                incoming.refuse();
-                continue;
-            };
-            let handshake = Arc::clone(&handshakes).try_acquire_owned();
-            if handshake.is_err() && !incoming.remote_address_validated() {
+            let is_proven = incoming.remote_address_validated();
+            match handshakes.admit(incoming.remote_address().ip(), is_proven) {
+                Admission::Begin(handshake) => {
+                    let endpoint = self.clone();
+                    self.0.shutdown.spawn(async move { endpoint.greet(incoming, handshake).await });
+                }
                 // It fails only for an address that is proven already.
-                incoming.retry().ok();
-                continue;
+                Admission::Prove => drop(incoming.retry()),
+                Admission::Wait => incoming.ignore(),
             }
-            let endpoint = self.clone();
-            self.0.shutdown.spawn(async move {
-                let _permit = permit;
-                endpoint.greet(incoming, handshake.ok()).await;
-            });
         }
     }
 
     /// Serves one connection to its end, or hands it to the attempt that waits for it.
-    async fn greet(&self, incoming: Incoming, handshake: Option<OwnedSemaphorePermit>) {
+    async fn greet(&self, incoming: Incoming, handshake: Handshake) {
         let address = incoming.remote_address();
         let begin = async {
             let connection = incoming.accept().ok()?.await.ok()?;
@@ -295,6 +290,10 @@ impl Endpoint {
                 link.close(refused.to_bye().code, &refused.to_string());
                 return;
             }
+        };
+        let Ok(_offered) = self.0.offered.try_acquire() else {
+            link.close(ErrorCode::Busy, "enough sources wait for their attempts here");
+            return;
         };
         link.turn(Role::Destination);
         link.allow_lanes(NO_LANE);

@@ -27,6 +27,7 @@ mod findings;
 #[cfg(test)]
 mod fixture_test;
 mod frame_file;
+mod handshakes;
 mod in_the_way;
 mod kept;
 #[cfg_attr(
@@ -92,6 +93,7 @@ pub use reach::ServeOrder;
 pub use reset_key::ResetKey;
 pub use root::look_at_root;
 pub use scan::{Scan, ScanSettings};
+pub use serve::SERVED_THREADS_MAX;
 pub use secrets::{OpenSecret, Opening, Right, Secrets};
 pub use verify::run_verify;
 pub use way_back::{open_list, settle, undo, undo_preview};

@@ -35,7 +35,7 @@ use crate::window::Role;
 
 pub(crate) use awaited::{Awaited, Offered};
 pub use offer::ServeOrder;
-pub(crate) use offer::{Offers, run as offer};
+pub(crate) use offer::{Offers, SERVED_MAX, Served, run as offer};
 
 /// How long one attempt tries: three rounds of silent addresses, and the restart of an agent.
 const WINDOW: Duration = Duration::from_secs(15);

@@ -1,6 +1,6 @@
 //! The source's side: who is to be let in, and dialling him when he does not come.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::net::SocketAddr;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
@@ -8,6 +8,8 @@ use std::time::Duration;
 use common::fence::FencingToken;
 use common::principal::Principal;
 use common::ticket::Ticket;
+use sync::wire::control::Bye;
+use sync::wire::error_code::ErrorCode;
 use sync::wire::hello::{self, Hello, PROTOCOL_VERSION};
 use tokio_util::sync::CancellationToken;
 
@@ -25,6 +27,8 @@ const HEAD_START: Duration = Duration::from_millis(500);
 const PAUSE: Duration = Duration::from_secs(1);
 /// Destinations that are dialled at once; as many attempts as an agent runs.
 const OFFERS_MAX: usize = 256;
+/// Attempts that are served at once: more migrations than one host's disks can feed.
+pub(crate) const SERVED_MAX: usize = 64;
 
 /// Whom to let in, and to dial if he does not come.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -44,7 +48,7 @@ pub(crate) struct Offers {
 #[derive(Debug, Default)]
 struct Known {
     offered: BTreeMap<FencingToken, CancellationToken>,
-    served: BTreeMap<FencingToken, usize>,
+    served: BTreeSet<FencingToken>,
 }
 
 /// An attempt that is being dialled, until this is dropped.
@@ -67,7 +71,7 @@ impl Offers {
     /// Begins to dial for an attempt, unless that is done already or it is served.
     fn begin(&self, token: FencingToken) -> Option<Offer> {
         let mut known = self.known();
-        let is_known = known.served.contains_key(&token) || known.offered.contains_key(&token);
+        let is_known = known.served.contains(&token) || known.offered.contains_key(&token);
         if is_known || known.offered.len() >= OFFERS_MAX {
             return None;
         }
@@ -77,13 +81,22 @@ impl Offers {
     }
 
     /// Notes that an attempt is served: it need not be dialled.
-    pub(crate) fn serve(&self, token: FencingToken) -> Served {
+    ///
+    /// # Errors
+    /// When it is served already, by another connection, or when enough others are.
+    pub(crate) fn serve(&self, token: FencingToken) -> Result<Served, Unserved> {
         let mut known = self.known();
-        *known.served.entry(token).or_default() += 1;
+        if known.served.contains(&token) {
+            return Err(Unserved::Twice);
+        }
+        if known.served.len() >= SERVED_MAX {
+            return Err(Unserved::Enough);
+        }
+        known.served.insert(token);
         if let Some(is_served) = known.offered.get(&token) {
             is_served.cancel();
         }
-        Served { token, offers: self.clone() }
+        Ok(Served { token, offers: self.clone() })
     }
 
     fn known(&self) -> MutexGuard<'_, Known> {
@@ -100,13 +113,27 @@ impl Drop for Offer {
 
 impl Drop for Served {
     fn drop(&mut self) {
-        let mut known = self.offers.known();
-        if let Some(count) = known.served.get_mut(&self.token) {
-            *count -= 1;
-            if *count == 0 {
-                known.served.remove(&self.token);
-            }
-        }
+        self.offers.known().served.remove(&self.token);
+    }
+}
+
+/// Why an attempt is not served now.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
+pub(crate) enum Unserved {
+    #[error("this attempt is served already, by another connection")]
+    Twice,
+    #[error("the source's agent serves {SERVED_MAX} migrations already, and no more at once")]
+    Enough,
+}
+
+impl Unserved {
+    /// Returns what the destination is told.
+    pub(crate) fn to_bye(self) -> Bye {
+        let hint = match self {
+            Self::Twice => "It is tried again, once the source has noticed that the other one has ended.",
+            Self::Enough => "It is tried again for a while; let others from the same host end first.",
+        };
+        Bye { code: ErrorCode::Busy, message: self.to_string(), hint: hint.to_owned() }
     }
 }
 

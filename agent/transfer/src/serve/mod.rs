@@ -35,7 +35,7 @@ use crate::counter::Counter;
 use crate::endpoint::EndpointSettings;
 use crate::lane::{Lane, LaneError, LaneReceiver, LaneSender};
 use crate::link::Link;
-use crate::reach::Offers;
+use crate::reach::{Offers, SERVED_MAX, Served};
 use crate::scan::look::describe;
 use crate::secrets::{Right, Secrets};
 use crate::throttle::Throttle;
@@ -58,6 +58,9 @@ const BYE_DEADLINE: Duration = Duration::from_secs(2);
 const CONTENT_LANES_MAX: u32 = 8;
 /// Lanes that a destination may have open: control, manifest and content.
 const LANES_MAX: u32 = 2 + CONTENT_LANES_MAX;
+/// Threads of the runtime that serving may hold for as long as transfers last: one for each content lane, and one for
+/// the scan.
+pub const SERVED_THREADS_MAX: usize = SERVED_MAX * (CONTENT_LANES_MAX as usize + 1);
 
 /// What all lanes of one connection share.
 #[derive(Debug)]
@@ -109,17 +112,18 @@ pub(crate) async fn run(
     shutdown: Shutdown,
 ) {
     let begun = match hello {
-        Ok(hello) => begin(&link, hello, settings).await,
+        Ok(hello) => begin(&link, hello, settings, &offers).await,
         Err(bye) => Err(bye),
     };
-    let bye = match begun {
-        Ok((session, ticket, opened)) => {
-            let (session, _served) = (Arc::new(session), offers.serve(ticket.token));
+    // Its place is taken until its threads have ended, too.
+    let (bye, _served) = match begun {
+        Ok((session, ticket, opened, served)) => {
+            let session = Arc::new(session);
             let bye = serve(&session, lane, ticket, opened, &shutdown).await;
             session.stop();
-            bye
+            (bye, Some(served))
         }
-        Err(bye) => Some((Some(lane.sender), bye)),
+        Err(bye) => (Some((Some(lane.sender), bye)), None),
     };
     if let Some((sender, bye)) = bye {
         let code = bye.code;
@@ -140,7 +144,8 @@ async fn begin(
     link: &Link,
     hello: Hello,
     settings: Arc<EndpointSettings>,
-) -> Result<(Session, Ticket, Opened), Bye> {
+    offers: &Offers,
+) -> Result<(Session, Ticket, Opened, Served), Bye> {
     let Hello::Control(Open { version, ticket, bandwidth_limit }) = hello else {
         return Err(protocol("the first lane does not open the connection"));
     };
@@ -156,6 +161,7 @@ async fn begin(
         tracing::warn!(peer = %link.peer().principal, address = %link.address(), reason = %refused, "ticket refused");
         refused.to_bye()
     })?;
+    let served = offers.serve(ticket.token).map_err(|unserved| unserved.to_bye())?;
     let sanitizer = sanitizer(&ticket, signed, &settings.secrets).await?;
     let path = ticket.source_root.clone();
     let looked = tokio::task::spawn_blocking(move || look_at_root(&path)).await;
@@ -175,7 +181,7 @@ async fn begin(
         has_manifest: AtomicBool::new(false),
         is_stopped: AtomicBool::new(false),
     };
-    Ok((session, ticket, opened))
+    Ok((session, ticket, opened, served))
 }
 
 /// Makes the ticket's rules ready, with their key if they need one; without it nothing is served.

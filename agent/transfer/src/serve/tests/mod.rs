@@ -23,6 +23,7 @@ use self::odd_tree::{noise, odd_tree, walk, write};
 use crate::peer::{ContentReceiver, Delivery, FetchSender, ManifestReceiver, Source};
 
 pub(crate) mod cluster;
+mod crowd;
 mod motion;
 pub(crate) mod odd_tree;
 mod refusal;
