@@ -10,17 +10,22 @@ use common::failure::{Failure, FailureKind};
 use common::id::HostName;
 use common::secret::Secret;
 use common::telemetry;
+use transfer::SERVED_THREADS_MAX;
 
 use crate::config::{DEFAULT_PATH, Settings};
 use crate::daemon;
 use crate::link::enroll::{self, Invitation};
 use crate::state_dir::StateDir;
+use crate::step::executor::ATTEMPTS_MAX;
 use crate::step::registry::STEPS;
 
 /// Threads that run tasks. The agent waits more than it computes, and every thread costs memory while it is idle.
 const WORKER_THREADS_MAX: usize = 4;
-/// Threads that read, write and hash; a bound against steps that ask for one each.
-const BLOCKING_THREADS_MAX: usize = 128;
+/// Short calls beside the long ones: flushes of the journal, looks at roots, questions, secrets that are read here.
+const SHORT_CALLS_MAX: usize = 64;
+/// Threads for what blocks: as many as may work for long at once, so that no short call ever waits for a transfer to
+/// end. They are started when they are needed, and end when they have had nothing to do for a while.
+const BLOCKING_THREADS_MAX: usize = SERVED_THREADS_MAX + ATTEMPTS_MAX + SHORT_CALLS_MAX;
 
 /// The agent of Drover: runs the steps of migrations on this host.
 ///
@@ -147,5 +152,22 @@ mod tests {
         assert!(Arguments::try_parse_from(join).is_err(), "a join without an address was taken");
         let whole = join.into_iter().chain(["10.0.0.1:7400", "10.0.0.2:7400"]);
         assert!(Arguments::try_parse_from(whole).is_ok());
+    }
+
+    #[test]
+    fn a_short_call_finds_a_thread_whatever_is_served_and_run() {
+        let (release, held) = std::sync::mpsc::channel::<()>();
+        let held = std::sync::Arc::new(std::sync::Mutex::new(held));
+        let called = runtime().unwrap().block_on(async {
+            for _ in 0..SERVED_THREADS_MAX + ATTEMPTS_MAX {
+                let held = std::sync::Arc::clone(&held);
+                tokio::task::spawn_blocking(move || held.lock().unwrap().recv().is_err());
+            }
+            let call = tokio::task::spawn_blocking(|| 7);
+            let called = tokio::time::timeout(std::time::Duration::from_secs(60), call).await;
+            drop(release);
+            called.is_ok()
+        });
+        assert!(called, "it waits for a transfer to end");
     }
 }

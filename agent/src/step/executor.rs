@@ -20,8 +20,8 @@ use crate::link::outbox::end_of;
 
 /// Orders that wait; the executor takes them as fast as they come.
 pub const ORDERS_MAX: usize = 64;
-/// Attempts at once. The coordinator's limits per host are far below; this is against its mistakes.
-const ATTEMPTS_MAX: usize = 256;
+/// Attempts at once, each with a handful of threads; more are refused and granted again later.
+pub const ATTEMPTS_MAX: usize = 256;
 /// Questions that are answered at once; each may hold a file or read a directory.
 const QUESTIONS_MAX: usize = 8;
 
