@@ -266,7 +266,10 @@ async fn a_peer_that_takes_nothing_does_not_stop_the_source() {
     let fetch = |index| Fetch { id: index, path: rel("huge"), stamp, what: What::Range { index } };
     sender.send((0..64).map(fetch).collect()).await.unwrap();
     // Nobody takes the answers; another migration is served all the same.
-    let (peer, _tickets) = peer(&source, cluster.sign(&cluster.ticket(tree.path())));
+    let mut ticket = cluster.ticket(tree.path());
+    ticket.token.index += 1;
+    let (mut peer, _tickets) = peer(&source, cluster.sign(&ticket));
+    peer.token = ticket.token;
     let second = Source::open(&destination, &peer, watch::channel(None).1).await.unwrap();
     let seen = entries(listings(second.manifest(ScanRequest::default()).await.unwrap()).await);
     assert_eq!(seen.len(), walk(tree.path()).len());

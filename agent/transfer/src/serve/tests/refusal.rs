@@ -100,7 +100,9 @@ async fn a_ticket_that_runs_out_ends_the_connection_and_a_fresh_one_does_not() {
     // Two handshakes and a renewal take a small part of this, also on a busy machine.
     ticket.expires = common::clock::WallMs(common::clock::wall().0 + 8_000);
     let (renewed, renewals) = peer(&source, cluster.sign(&ticket));
-    let (left, _tickets) = peer(&source, cluster.sign(&ticket));
+    ticket.token.index += 1;
+    let (mut left, _tickets) = peer(&source, cluster.sign(&ticket));
+    left.token = ticket.token;
     let kept = Source::open(&destination, &renewed, watch::channel(None).1).await.unwrap();
     let lost = Source::open(&destination, &left, watch::channel(None).1).await.unwrap();
     renewals.send(cluster.sign(&cluster.ticket(tree.path()))).unwrap();
