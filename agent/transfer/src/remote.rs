@@ -12,7 +12,7 @@ use sync::wire::manifest::Item;
 
 use crate::breach::breach;
 use crate::owner::Owners;
-use crate::peer::{ContentReceiver, FetchSender, ManifestReceiver};
+use crate::peer::{ContentReceiver, FetchSender, ManifestReceiver, batch_of};
 
 /// Lanes to the source.
 pub(crate) type Content = (FetchSender, ContentReceiver);
@@ -34,39 +34,52 @@ impl Remote {
     /// entry, has none.
     pub(crate) fn digests(&mut self, files: &[(&RelPath, &Entry)]) -> Result<Vec<Option<Digest>>, Failure> {
         let mut found = vec![None; files.len()];
-        let mut asked = HashMap::new();
         let mut fetches = Vec::with_capacity(files.len());
-        for (index, (path, entry)) in files.iter().enumerate() {
+        let first = self.next_id;
+        for (path, entry) in files {
             let id = self.next_id;
             self.next_id += 1;
-            asked.insert(id, index);
             fetches.push(Fetch { id, path: (*path).clone(), stamp: entry.stamp(), what: What::Digest });
         }
-        if fetches.is_empty() {
-            return Ok(found);
-        }
-        self.fetches.blocking_send(fetches)?;
-        let unasked = || breach("it answered something that was not asked for");
-        while !asked.is_empty() {
-            match self.content.blocking_next()?.reply {
-                Reply::Digests(digests) => {
-                    for Digested { id, stamp, digest } in digests {
-                        let index = asked.remove(&id).ok_or_else(unasked)?;
-                        let expected = files[index].1.stamp();
-                        found[index] = (stamp == expected).then(|| Digest::from(digest));
-                    }
-                }
-                Reply::Failed(failed) => {
-                    for Failed { id, why: _ } in failed {
-                        asked.remove(&id).ok_or_else(unasked)?;
-                    }
-                }
-                Reply::Pack(_) | Reply::Range(_) | Reply::Values(_) | Reply::Confirmed(_) => {
-                    return Err(unasked());
-                }
+        let mut indexes = (first..).zip(0..files.len());
+        while !fetches.is_empty() {
+            let later = fetches.split_off(batch_of(&fetches));
+            let mut asked: HashMap<u64, usize> = indexes.by_ref().take(fetches.len()).collect();
+            // Nobody else takes the answers, so no more is asked for than one lane holds.
+            self.fetches.blocking_send(std::mem::replace(&mut fetches, later))?;
+            while !asked.is_empty() {
+                self.answer(&mut asked, files, &mut found)?;
             }
         }
         Ok(found)
+    }
+
+    /// Takes one answer.
+    fn answer(
+        &mut self,
+        asked: &mut HashMap<u64, usize>,
+        files: &[(&RelPath, &Entry)],
+        found: &mut [Option<Digest>],
+    ) -> Result<(), Failure> {
+        let unasked = || breach("it answered something that was not asked for");
+        match self.content.blocking_next()?.reply {
+            Reply::Digests(digests) => {
+                for Digested { id, stamp, digest } in digests {
+                    let index = asked.remove(&id).ok_or_else(unasked)?;
+                    let expected = files[index].1.stamp();
+                    found[index] = (stamp == expected).then(|| Digest::from(digest));
+                }
+            }
+            Reply::Failed(failed) => {
+                for Failed { id, why: _ } in failed {
+                    asked.remove(&id).ok_or_else(unasked)?;
+                }
+            }
+            Reply::Pack(_) | Reply::Range(_) | Reply::Values(_) | Reply::Confirmed(_) => {
+                return Err(unasked());
+            }
+        }
+        Ok(())
     }
 }
 

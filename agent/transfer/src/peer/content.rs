@@ -28,6 +28,9 @@ const ANSWERS_WAITING: usize = 8;
 /// Bytes of wishes that were sent and not answered, of all lanes together: less than a source's window for them, so
 /// that fresh tickets get through it while the source's threads wait for this side to take their answers.
 const UNANSWERED_BYTES_MAX: usize = 768 * 1024;
+/// Bytes of paths after which a batch is closed: several batches fit into the above, and a batch into a request, whose
+/// limit is twice that of one path.
+const BATCH_PATH_BYTES: usize = 128 * 1024;
 /// Batches that wait to be sent on one lane.
 const BATCHES_WAITING: usize = 4;
 /// What a request costs beside its bytes, to weigh lanes against each other: about what is read in the time of an
@@ -179,15 +182,16 @@ pub(super) fn start(
 }
 
 impl FetchSender {
-    /// Sends wishes, in batches of at most [`BATCH_MAX`]; waits while the lane has enough to do.
+    /// Sends wishes, in batches of at most [`BATCH_MAX`], or of so many as their paths allow; waits while the lane has enough to do.
     ///
-    /// What is asked for together is packed together, so small files should come in hundreds.
+    /// What is asked for together is packed together, so small files should come in hundreds. Where it is more than one
+    /// batch, somebody else must take the answers meanwhile: they wait for that, and then so does this.
     ///
     /// # Errors
     /// When the connection has ended.
     pub fn blocking_send(&self, mut fetches: Vec<Fetch>) -> Result<(), Failure> {
         while !fetches.is_empty() {
-            let rest = fetches.split_off(fetches.len().min(BATCH_MAX));
+            let rest = fetches.split_off(batch_of(&fetches));
             let (lane, batch) = self.prepare(std::mem::replace(&mut fetches, rest))?;
             lane.batches.blocking_send(batch).map_err(|_closed| self.ended.failure())?;
         }
@@ -200,7 +204,7 @@ impl FetchSender {
     /// When the connection has ended.
     pub async fn send(&self, mut fetches: Vec<Fetch>) -> Result<(), Failure> {
         while !fetches.is_empty() {
-            let rest = fetches.split_off(fetches.len().min(BATCH_MAX));
+            let rest = fetches.split_off(batch_of(&fetches));
             let (lane, batch) = self.prepare(std::mem::replace(&mut fetches, rest))?;
             lane.batches.send(batch).await.map_err(|_closed| self.ended.failure())?;
         }
@@ -222,6 +226,17 @@ impl FetchSender {
         self.demand.ask(&request.fetches);
         Ok((lane, Batch { frame: frame.into(), wishes: request.fetches.len() }))
     }
+}
+
+/// Returns how many of the wishes, at least one, go into one request.
+pub(crate) fn batch_of(fetches: &[Fetch]) -> usize {
+    let mut bytes = 0;
+    let fits = fetches.iter().take(BATCH_MAX).take_while(|fetch| {
+        let is_first = bytes == 0;
+        bytes += fetch.path.as_bytes().len();
+        is_first || bytes <= BATCH_PATH_BYTES
+    });
+    fits.count()
 }
 
 fn weight(fetch: &Fetch) -> u64 {

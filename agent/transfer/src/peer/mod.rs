@@ -36,6 +36,7 @@ mod demand;
 mod listener;
 mod manifest;
 
+pub(crate) use content::batch_of;
 pub use content::{ContentReceiver, Delivery, FetchSender};
 pub use manifest::ManifestReceiver;
 

@@ -21,6 +21,8 @@ use tokio::sync::watch;
 use self::cluster::{Cluster, connected, peer};
 use self::odd_tree::{noise, odd_tree, walk, write};
 use crate::peer::{ContentReceiver, Delivery, FetchSender, ManifestReceiver, Source};
+use crate::remote::Remote;
+use crate::standing::look_at_self;
 
 pub(crate) mod cluster;
 mod crowd;
@@ -311,4 +313,21 @@ async fn a_limit_can_be_lifted_while_content_waits() {
         tokio::time::timeout(Duration::from_secs(20), taken).await.unwrap().unwrap() as u64,
         2 * RANGE_BYTES
     );
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn long_paths_travel_in_several_requests() {
+    let (cluster, root) = (Cluster::new(), tempfile::tempdir().unwrap());
+    let (_source, _destination, open) = connected(&cluster, root.path()).await;
+    let content = open.content(2).await.unwrap();
+    let deep = RelPath::try_from(vec!["d".repeat(200); 40].join("/").into_bytes()).unwrap();
+    let paths: Vec<_> = (0..512).map(|number| deep.join(number.to_string().as_bytes()).unwrap()).collect();
+    let entry = look_at_self(&tree::Root::open(root.path()).unwrap().dir()).unwrap();
+    let asked = tokio::task::spawn_blocking(move || {
+        let files: Vec<_> = paths.iter().map(|path| (path, &entry)).collect();
+        Remote::new(content).digests(&files)
+    });
+    assert_eq!(asked.await.unwrap(), Ok(vec![None; 512]));
+    drop(open);
+    cluster.shutdown.finish().await;
 }
