@@ -170,11 +170,18 @@ impl Job {
                 }
                 Decision::Entry(found) => list.found(&here, found)?,
                 Decision::Stage { .. } => {}
-                Decision::Ended { source, .. } => list.ended(source)?,
+                Decision::Ended { path, source, .. } => list.ended(&path, source)?,
             }
         }
         list.finish(&path)
     }
+}
+
+/// An entry that the source does not have, as far as it is listed.
+struct Extra {
+    name: Vec<u8>,
+    kind: &'static str,
+    bytes: u64,
 }
 
 struct Itemiser<'a> {
@@ -183,10 +190,10 @@ struct Itemiser<'a> {
     capacity: Capacity,
     file: BufWriter<File>,
     remote: Option<Remote>,
-    /// Files that look the same and are to be compared.
+    /// Files that look the same and are to be compared, without their attributes.
     waiting: Vec<(RelPath, Entry, PlaceId)>,
     /// Entries of the open directory that the source does not have.
-    extras: Vec<(RelPath, Entry)>,
+    extras: Vec<Extra>,
     linked: HashSet<(u64, u64)>,
     /// Directories that would stay with all that they hold.
     whole: Subtrees,
@@ -215,11 +222,11 @@ impl Itemiser<'_> {
             }
             Found::Extra { destination } => {
                 self.present += 1;
-                let path = join(&destination.name)?;
-                if self.job.params.delete && !self.whole.holds(&path) {
-                    self.extras.push((path, destination));
+                if self.job.params.delete && !self.whole.holds(&join(&destination.name)?) {
+                    let (kind, bytes) = (destination.kind.as_str(), destination.size());
+                    self.extras.push(Extra { name: destination.name, kind, bytes });
                 }
-                if self.extras.len() >= EXTRAS_MAX { self.write_extras() } else { Ok(()) }
+                if self.extras.len() >= EXTRAS_MAX { self.write_extras(here) } else { Ok(()) }
             }
             Found::Unknown { destination: _ } => {
                 self.present += 1;
@@ -290,6 +297,7 @@ impl Itemiser<'_> {
             return Ok(());
         }
         if self.remote.is_some() && source.kind.is_file() && source.size() > 0 {
+            let source = Entry { xattrs: Vec::new(), ..source };
             self.waiting.push((path, source, self.capacity.here()));
             return if self.waiting.len() >= COMPARED_AT_ONCE { self.compare() } else { Ok(()) };
         }
@@ -336,18 +344,18 @@ impl Itemiser<'_> {
         Ok(())
     }
 
-    fn ended(&mut self, source: Option<ListingEnd>) -> Result<(), Failure> {
+    fn ended(&mut self, here: &RelPath, source: Option<ListingEnd>) -> Result<(), Failure> {
         if source.is_none_or(|end| end == ListingEnd::Complete) {
-            return self.write_extras();
+            return self.write_extras(here);
         }
         self.extras.clear();
         Ok(())
     }
 
-    fn write_extras(&mut self) -> Result<(), Failure> {
-        for (path, entry) in std::mem::take(&mut self.extras) {
+    fn write_extras(&mut self, here: &RelPath) -> Result<(), Failure> {
+        for Extra { name, kind, bytes } in std::mem::take(&mut self.extras) {
             self.output.deleted += 1;
-            let (path, kind, bytes) = (path.to_string(), entry.kind.as_str(), entry.size());
+            let path = here.join(&name).map_err(|error| Failure::of(FailureKind::Bug, &error))?.to_string();
             self.line(&Line { path, action: "delete", kind, bytes, why: Vec::new() })?;
         }
         Ok(())

@@ -18,7 +18,7 @@ use tree::Name;
 use super::ask::Ask;
 use super::committing::unwritable;
 use super::large::{Large, Next};
-use super::links::{LinkName, anchor, doubtful};
+use super::links::{LinkName, anchor, doubtful, weight};
 use super::plan::same_content;
 use super::{Again, Compare, Item, Landing, Pass as Shared, Small, Wish, data_of, unasked};
 use crate::breach::{breach, shown};
@@ -239,7 +239,7 @@ impl Applier<'_> {
             Wish::Group(group) => return self.compared_group(group, digested),
             Wish::Small(_) | Wish::Range { .. } | Wish::Confirm(_) => return Err(unasked()),
         };
-        let Compare { path, domain, mut source, seen } = *compare;
+        let Compare { path, domain, mut source, seen, cost } = *compare;
         let own = read(&self.pass.stage.root, &path, false, || self.pass.flow.check().is_ok());
         let is_same = digested.stamp.size == source.size()
             && own.is_ok_and(|own| own.is_some_and(|own| own.digest == Digest::from(digested.digest)));
@@ -256,7 +256,7 @@ impl Applier<'_> {
         if let Some(again) = again {
             self.pass.ask_again(&again)?;
         }
-        self.pass.flow.release(0);
+        self.pass.flow.release(cost);
         Ok(())
     }
 
@@ -278,7 +278,7 @@ impl Applier<'_> {
             name.is_doubtful = !is_it;
         }
         self.pass.put_compared(&group)?;
-        self.pass.flow.release(0);
+        self.pass.flow.release(weight(&group));
         Ok(())
     }
 
@@ -306,12 +306,12 @@ impl Applier<'_> {
             }
             Wish::Group(group) => {
                 self.pass.put_compared(&group)?;
-                self.pass.flow.release(0);
+                self.pass.flow.release(weight(&group));
                 Ok(())
             }
             Wish::Compare(compare) => {
                 report(self.pass, &compare.path, why);
-                self.pass.flow.release(0);
+                self.pass.flow.release(compare.cost);
                 Ok(())
             }
         }

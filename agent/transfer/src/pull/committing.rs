@@ -60,6 +60,7 @@ pub(super) fn run(pass: &Pass, committer: &mut Committer, items: &Receiver<Item>
 /// Commits one group, and counts what became of it.
 pub(super) fn commit(pass: &Pass, committer: &mut Committer, group: Vec<Item>) -> Result<(), Failure> {
     let items = group.len();
+    let held_bytes = group.iter().map(Item::held_bytes).sum();
     let mut tasks = Vec::with_capacity(items);
     let mut rest = Vec::with_capacity(items);
     for Item { task, landing, cost, problems, sidecar, again } in group {
@@ -96,7 +97,7 @@ pub(super) fn commit(pass: &Pass, committer: &mut Committer, group: Vec<Item>) -
             pass.flow.release(cost);
         }
     }
-    pass.flow.land(items);
+    pass.flow.land(items, held_bytes);
     Ok(())
 }
 

@@ -5,14 +5,20 @@ use std::time::Duration;
 
 use common::failure::{Failure, FailureKind};
 use common::limit::IN_FLIGHT_BYTES_MAX;
+use common::rel_path::RelPath;
+use sync::entry::Entry;
 use sync::wire::content::OUTSTANDING_MAX;
 
 /// What may always be in flight, so that small trees move at all.
 const BYTES_MIN: u64 = 8 * 1024 * 1024;
 /// Which part of what is known may be in flight: an interruption costs less than ten percent of a tree.
 const PART_OF_KNOWN: u64 = 20;
-/// What a file weighs beside its bytes: its inode, its record and its place in a group.
+/// What a file weighs beside its bytes: its inode, its record and its place in a group, with the paths and attributes
+/// that are usual.
 const FILE_BYTES: u64 = 1024;
+/// What paths and attributes of items on their way to the committer may take, beyond what is usual: an entry may have a
+/// mebibyte of them. Each item holds several copies.
+const HELD_BYTES_MAX: u64 = 16 * 1024 * 1024;
 
 /// How long the first group waits for the end of the source's scan: some million entries. A tree that takes longer lands
 /// meanwhile, and that it does not fit is said when it is known.
@@ -36,6 +42,8 @@ struct State {
     cursor_bytes: u64,
     /// Items on their way to the committer, also those that weigh nothing.
     items: usize,
+    /// What these hold beyond what is usual.
+    held_bytes: u64,
     waiting: usize,
     /// Whether nothing may be committed yet.
     is_held: bool,
@@ -101,15 +109,34 @@ impl Flow {
         self.changed.notify_all();
     }
 
-    /// Notes that an item goes to the committer.
-    pub(crate) fn send(&self) {
-        self.lock().items += 1;
+    /// Notes that an item goes to the committer, once there is room for what it holds.
+    ///
+    /// # Errors
+    /// When the pass has failed.
+    pub(crate) fn send(&self, held_bytes: u64) -> Result<(), Failure> {
+        let mut state = self.lock();
+        state.waiting += 1;
+        while state.failure.is_none()
+            && held_bytes > 0
+            && state.held_bytes > 0
+            && state.held_bytes.saturating_add(held_bytes) > HELD_BYTES_MAX
+        {
+            state = self.changed.wait(state).unwrap_or_else(PoisonError::into_inner);
+        }
+        state.waiting -= 1;
+        if let Some(failure) = &state.failure {
+            return Err(failure.clone());
+        }
+        state.items += 1;
+        state.held_bytes = state.held_bytes.saturating_add(held_bytes);
+        Ok(())
     }
 
-    /// Notes that items were committed, or that it is known why not.
-    pub(crate) fn land(&self, items: usize) {
+    /// Notes that items, with what they hold, were committed, or that it is known why not.
+    pub(crate) fn land(&self, items: usize, held_bytes: u64) {
         let mut state = self.lock();
         state.items = state.items.saturating_sub(items);
+        state.held_bytes = state.held_bytes.saturating_sub(held_bytes);
         drop(state);
         self.changed.notify_all();
     }
@@ -195,6 +222,17 @@ impl Flow {
     }
 }
 
+/// Returns what a path and entries take in memory.
+pub(crate) fn held_bytes<'a>(path: &RelPath, entries: impl IntoIterator<Item = &'a Entry>) -> u64 {
+    let entries = entries.into_iter().map(Entry::encoded_bytes).sum::<usize>();
+    (path.as_bytes().len() + entries) as u64
+}
+
+/// Returns what of that is beyond what is usual.
+pub(crate) fn unusual_bytes<'a>(path: &RelPath, entries: impl IntoIterator<Item = &'a Entry>) -> u64 {
+    held_bytes(path, entries).saturating_sub(FILE_BYTES)
+}
+
 /// Room for the cursor of one large file, given back when it is dropped.
 #[derive(Debug)]
 pub(crate) struct CursorRoom {
@@ -265,6 +303,27 @@ mod tests {
                 assert_eq!(waiter.join().unwrap().err(), failure);
             });
         }
+    }
+
+    #[test]
+    fn attributes_on_their_way_are_bounded() {
+        let flow = Flow::default();
+        // Usual ones weigh nothing.
+        for _ in 0..OUTSTANDING_MAX {
+            flow.send(0).unwrap();
+        }
+        flow.send(HELD_BYTES_MAX * 2).unwrap();
+        flow.send(0).unwrap();
+        std::thread::scope(|scope| {
+            let waiter = scope.spawn(|| flow.send(1));
+            while !flow.is_waited_for() {
+                std::thread::yield_now();
+            }
+            flow.land(1, HELD_BYTES_MAX * 2);
+            assert_eq!(waiter.join().unwrap(), Ok(()));
+        });
+        flow.land(OUTSTANDING_MAX + 2, 1);
+        assert_eq!(flow.wait_until_idle(), Ok(()));
     }
 
     #[test]

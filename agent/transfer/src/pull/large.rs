@@ -24,6 +24,7 @@ use tree::{AppendFile, Dir, Name, NewFile, TreeError};
 use super::Pass;
 use super::committing::unwritable;
 use super::flow::CursorRoom;
+use super::plan::weight_of;
 use crate::breach::breach;
 use crate::commit::Seen;
 use crate::commit::durable::of_sync;
@@ -111,7 +112,8 @@ impl Large {
             pass.except(Rule::Unwritable, Severity::Error, &path, message, hint);
             return Ok(None);
         }
-        let room = pass.flow.acquire_cursor(cursor::memory_bytes(size))?;
+        let held = weight_of(&path, &source, seen.as_deref());
+        let room = pass.flow.acquire_cursor(cursor::memory_bytes(size).saturating_add(held))?;
         let domain = pass.stage.domains.get(domain)?;
         match Self::open(&domain, &pass.boot_id, path.clone(), source, seen, &|| pass.flow.check())? {
             Ok(large) => Ok(Some(Self { _room: Some(room), ..large })),

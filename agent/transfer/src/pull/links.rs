@@ -16,6 +16,7 @@ use sync::diff::Difference;
 use sync::entry::{Entry, Kind};
 use tree::Name;
 
+use super::flow::held_bytes;
 use super::plan::{Planner, same_content};
 use super::put_off::spilled;
 use super::{Again, Item, Landing, Pass, lock};
@@ -32,6 +33,8 @@ use crate::trouble::{is_fatal, of_stage};
 /// Names of one inode, which are in memory together: what ext4 allows is a little less.
 const GROUP_NAMES_MAX: usize = 65_536;
 
+/// What these may take: as many names with paths of a kibibyte, or with attributes of that size.
+const GROUP_BYTES_MAX: u64 = 128 * 1024 * 1024;
 /// Names by which a group is asked for: the first may vanish at the source, and the next.
 const LEADERS_MAX: u32 = 3;
 /// Groups whose first name was gone, remembered until another one is asked for.
@@ -59,6 +62,10 @@ impl LinkName {
         (self.source.dev, self.source.ino)
     }
 
+    fn held_bytes(&self) -> u64 {
+        held_bytes(&self.path, [&self.source].into_iter().chain(self.seen.as_ref().map(|seen| &seen.entry)))
+    }
+
     /// Returns the inode that stands there, if its content is that of the group.
     fn standing(&self) -> Option<(u64, u64)> {
         if self.is_doubtful { None } else { self.alike() }
@@ -78,6 +85,11 @@ pub(super) fn doubtful(group: &[LinkName]) -> Option<&LinkName> {
         return None;
     }
     group.iter().find(|name| name.alike().is_some())
+}
+
+/// Returns what a group weighs in the flow.
+pub(super) fn weight(group: &[LinkName]) -> u64 {
+    group.iter().map(LinkName::held_bytes).sum()
 }
 
 impl Ord for LinkName {
@@ -213,17 +225,21 @@ impl<'a, N: FnMut() -> Result<Option<LinkName>, Failure>> Groups<'a, N> {
             None => (self.names)()?,
         };
         let Some(first) = first else { return Ok(None) };
-        let mut group = vec![first];
+        let (mut group, mut held) = (vec![first], 0);
         while let Some(name) = (self.names)()? {
             if name.group() != group[0].group() || name.domain != group[0].domain {
                 self.ahead = Some(name);
                 break;
             }
-            if group.len() < GROUP_NAMES_MAX {
+            held += name.held_bytes();
+            if group.len() < GROUP_NAMES_MAX && held <= GROUP_BYTES_MAX {
                 group.push(name);
                 continue;
             }
-            let message = format!("it is beyond the {GROUP_NAMES_MAX} names that one file may have here");
+            let message = format!(
+                "it is beyond the {GROUP_NAMES_MAX} names, or the {} MiB of paths and attributes, that one file may have here",
+                GROUP_BYTES_MAX >> 20
+            );
             let hint = "Leave some of the file's names out with --exclude.";
             self.pass.except(Rule::HardLink, Severity::Error, &name.path, message, hint);
         }

@@ -60,7 +60,7 @@ use crate::stage::{Stage, clear};
 use crate::tally::{Counters, add};
 use crate::trouble::finding;
 
-use flow::{Flow, PanicGuard};
+use flow::{Flow, PanicGuard, unusual_bytes};
 pub(crate) use forecast::Forecast;
 use large::Large;
 use links::{Group, LinkName};
@@ -138,6 +138,8 @@ struct Compare {
     domain: DomainId,
     source: Entry,
     seen: Box<Seen>,
+    /// What it weighs in the flow.
+    cost: u64,
 }
 
 /// Something that has to be asked for once more, spilled until the rest has come.
@@ -177,6 +179,17 @@ impl Item {
             sidecar: None,
             again: None,
         }
+    }
+
+    /// Returns what its paths and attributes take, beyond what is usual.
+    fn held_bytes(&self) -> u64 {
+        let (first, second) = match &self.task.effect {
+            Effect::Install { new, seen, .. } => (new.as_ref(), seen.as_ref().map(|seen| &seen.entry)),
+            Effect::Metadata { seen, wanted } => (wanted.as_ref(), Some(seen.as_ref())),
+            Effect::Remove { seen } => (&seen.entry, None),
+            Effect::Touch { seen } => (seen.as_ref(), None),
+        };
+        unusual_bytes(&self.task.path, [first].into_iter().chain(second))
     }
 }
 
@@ -259,7 +272,7 @@ impl Pass {
 
     /// Hands an item to the committer.
     fn send(&self, items: &mpsc::SyncSender<Item>, item: Item) -> Result<(), Failure> {
-        self.flow.send();
+        self.flow.send(item.held_bytes())?;
         items.send(item).or_else(|_ended| self.flow.check())
     }
 

@@ -22,6 +22,7 @@ use tree::TreeError;
 use super::ask::Ask;
 use super::committing::{landing_of, unwritable};
 use super::ending::{self, Candidate};
+use super::flow::unusual_bytes;
 use super::large::Large;
 use super::links::{self, LinkName};
 use super::put_off::spilled;
@@ -223,7 +224,8 @@ impl<'a> Planner<'a> {
             return self.fetch_large(wanted);
         }
         let Again { path, domain, source, seen, is_anchor, times_asked } = wanted;
-        let (cost, stamp) = (source.size(), source.stamp());
+        let cost = source.size().saturating_add(weight_of(&path, &source, seen.as_deref()));
+        let stamp = source.stamp();
         self.pass.flow.acquire(cost)?;
         let small = Small { path: path.clone(), domain, source, seen, is_anchor, times_asked, cost };
         let id = self.pass.wish(Wish::Small(Box::new(small)));
@@ -373,9 +375,10 @@ impl<'a> Planner<'a> {
     fn compare(&mut self, path: RelPath, source: Entry, seen: Seen) -> Result<(), Failure> {
         // Whatever comes of it, something may be changed in this directory.
         let Some(domain) = self.prepare(&path)? else { return Ok(()) };
-        self.pass.flow.acquire(0)?;
+        let cost = weight_of(&path, &source, Some(&seen));
+        self.pass.flow.acquire(cost)?;
         let stamp = source.stamp();
-        let compare = Compare { path: path.clone(), domain, source, seen: Box::new(seen) };
+        let compare = Compare { path: path.clone(), domain, source, seen: Box::new(seen), cost };
         let id = self.pass.wish(Wish::Compare(Box::new(compare)));
         self.ask(Fetch { id, path, stamp, what: What::Digest })
     }
@@ -387,7 +390,7 @@ impl<'a> Planner<'a> {
         stamp: Stamp,
         group: Vec<LinkName>,
     ) -> Result<(), Failure> {
-        self.pass.flow.acquire(0)?;
+        self.pass.flow.acquire(links::weight(&group))?;
         let id = self.pass.wish(Wish::Group(group));
         self.ask(Fetch { id, path, stamp, what: What::Digest })
     }
@@ -452,6 +455,11 @@ impl<'a> Planner<'a> {
     pub(super) fn send(&self, item: Item) -> Result<(), Failure> {
         self.pass.send(&self.items, item)
     }
+}
+
+/// Returns what something weighs in the flow beside its content, beyond what is usual.
+pub(super) fn weight_of(path: &RelPath, source: &Entry, seen: Option<&Seen>) -> u64 {
+    unusual_bytes(path, [source].into_iter().chain(seen.map(|seen| &seen.entry)))
 }
 
 /// Counts something whose content is the same on both sides, or returns what sets its metadata.

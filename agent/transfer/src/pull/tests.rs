@@ -513,3 +513,29 @@ async fn a_file_that_the_file_system_cannot_take_is_a_finding_and_the_rest_comes
     assert_eq!(small.unwrap(), b"comes");
     pair.close().await;
 }
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn attributes_of_many_entries_arrive_however_much_they_are() {
+    let mut pair = Pair::new();
+    // Files, directories and links of two names: together far more than may be on its way at once.
+    for number in 0..2_500 {
+        let path = |what: &str| pair.source_root.join(format!("{what}-{number}"));
+        write(&pair.source_root, &format!("file-{number}"), b"content", 0o644);
+        std::fs::hard_link(path("file"), path("link")).unwrap();
+        std::fs::create_dir(path("directory")).unwrap();
+        for what in ["file", "directory"] {
+            rustix::fs::lsetxattr(path(what), "user.much", &[7; 3_500], XattrFlags::empty()).unwrap();
+        }
+    }
+    let (output, findings) = pair.copy().await;
+    assert_eq!(findings, []);
+    assert_eq!(output.unwrap().files_sent, 5_000);
+    let (again, findings) = pair.copy().await;
+    assert_eq!((again.unwrap().files_sent, findings), (0, Vec::new()));
+    let much = |name: &str| {
+        let mut value = [0; 4_000];
+        rustix::fs::lgetxattr(pair.destination_root.join(name), "user.much", &mut value)
+    };
+    assert_eq!((much("link-2499"), much("directory-2499")), (Ok(3_500), Ok(3_500)));
+    pair.close().await;
+}

@@ -22,12 +22,13 @@ use super::links::Links;
 use super::weight::{Proven, Weights};
 use crate::content::{Read, read};
 use crate::context::StepContext;
+use crate::pull::flow::held_bytes;
 use crate::remote::{Content, Remote};
 use crate::trouble::finding;
 
 /// Entries in a batch.
 const BATCH: usize = 512;
-/// Content in a batch, after which it is closed: keeps the threads busy and a stop quick.
+/// Content, paths and attributes in a batch, after which it is closed: keeps the threads busy and a stop quick.
 const BATCH_BYTES: u64 = 64 * 1024 * 1024;
 /// Threads that read.
 const READERS: usize = 2;
@@ -118,7 +119,8 @@ impl<'a> Checker<'a> {
         if self.only_pass.is_some_and(|pass| element.basis.pass() != Some(pass)) {
             return Ok(());
         }
-        self.batch_bytes = self.batch_bytes.saturating_add(element.source.size());
+        let held = held_bytes(&element.path, [&element.source].into_iter().chain(&element.found));
+        self.batch_bytes = self.batch_bytes.saturating_add(element.source.size()).saturating_add(held);
         self.batch.push(element);
         if self.batch.len() >= BATCH || self.batch_bytes >= BATCH_BYTES { self.judge() } else { Ok(()) }
     }
