@@ -56,6 +56,12 @@ pub const STEP_FAILURES_KEPT: u32 = 4;
 /// How long an attempt that comes further must have run until all failures before it are forgiven.
 pub const STEP_FORGIVEN_AFTER: Duration = Duration::from_secs(60);
 
+/// How long an agent may settle a migration before it says that it takes longer, and goes on: its stage may hold a copy
+/// of the whole tree.
+pub const SETTLE_DEADLINE: Duration = Duration::from_secs(10 * 60);
+/// How much longer than that the coordinator waits, so that it hears the agent's word on it.
+pub const SETTLE_MARGIN: Duration = Duration::from_secs(15);
+
 /// Windows of all data connections of one agent together.
 pub const TRANSFER_WINDOW_BYTES: u64 = 64 * 1024 * 1024;
 /// Content that may be in flight: sent, but not yet proven in the live tree or by a side-car bitmap.

@@ -13,6 +13,7 @@ use tokio::sync::{mpsc, watch};
 
 use super::attempt::{Workplace, attempt};
 use super::order::{Answer, Grant, Order, Report};
+use super::settling::Settling;
 use super::{Step, question, registry};
 use crate::journal::OutboxRecord;
 use crate::link::lease::{HeldLease, LeaseEnd};
@@ -36,6 +37,7 @@ pub struct Executor {
     attempts: BTreeMap<FencingToken, Attempt>,
     ended: (mpsc::Sender<FencingToken>, mpsc::Receiver<FencingToken>),
     questions: std::sync::Arc<tokio::sync::Semaphore>,
+    settling: Settling,
     shutdown: Shutdown,
 }
 
@@ -84,6 +86,7 @@ impl Executor {
             attempts: BTreeMap::new(),
             ended: mpsc::channel(ATTEMPTS_MAX),
             questions: std::sync::Arc::new(tokio::sync::Semaphore::new(QUESTIONS_MAX)),
+            settling: Settling::default(),
             shutdown,
         };
         (executor, leases)
@@ -233,11 +236,11 @@ impl Executor {
             return;
         };
         let (state_dir, reports) = (self.workplace.state_dir.clone(), self.workplace.reports.clone());
-        let stop = self.shutdown.clone();
+        let (stop, settling) = (self.shutdown.clone(), self.settling.clone());
         self.shutdown.spawn(async move {
             tokio::select! {
                 () = stop.cancelled() => {}
-                () = question::answer(&state_dir, session, number, question, reports) => {}
+                () = question::answer(&state_dir, &settling, session, number, question, reports) => {}
             }
             drop(permit);
         });

@@ -10,6 +10,7 @@ pub mod file_verify;
 pub mod order;
 pub mod question;
 pub mod registry;
+pub mod settling;
 
 use std::future::Future;
 use std::pin::Pin;

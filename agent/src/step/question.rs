@@ -5,18 +5,18 @@ use std::path::Path;
 use std::time::Duration;
 
 use common::failure::{Failure, FailureKind};
+use common::limit::SETTLE_DEADLINE;
 use common::step::file::{ListQuestion, RootQuestion, SettleQuestion, UndoQuestion};
 use tokio::sync::mpsc;
 
 use super::order::{Answer, AskedFor, Question, Report};
+use super::settling::Settling;
 use super::{read, write};
 
 /// Looking at a root reads a few directories.
 const ROOT_DEADLINE: Duration = Duration::from_secs(10);
 /// A preview of an undo reads its whole log and looks at every entry of it; the coordinator waits a little longer.
 const PREVIEW_DEADLINE: Duration = Duration::from_secs(45);
-/// Settling removes a stage, which may hold a copy of the whole tree.
-const SETTLE_DEADLINE: Duration = Duration::from_secs(600);
 /// A list is as long as the leader is slow.
 const LIST_DEADLINE: Duration = Duration::from_secs(600);
 /// One piece of a list, but for the rest of its last line; far below the limit of a message.
@@ -25,6 +25,7 @@ const PIECE_BYTES: usize = 256 * 1024;
 /// Answers one question. The answer may be lost with its session; then it is asked again.
 pub async fn answer(
     state_dir: &Path,
+    settling: &Settling,
     session: u64,
     number: u64,
     question: Question,
@@ -50,7 +51,13 @@ pub async fn answer(
             }
             AskedFor::Settle => {
                 let question: SettleQuestion = read(&question.document)?;
-                write(&blocking(move || transfer::settle(&place, &question)).await?)
+                let settled = settling.enter(&question.migration).await;
+                let settle = move || {
+                    let done = transfer::settle(&place, &question);
+                    drop(settled);
+                    done
+                };
+                write(&blocking(settle).await?)
             }
             AskedFor::List => {
                 let list: ListQuestion = read(&question.document)?;
@@ -116,8 +123,17 @@ mod tests {
     use super::*;
 
     async fn ask(state_dir: &Path, asked_for: AskedFor, document: String) -> Vec<Answer> {
+        ask_beside(&Settling::default(), state_dir, asked_for, document).await
+    }
+
+    async fn ask_beside(
+        settling: &Settling,
+        state_dir: &Path,
+        asked_for: AskedFor,
+        document: String,
+    ) -> Vec<Answer> {
         let (reports, mut heard) = mpsc::channel(8);
-        answer(state_dir, 1, 7, Question { asked_for, document }, reports).await;
+        answer(state_dir, settling, 1, 7, Question { asked_for, document }, reports).await;
         let mut answers = Vec::new();
         while let Some(report) = heard.recv().await {
             let Report::Answer { session: 1, number: 7, answer } = report else { panic!("{report:?}") };
@@ -141,6 +157,34 @@ mod tests {
         let answers = ask(Path::new("/nowhere"), AskedFor::Settle, "{\"version\":9}".to_owned()).await;
         let [Answer::Failure(failure)] = answers.as_slice() else { panic!("{answers:?}") };
         assert_eq!(failure.kind, FailureKind::Unsupported);
+    }
+
+    #[test]
+    fn a_migration_is_settled_once_at_a_time() {
+        // One thread, so that what was asked first is also done first.
+        let mut runtime = tokio::runtime::Builder::new_current_thread();
+        let runtime = runtime.max_blocking_threads(1).enable_all().build().unwrap();
+        runtime.block_on(async {
+            let (directory, settling) = (tempfile::tempdir().unwrap(), Settling::default());
+            let token = common::fence::FencingToken { epoch: 1, index: 1 };
+            let destination_root = directory.path().join("absent").display().to_string();
+            let question = |migration: &str| {
+                let (migration, destination_root) = (migration.parse().unwrap(), destination_root.clone());
+                write(&SettleQuestion { migration, destination_root, token }).unwrap()
+            };
+            let ask = |id| ask_beside(&settling, directory.path(), AskedFor::Settle, question(id));
+            let under_way = settling.enter(&"m1".parse().unwrap()).await;
+            let mut first = std::pin::pin!(ask("m1"));
+            let other = tokio::select! {
+                biased;
+                answers = &mut first => panic!("it was settled beside another one: {answers:?}"),
+                answers = ask("m2") => answers,
+            };
+            assert!(matches!(other.as_slice(), [Answer::Document(_)]), "{other:?}");
+            drop(under_way);
+            let answers = first.await;
+            assert!(matches!(answers.as_slice(), [Answer::Document(_)]), "{answers:?}");
+        });
     }
 
     #[tokio::test]

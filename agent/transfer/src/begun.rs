@@ -17,6 +17,7 @@ use serde::{Deserialize, Serialize};
 use sync::entry::Entry;
 use tree::{CreatedDir, Dir, Name, Root};
 
+use crate::fence;
 use crate::memory::Memory;
 use crate::stage::{Created, MARKER, is_whole, restore_times};
 use crate::trouble::of_stage;
@@ -92,15 +93,15 @@ pub(crate) fn end(path: &Path, memory: &Memory) -> Result<(), Failure> {
     memory.ended()
 }
 
-/// Removes what a stage without its marker can be: a directory of ours that holds a half-written marker at most. The
-/// owner of the root's files may have put something else at that name, which stays.
+/// Removes what a stage without its marker can be: a directory of ours that holds a half-written marker at most, or the
+/// lock of somebody who came too late. The owner of the root's files may have put something else at that name, which stays.
 fn remove_own(root: &Dir, name: &Name) -> Result<(), Failure> {
     let Ok(stage) = root.open_dir(name) else { return Ok(()) };
     let stat = stage.stat_self().map_err(|error| of_stage(&error))?;
     if stat.uid != rustix::process::geteuid().as_raw() {
         return Ok(());
     }
-    for part in [MARKER, MARKER_NEW] {
+    for part in [MARKER, MARKER_NEW].into_iter().chain(fence::PARTS) {
         match stage.unlink(&Name::new(part).expect("a constant without slash")) {
             Err(error) if !error.is_not_found() => return Err(of_stage(&error)),
             _ => {}

@@ -15,6 +15,8 @@ use crate::trouble::of_stage;
 
 const FENCE: &str = "fence";
 const LOCK: &str = "fence.lock";
+/// What holds others off: it goes last when a stage is removed.
+pub(crate) const PARTS: [&str; 2] = [FENCE, LOCK];
 /// A token is two numbers as JSON.
 const FENCE_BYTES_MAX: u64 = 4096;
 /// A group holds the lock for seconds at most; a holder that stands still for longer is stopped or hangs on its disk.

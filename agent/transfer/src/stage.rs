@@ -19,6 +19,7 @@ use tree::{CreatedDir, Dir, Kind, Name, Root, TreeError};
 use crate::begun::{self, Begun};
 use crate::domain::Domain;
 use crate::domains::Domains;
+use crate::fence;
 use crate::kill_point::KillPoint;
 use crate::memory::{Memory, StageRecord};
 use crate::standing::{look_at_self, metadata};
@@ -227,12 +228,16 @@ impl Stage {
     }
 }
 
-/// Empties a stage but for its marker, which goes last, so that a half removed stage is still known.
+/// Empties a stage but for its marker, which goes last, so that a half removed stage is still known. The fence goes
+/// before it: as long as anything is left that it protects, it keeps older attempts out.
 pub(crate) fn empty(stage: &Dir) -> Result<(), TreeError> {
-    for entry in stage.list()? {
-        let entry = entry?;
-        if entry.name.as_bytes() != MARKER.as_bytes() {
-            stage.remove_tree(&entry.name)?;
+    for is_fence in [false, true] {
+        for entry in stage.list()? {
+            let name = entry?.name;
+            let is_part = |part: &&str| part.as_bytes() == name.as_bytes();
+            if !is_part(&MARKER) && fence::PARTS.iter().any(is_part) == is_fence {
+                stage.remove_tree(&name)?;
+            }
         }
     }
     Ok(())
@@ -342,4 +347,46 @@ pub(crate) fn random_name(migration: &MigrationId) -> Result<Name, Failure> {
 /// Returns the marker's name.
 pub(crate) fn marker_name() -> Name {
     Name::new(MARKER).expect("a constant without slash")
+}
+
+#[cfg(test)]
+mod tests {
+    use std::fs::File;
+
+    use rustix::fs::{IFlags, ioctl_setflags};
+
+    use super::*;
+
+    #[test]
+    fn the_fence_stands_as_long_as_anything_is_left() {
+        let folder = tempfile::tempdir().unwrap();
+        let stage = Root::open(folder.path()).unwrap().dir();
+        // Something that cannot be removed, which a removal in the order of the directory comes to last: made first on
+        // some file systems, and on others anywhere.
+        let stuck = (0..).find_map(|number| {
+            let stuck = folder.path().join(format!("stuck-{number}"));
+            std::fs::create_dir(&stuck).unwrap();
+            for part in fence::PARTS {
+                std::fs::write(folder.path().join(part), "").unwrap();
+            }
+            let names = stage.list().unwrap().map(|entry| entry.unwrap().name.to_string());
+            if names.last().is_some_and(|last| stuck.ends_with(last)) {
+                return Some(stuck);
+            }
+            empty(&stage).unwrap();
+            None
+        });
+        let file = File::create(stuck.unwrap().join("file")).unwrap();
+        if let Err(errno) = ioctl_setflags(&file, IFlags::IMMUTABLE) {
+            eprintln!("skipped: a file cannot be made immutable: {errno}");
+            return;
+        }
+        let emptied = empty(&stage);
+        let left = fence::PARTS.map(|part| folder.path().join(part).exists());
+        ioctl_setflags(&file, IFlags::empty()).unwrap();
+        assert!(emptied.is_err());
+        assert_eq!(left, [true, true]);
+        empty(&stage).unwrap();
+        assert_eq!(std::fs::read_dir(folder.path()).unwrap().count(), 0);
+    }
 }

@@ -8,6 +8,7 @@ use std::time::Duration;
 use common::clock::{self, WallMs};
 use common::failure::{Failure, FailureKind};
 use common::fence::FencingToken;
+use common::limit::{SETTLE_DEADLINE, SETTLE_MARGIN};
 use common::step::file::SettleQuestion;
 use proto::v1::question::Question;
 
@@ -16,8 +17,8 @@ use crate::live::grant;
 use crate::state::Command;
 use crate::state::migration::{Act, Command as MigrationCommand, Migration, WayBack};
 
-/// How long an agent may take to remove a stage.
-const SETTLE_DEADLINE: Duration = Duration::from_secs(120);
+/// How long an agent that is away is asked again before those who wait for the end hear of it.
+const AWAY_DEADLINE: Duration = Duration::from_secs(120);
 /// The pause before an agent that is away is asked again.
 const AWAY_PAUSE: Duration = Duration::from_millis(500);
 /// Stages that are removed beside each other; each is one question to one agent.
@@ -78,10 +79,11 @@ async fn settle(hub: &Hub, migration: &Migration, token: FencingToken) -> Result
         token,
     };
     let question = serde_json::to_string(&question).map_err(|error| Failure::of(FailureKind::Bug, &error))?;
-    let deadline = clock::boot().after(SETTLE_DEADLINE);
+    let deadline = clock::boot().after(AWAY_DEADLINE);
     let asked = loop {
         let question = Question::Settle(question.clone());
-        let asked = hub.sessions.ask(&migration.tenant, &planned.host, question, SETTLE_DEADLINE).await;
+        let patience = SETTLE_DEADLINE + SETTLE_MARGIN;
+        let asked = hub.sessions.ask(&migration.tenant, &planned.host, question, patience).await;
         // An agent that is away for a moment comes back, and who waits for the end wants a clean tree.
         let is_away = asked.as_ref().is_err_and(|failure| failure.kind == FailureKind::Unreachable);
         if !is_away || migration.status.is_end() || !hub.is_leader() || clock::boot() >= deadline {
