@@ -11,6 +11,7 @@
 mod tables;
 
 use std::fmt;
+use std::ops::RangeInclusive;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::path::Path;
 
@@ -154,12 +155,20 @@ impl Journal {
 
     /// Returns what was running when the process before this one ended, and forgets it.
     ///
+    /// A record that cannot be read is passed over: it is only told.
+    ///
     /// # Errors
-    /// When the store refuses or a record is damaged.
+    /// When the store refuses, or a later version wrote a record.
     pub fn take_interrupted(&self) -> Result<Vec<RunningStep>, JournalError> {
         let mut interrupted = Vec::new();
         for entry in &self.running {
-            interrupted.push(decode(&entry?.1)?);
+            match decode(&entry?.1) {
+                Ok(step) => interrupted.push(step),
+                Err(JournalError::Record) => {
+                    tracing::error!("a step that was running is not known, because its record is damaged");
+                }
+                Err(error) => return Err(error),
+            }
         }
         self.running.clear()?;
         Ok(interrupted)
@@ -180,9 +189,33 @@ impl Journal {
 
     /// Returns at most `limit` events with numbers above `number`, in order.
     ///
+    /// One that cannot be read is lost, and so is the lease whose end it may have told: the coordinator grants again.
+    ///
     /// # Errors
-    /// When the store refuses or a record is damaged.
+    /// When the store refuses, or a later version wrote a record.
     pub fn events_after(&self, number: u64, limit: usize) -> Result<Vec<(u64, OutboxRecord)>, JournalError> {
+        loop {
+            let (mut events, mut has_lost) = (Vec::new(), false);
+            for (number, encoded) in self.encoded_after(number, limit)? {
+                match decode(&encoded) {
+                    Ok(record) => events.push((number, record)),
+                    Err(JournalError::Record) => {
+                        tracing::error!(number, "an event is lost, because its record is damaged");
+                        self.forget(number..=number)?;
+                        has_lost = true;
+                    }
+                    Err(error) => return Err(error),
+                }
+            }
+            // No events at all would mean that there are none.
+            if !events.is_empty() || !has_lost {
+                return Ok(events);
+            }
+        }
+    }
+
+    /// Returns events as they are stored, their parts put together.
+    fn encoded_after(&self, number: u64, limit: usize) -> Result<Vec<(u64, Vec<u8>)>, JournalError> {
         let mut encoded: Vec<(u64, Vec<u8>)> = Vec::new();
         for entry in self.outbox.range(part_key(number.saturating_add(1), 0)..) {
             let (key, content) = entry?;
@@ -194,7 +227,7 @@ impl Journal {
                 Some(_) | None => encoded.push((number, content.to_vec())),
             }
         }
-        encoded.into_iter().map(|(number, encoded)| Ok((number, decode(&encoded)?))).collect()
+        Ok(encoded)
     }
 
     /// Forgets all events up to this number. Not flushed: one that comes back is sent again under its number.
@@ -202,7 +235,7 @@ impl Journal {
     /// # Errors
     /// When the store refuses.
     pub fn acknowledge(&self, number: u64) -> Result<(), JournalError> {
-        self.forget(number)?;
+        self.forget(0..=number)?;
         self.meta.insert(ACKNOWLEDGED, &number.to_be_bytes())?;
         Ok(())
     }
@@ -218,7 +251,7 @@ impl Journal {
         {
             number += 1;
             self.put_event(number, &record)?;
-            self.forget(old)?;
+            self.forget(0..=old)?;
         }
         self.meta.insert(ACKNOWLEDGED, &acknowledged.to_be_bytes())?;
         Ok(number - acknowledged)
@@ -241,8 +274,8 @@ impl Journal {
         Ok((acknowledged, last.unwrap_or(0).max(acknowledged)))
     }
 
-    fn forget(&self, number: u64) -> Result<(), JournalError> {
-        for entry in self.outbox.range(..=part_key(number, u16::MAX)) {
+    fn forget(&self, numbers: RangeInclusive<u64>) -> Result<(), JournalError> {
+        for entry in self.outbox.range(part_key(*numbers.start(), 0)..=part_key(*numbers.end(), u16::MAX)) {
             self.outbox.remove(entry?.0)?;
         }
         Ok(())
@@ -368,6 +401,26 @@ mod tests {
         assert_eq!(journal.events_after(0, 10).unwrap().len(), 1);
         journal.acknowledge(last + 3).unwrap();
         assert_eq!(journal.outbox_numbers().unwrap(), (last + 3, last + 3));
+    }
+
+    #[tokio::test]
+    async fn a_damaged_record_costs_itself_only() {
+        let directory = tempfile::tempdir().unwrap();
+        let journal = Journal::open(directory.path()).unwrap();
+        journal.begin(token(1), &running()).await.unwrap();
+        journal.running.insert(token_key(token(2)), &[RECORD_VERSION, 0xff][..]).unwrap();
+        assert_eq!(journal.take_interrupted().unwrap(), [running()]);
+        for number in 1..=4 {
+            journal.put_event(number, &record("whole")).unwrap();
+        }
+        for torn in 1..=3 {
+            journal.outbox.insert(part_key(torn, 0), &[RECORD_VERSION, 0xff][..]).unwrap();
+        }
+        // Whoever reads on behind them learns that there is more.
+        assert_eq!(journal.events_after(0, 2).unwrap(), [(4, record("whole"))]);
+        assert_eq!(journal.events_after(3, 2).unwrap(), [(4, record("whole"))]);
+        journal.outbox.insert(part_key(5, 0), &[RECORD_VERSION + 1][..]).unwrap();
+        assert!(matches!(journal.events_after(0, 9), Err(JournalError::Newer(_))));
     }
 
     #[test]
