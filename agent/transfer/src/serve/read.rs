@@ -5,7 +5,7 @@
 //! to. Anything else is read again, three times in all; then it is "changed".
 //!
 //! A call that writes sets the times when it begins, so one that is still under way shows in no stamp. Hence a file
-//! whose times are recent is believed only when a second read agrees, too.
+//! that was changed a moment ago is believed only when a second read agrees, too.
 
 use sync::pack::LayoutBuilder;
 use sync::stamp::{Stamp, Time};
@@ -119,8 +119,11 @@ fn stable<T>(
 }
 
 /// Whether somebody may still have been writing at this time to a file whose times are these.
+///
+/// Only the change time tells: whatever writes sets it, and nobody else can. The other one may lie in the future for
+/// good.
 pub(super) fn is_recent(stamp: &Stamp, at: Time) -> bool {
-    stamp.mtime.max(stamp.ctime) >= at.seconds_earlier(RECENT_S)
+    stamp.ctime >= at.seconds_earlier(RECENT_S)
 }
 
 /// Appends the data of a part of a file to `content` and says where it is; nothing when the file ends before.
@@ -180,7 +183,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn times_of_the_last_seconds_and_of_the_future_are_recent() {
+    fn changes_of_the_last_seconds_are_recent_whatever_the_files_own_time() {
         let time = |seconds| Time { seconds, nanos: 5 };
         let stamp = |mtime, ctime| Stamp { ino: 1, size: 1, mtime: time(mtime), ctime: time(ctime) };
         assert!(!is_recent(&stamp(97, 97), time(100)));
@@ -188,5 +191,6 @@ mod tests {
         // An old time that was set a moment ago.
         assert!(is_recent(&stamp(5, 100), time(100)));
         assert!(is_recent(&stamp(5, 900), time(100)));
+        assert!(!is_recent(&stamp(900, 97), time(100)));
     }
 }
