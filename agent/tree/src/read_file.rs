@@ -5,6 +5,7 @@
 
 use std::ops::Range;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+use std::time::Duration;
 
 use rustix::fs::{Advice, Mode, OFlags, SeekFrom};
 use rustix::io::{Errno, retry_on_intr};
@@ -25,11 +26,29 @@ impl Dir {
     }
 }
 
+/// How often, and after which pauses, a file is asked for whose lease is being given back: a server of network files
+/// hands its clients' leases on, and takes them back when anybody else opens the file. Five seconds in all; a client
+/// that has much to write first takes about one.
+const LEASE_ASKS: u32 = 50;
+const LEASE_PAUSE: Duration = Duration::from_millis(100);
+
+/// Opens what may be under a lease: the first call asks its holder to let go, and does not wait for that.
+fn until_let_go<T>(mut open: impl FnMut() -> std::result::Result<T, Errno>) -> std::result::Result<T, Errno> {
+    for _ in 1..LEASE_ASKS {
+        match open() {
+            Err(Errno::WOULDBLOCK) => std::thread::sleep(LEASE_PAUSE),
+            opened => return opened,
+        }
+    }
+    open()
+}
+
 /// Opens a name and makes sure afterwards that a regular file was opened.
 pub(crate) fn open_regular(at: BorrowedFd<'_>, name: &Name, access: OFlags) -> Result<(OwnedFd, Stat)> {
     let base = access | OFlags::NOFOLLOW | OFlags::NONBLOCK | OFlags::NOCTTY | OFlags::CLOEXEC;
     let open = |flags: OFlags| {
-        retry_on_intr(|| rustix::fs::openat(at, name.as_c_str(), base | flags, Mode::empty()))
+        let open = || rustix::fs::openat(at, name.as_c_str(), base | flags, Mode::empty());
+        until_let_go(|| retry_on_intr(open))
     };
     let opened = match open(OFlags::NOATIME) {
         Err(Errno::PERM) => open(OFlags::empty()),
@@ -204,6 +223,9 @@ impl Iterator for DataExtents<'_> {
 mod tests {
     use std::os::unix::fs::symlink;
 
+    use rustix::io::Errno;
+
+    use super::until_let_go;
     use crate::kernel::Kernel;
     use crate::scratch::{is_root, name, on_each_kernel, skipped};
     use crate::stat::{DeviceKind, device_number};
@@ -291,6 +313,14 @@ mod tests {
             assert_eq!(file.next_data(0).unwrap(), Some(3 * mib..3 * mib + 4096));
             assert_eq!(new.stat().unwrap().size, 4 * mib);
         });
+    }
+
+    #[test]
+    fn a_lease_is_waited_for_and_nothing_else() {
+        let mut answers = [Err(Errno::WOULDBLOCK), Err(Errno::WOULDBLOCK), Ok(7), Ok(8)].into_iter();
+        assert_eq!(until_let_go(|| answers.next().unwrap()), Ok(7));
+        let mut answers = [Err(Errno::ACCESS), Ok(7)].into_iter();
+        assert_eq!(until_let_go(|| answers.next().unwrap()), Err(Errno::ACCESS));
     }
 
     #[test]
