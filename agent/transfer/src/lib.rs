@@ -93,7 +93,7 @@ pub use reach::ServeOrder;
 pub use reset_key::ResetKey;
 pub use root::look_at_root;
 pub use scan::{Scan, ScanSettings};
-pub use serve::SERVED_THREADS_MAX;
 pub use secrets::{OpenSecret, Opening, Right, Secrets};
+pub use serve::SERVED_THREADS_MAX;
 pub use verify::run_verify;
 pub use way_back::{open_list, settle, undo, undo_preview};

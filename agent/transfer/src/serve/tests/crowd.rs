@@ -93,7 +93,7 @@ async fn hold_up(front: UdpSocket, behind: SocketAddr, begun: mpsc::Sender<()>) 
                 // The type of a packet with a long header.
                 if here[0] & 0xb0 != 0xb0 {
                     begun.send(()).await.ok();
-                    std::future::pending().await
+                    std::future::pending::<()>().await;
                 }
                 has_proof = true;
                 front.send_to(&here[..count], dialler.unwrap()).await.unwrap();
