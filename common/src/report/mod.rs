@@ -178,24 +178,24 @@ fn moved(migration: &MigrationView, is_dry: bool) -> Vec<(&'static str, String)>
         true => ("Would be sent", "Would be deleted at the destination"),
         false => ("Sent", "Deleted at the destination"),
     };
-    vec![
+    let mut facts = vec![
         ("Files and other entries", format!("{at_least}{files}, directories not counted")),
         (sent, human::count(migration.files_sent)),
         (deleted, human::count(migration.deleted)),
         ("Content", format!("{at_least}{}", exact_bytes(migration.bytes_total))),
         ("On the wire", exact_bytes(migration.bytes_on_wire)),
-        ("Sent again after interruptions", exact_bytes(migration.bytes_resent)),
-        ("Taken from what was there", exact_bytes(migration.bytes_deduplicated)),
-        (
-            "Rate of content, what was there already included",
-            rate(migration.bytes_done, migration.duration_ms),
-        ),
-        ("Rate on the wire", rate(migration.bytes_on_wire, migration.duration_ms)),
-        (
-            "Rate of files, what was there already included",
-            files_rate(migration.files_done, migration.duration_ms),
-        ),
-    ]
+    ];
+    if !is_dry {
+        let duration_ms = migration.duration_ms;
+        facts.extend([
+            ("Sent again after interruptions", exact_bytes(migration.bytes_resent)),
+            ("Taken from what was there", exact_bytes(migration.bytes_deduplicated)),
+            ("Rate of content, what was there already included", rate(migration.bytes_done, duration_ms)),
+            ("Rate on the wire", rate(migration.bytes_on_wire, duration_ms)),
+            ("Rate of files, what was there already included", files_rate(migration.files_done, duration_ms)),
+        ]);
+    }
+    facts
 }
 
 /// Returns bytes with a unit and to the last one: `1.50 KiB (1 536 bytes)`.
@@ -231,7 +231,7 @@ fn proof(migration: &MigrationView) -> Section {
             proof.content_bytes,
         ),
         row(
-            "Links, special and empty files, and what was there already; kind, size, time and metadata equal",
+            "Links, special files, and what was there already; kind, size, time and metadata equal",
             proof.metadata_files,
             proof.metadata_bytes,
         ),

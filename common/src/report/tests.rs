@@ -146,7 +146,7 @@ fn says_what_was_proven_and_what_was_found() {
     for needle in [
         "not everything is proven",
         "| Content read again at the destination, equal by digest | 12 000 | 512 MiB (536 870 912 bytes) |",
-        "| Links, special and empty files, and what was there already; kind, size, time and metadata equal |",
+        "| Links, special files, and what was there already; kind, size, time and metadata equal |",
         "| Not proven; each has a finding | 1 | 0 bytes |",
         &Digest::of(b"a").to_string(),
         &Digest::of(b"b").to_string(),
@@ -214,6 +214,7 @@ fn a_dry_run_and_one_without_proof_say_what_they_are() {
     let text = markdown::render(&view);
     assert!(document(&view).is_good && text.contains("A dry run: nothing was changed"), "{text}");
     assert!(text.contains("- Would be sent: 12 000") && !text.contains("\n- Sent:"), "{text}");
+    assert!(!text.contains("- Rate"), "{text}");
     assert!(!text.contains("## Proof") && !text.contains("## What moved"), "{text}");
 }
 

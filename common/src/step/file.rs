@@ -177,8 +177,8 @@ pub struct Proof {
     pub content_files: u64,
     /// Bytes of those.
     pub content_bytes: u64,
-    /// Kind, size, time and metadata equal to the source's: what was there already, and what has no content of its own
-    /// (links, special and empty files).
+    /// Kind, size, time and metadata equal to the source's: what was there already, and links and special files, which
+    /// have no content to be read again.
     pub metadata_files: u64,
     /// Bytes of those.
     pub metadata_bytes: u64,
