@@ -45,7 +45,7 @@ pub(crate) fn spec(cluster: &Cluster, source: &Path, destination: &Path, sanitiz
     let path = cluster.path("spec.yaml");
     let text = format!(
         "version: 1\nsource: {{host: agent-1, paths: {{root: {}}}}}\ndestination: {{host: agent-2, paths: {{root: {}}}}}\n\
-         options: {{rollback_window: 0}}\nsanitize:\n{sanitize}",
+         options: {{rollback_window: 0s}}\nsanitize:\n{sanitize}",
         source.display(),
         destination.display()
     );
