@@ -138,7 +138,7 @@ pub fn parse_bytes(text: &str) -> Result<u64, InvalidQuantity> {
     number.checked_mul(unit).ok_or_else(invalid)
 }
 
-/// Parses a duration: `24h`, `90m`, `1h30m`, `30s`, `500ms`, `7d`.
+/// Parses a duration: `24h`, `90m`, `1h30m`, `30s`, `500ms`, `7d`; nothing at all needs no unit: `0`.
 ///
 /// # Errors
 /// When the text is no sequence of whole numbers with known units, or is too long.
@@ -146,6 +146,9 @@ pub fn parse_duration(text: &str) -> Result<Duration, InvalidQuantity> {
     let invalid = || InvalidQuantity::Duration(text.to_owned());
     let mut total_ms: u64 = 0;
     let mut rest = text.trim();
+    if rest == "0" {
+        return Ok(Duration::ZERO);
+    }
     if rest.is_empty() {
         return Err(invalid());
     }
@@ -216,6 +219,7 @@ mod tests {
         }
         assert_eq!(parse_duration("1h30m"), Ok(Duration::from_secs(5400)));
         assert_eq!(parse_duration("500ms"), Ok(Duration::from_millis(500)));
+        assert_eq!(parse_duration("0"), Ok(Duration::ZERO));
         for bad in ["", "h", "5", "1y", "1h 30", "-3s", "99999999999999999d"] {
             assert!(parse_duration(bad).is_err(), "{bad:?} was accepted");
         }

@@ -3,12 +3,14 @@
 //! A grant is first made durable and then sent. One that may not have arrived is sent again: agents take a grant that
 //! they know for what it is.
 
+use std::collections::HashMap;
 use std::sync::Arc;
 use std::time::Duration;
 
 use common::clock::{self, BootTime, WallMs};
 use common::failure::Failure;
 use common::id::{HostName, TenantId};
+use common::plan::PlannedStep;
 use proto::v1;
 use proto::v1::coordinator_message::Message;
 
@@ -29,6 +31,10 @@ const REPEAT: Duration = Duration::from_secs(15);
 /// Grants in one activation, so that a thousand ready steps do not keep the other reconcilers waiting.
 const GRANTS_MAX: usize = 64;
 
+/// Steps under way at one host; the rest waits until one ends. Half of the moves that an agent serves, so that a lost
+/// attempt and the next one have room beside each other, and more than keep the disks of a host busy.
+const HOST_STEPS_MAX: usize = 32;
+
 /// One step or undo that may be granted now.
 #[derive(Clone, Debug)]
 pub struct Due {
@@ -47,10 +53,15 @@ pub fn due(
     incarnation_of: impl Fn(&TenantId, &HostName) -> Option<u64>,
 ) -> Vec<Due> {
     let mut due = Vec::new();
+    let mut load = Load::of(state);
     for migration in state.migrations().active() {
         for Startable { place, is_undo } in migration.startable(now) {
             let planned = &migration.plan.steps[place];
             let Some(incarnation) = incarnation_of(&migration.tenant, &planned.host) else { continue };
+            // What is to be put back waits for nobody.
+            if !load.take(&migration.tenant, planned) && !is_undo {
+                continue;
+            }
             let command = lease::Command::Grant {
                 tenant: migration.tenant.clone(),
                 migration: migration.id.clone(),
@@ -64,6 +75,47 @@ pub fn due(
         }
     }
     due
+}
+
+/// Steps under way at each host, as the one that is changed or as the one that is read.
+#[derive(Debug, Default)]
+struct Load<'state>(HashMap<(&'state TenantId, &'state HostName), usize>);
+
+impl<'state> Load<'state> {
+    /// Counts the steps that hold leases.
+    fn of(state: &'state State) -> Self {
+        let mut load = Self::default();
+        for migration in state.migrations().active() {
+            for (planned, step) in migration.plan.steps.iter().zip(&migration.steps) {
+                if step.lease.is_some() {
+                    load.count(&migration.tenant, planned);
+                }
+            }
+        }
+        load
+    }
+
+    /// Counts a step where its hosts have room for one more, and says whether they have.
+    fn take(&mut self, tenant: &'state TenantId, planned: &'state PlannedStep) -> bool {
+        let has_room = |host| self.0.get(&(tenant, host)).is_none_or(|steps| *steps < HOST_STEPS_MAX);
+        let is_taken = hosts_of(planned).all(has_room);
+        if is_taken {
+            self.count(tenant, planned);
+        }
+        is_taken
+    }
+
+    fn count(&mut self, tenant: &'state TenantId, planned: &'state PlannedStep) {
+        for host in hosts_of(planned) {
+            *self.0.entry((tenant, host)).or_default() += 1;
+        }
+    }
+}
+
+/// Returns where a step works, and where it reads if that is another host.
+fn hosts_of(planned: &PlannedStep) -> impl Iterator<Item = &HostName> {
+    let peer = planned.peer.as_ref().filter(|peer| **peer != planned.host);
+    std::iter::once(&planned.host).chain(peer)
 }
 
 /// What is known of a session when a grant may have to be sent again.
@@ -189,4 +241,40 @@ pub fn tell_ended(hub: &Hub, effect: &Effect) {
         reason: reason.clone(),
     };
     drop(session.send(Message::Revoke(revoke)));
+}
+
+#[cfg(test)]
+mod tests {
+    use common::failure::{FailureKind, Retry};
+
+    use super::*;
+    use crate::state::sample::{Log, failed};
+    use crate::state::step::Event;
+
+    fn due_now(log: &Log) -> Vec<String> {
+        let due = due(&log.state, WallMs(log.now), |_tenant, _host| Some(1));
+        due.into_iter().map(|due| due.migration.id.to_string()).collect()
+    }
+
+    #[test]
+    fn a_host_gets_no_more_steps_at_once_than_it_serves_and_an_undo_waits_for_none() {
+        let mut log = Log::new();
+        for number in 0..HOST_STEPS_MAX as u64 + 3 {
+            log.create(&format!("m{number}"), 100 + number, |_create| {}).unwrap();
+        }
+        let first = due_now(&log);
+        assert_eq!(first.len(), HOST_STEPS_MAX);
+        for id in &first {
+            log.grant(id);
+        }
+        assert_eq!(due_now(&log), Vec::<String>::new());
+        // One that fails for good is undone at once; its place is the undo's, and then the next one's.
+        log.report(&first[0], failed(FailureKind::Corrupt, Retry::Never));
+        let waiting = due_now(&log);
+        assert!(waiting.contains(&first[0]), "{waiting:?}");
+        log.grant(&first[0]);
+        assert_eq!(due_now(&log), Vec::<String>::new());
+        log.report(&first[0], Event::Succeeded("{}".to_owned()));
+        assert_eq!(due_now(&log).len(), 1);
+    }
 }
