@@ -61,8 +61,9 @@ fn spec() -> String {
 async fn begin(site: &Site) -> Pair {
     let set = |way| async move {
         let value = vec![7; 64];
+        let (name, request_id) = ("mask".to_owned(), "bench".to_owned());
         secret_client(way)
-            .set_secret(v1::SetSecretRequest { name: "mask".to_owned(), value, ..Default::default() })
+            .set_secret(v1::SetSecretRequest { name, value, request_id, ..Default::default() })
             .await
     };
     site.operator.call(PATIENCE, set).await.unwrap();
