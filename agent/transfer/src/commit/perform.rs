@@ -39,6 +39,14 @@ fn changed<T>(result: Result<T, Stop>) -> Result<T, Stop> {
     })
 }
 
+/// A name at which something stood that a task takes away, and where that is put.
+struct Site<'a> {
+    slot: &'a Slot<'a>,
+    parent: &'a Dir,
+    name: &'a Name,
+    seen: &'a Seen,
+}
+
 impl Committer {
     /// Carries out one task.
     pub(super) fn perform(&mut self, seq: u64, task: &Task) -> Result<Outcome, Failure> {
@@ -120,25 +128,20 @@ impl Committer {
         }
         expect_empty(&parent, &name, &seen.entry)?;
         self.open_place(&parent, &name, &seen.entry)?;
+        let site = Site { slot, parent: &parent, name: &name, seen };
         if self.renames(slot.domain)?.exchange {
-            self.exchange(slot, staged, &parent, &name, seen)?;
+            self.exchange(&site, staged)?;
         } else if is_directory {
-            self.replace_in_two(slot, staged, &parent, &name, new, seen)?;
+            self.replace_in_two(&site, staged, new)?;
         } else {
-            self.replace_by_link(slot, staged, &parent, &name, seen)?;
+            self.replace_by_link(&site, staged)?;
         }
         changed(done(&parent, &name))
     }
 
     /// Puts the new one at the place in `undo/` where the old one shall be, then lets them change places.
-    fn exchange(
-        &mut self,
-        slot: &Slot<'_>,
-        staged: &Staged,
-        parent: &Dir,
-        name: &Name,
-        seen: &Seen,
-    ) -> Result<(), Stop> {
+    fn exchange(&self, site: &Site<'_>, staged: &Staged) -> Result<(), Stop> {
+        let Site { slot, parent, name, seen: _ } = *site;
         let (undo, kept) = (slot.undo(), &slot.name);
         self.kill.pass()?;
         if staged.is_anchor {
@@ -152,16 +155,11 @@ impl Committer {
             drop_entry(undo, kept)?;
             return Err(if error.is_not_found() { CONFLICT } else { error.into() });
         }
-        changed(self.look_at_exchanged(slot, parent, name, seen))
+        changed(self.look_at_exchanged(site))
     }
 
-    fn look_at_exchanged(
-        &mut self,
-        slot: &Slot<'_>,
-        parent: &Dir,
-        name: &Name,
-        seen: &Seen,
-    ) -> Result<(), Stop> {
+    fn look_at_exchanged(&self, site: &Site<'_>) -> Result<(), Stop> {
+        let Site { slot, parent, name, seen } = *site;
         let (undo, kept) = (slot.undo(), &slot.name);
         if !is_what_was_seen(undo, kept, &seen.entry)? {
             self.kill.pass()?;
@@ -174,14 +172,8 @@ impl Committer {
     }
 
     /// Links the old one into `undo/` and renames the new one over it.
-    fn replace_by_link(
-        &mut self,
-        slot: &Slot<'_>,
-        staged: &Staged,
-        parent: &Dir,
-        name: &Name,
-        seen: &Seen,
-    ) -> Result<(), Stop> {
+    fn replace_by_link(&self, site: &Site<'_>, staged: &Staged) -> Result<(), Stop> {
+        let Site { slot, parent, name, seen } = *site;
         let (undo, kept) = (slot.undo(), &slot.name);
         if !seen.is_ours {
             self.kill.pass()?;
@@ -205,30 +197,15 @@ impl Committer {
     }
 
     /// The stated exception: without an exchange, a directory and a file change places by two renames.
-    fn replace_in_two(
-        &mut self,
-        slot: &Slot<'_>,
-        staged: &Staged,
-        parent: &Dir,
-        name: &Name,
-        new: &Entry,
-        seen: &Seen,
-    ) -> Result<(), Stop> {
-        let (undo, kept) = (slot.undo(), &slot.name);
+    fn replace_in_two(&self, site: &Site<'_>, staged: &Staged, new: &Entry) -> Result<(), Stop> {
+        let Site { slot, parent, name, seen: _ } = *site;
         self.kill.pass()?;
-        parent.rename_over(name, undo, kept)?;
-        changed(self.fill_gap(slot, staged, parent, name, new, seen))
+        parent.rename_over(name, slot.undo(), &slot.name)?;
+        changed(self.fill_gap(site, staged, new))
     }
 
-    fn fill_gap(
-        &mut self,
-        slot: &Slot<'_>,
-        staged: &Staged,
-        parent: &Dir,
-        name: &Name,
-        new: &Entry,
-        seen: &Seen,
-    ) -> Result<(), Stop> {
+    fn fill_gap(&self, site: &Site<'_>, staged: &Staged, new: &Entry) -> Result<(), Stop> {
+        let Site { slot, parent, name, seen } = *site;
         let (undo, kept) = (slot.undo(), &slot.name);
         if !is_what_was_seen(undo, kept, &seen.entry)? {
             self.kill.pass()?;
@@ -246,7 +223,6 @@ impl Committer {
 
     fn remove(&mut self, slot: &Slot<'_>, task: &Task, seen: &Seen) -> Result<Outcome, Stop> {
         let (parent, name) = self.parent(&task.path)?;
-        let (undo, kept) = (slot.undo(), &slot.name);
         expect(&parent, &name, &seen.entry)?;
         if seen.entry.kind.is_directory() {
             self.forget_parents();
@@ -254,17 +230,12 @@ impl Committer {
         expect_empty(&parent, &name, &seen.entry)?;
         self.open_place(&parent, &name, &seen.entry)?;
         self.kill.pass()?;
-        parent.rename_over(&name, undo, kept)?;
-        changed(self.look_at_removed(slot, &parent, &name, seen))
+        parent.rename_over(&name, slot.undo(), &slot.name)?;
+        changed(self.look_at_removed(&Site { slot, parent: &parent, name: &name, seen }))
     }
 
-    fn look_at_removed(
-        &mut self,
-        slot: &Slot<'_>,
-        parent: &Dir,
-        name: &Name,
-        seen: &Seen,
-    ) -> Result<Outcome, Stop> {
+    fn look_at_removed(&self, site: &Site<'_>) -> Result<Outcome, Stop> {
+        let Site { slot, parent, name, seen } = *site;
         let (undo, kept) = (slot.undo(), &slot.name);
         if !is_what_was_seen(undo, kept, &seen.entry)? {
             self.kill.pass()?;
