@@ -62,18 +62,10 @@ impl Flow {
     /// # Errors
     /// When the pass has failed.
     pub(crate) fn acquire(&self, bytes: u64) -> Result<(), Failure> {
-        let mut state = self.lock();
-        state.waiting += 1;
-        while state.failure.is_none()
-            && state.count > 0
-            && (state.count >= OUTSTANDING_MAX || state.bytes + bytes + FILE_BYTES > state.limit())
-        {
-            state = self.changed.wait(state).unwrap_or_else(PoisonError::into_inner);
-        }
-        state.waiting -= 1;
-        if let Some(failure) = &state.failure {
-            return Err(failure.clone());
-        }
+        let mut state = self.wait_while(|state| {
+            let is_full = state.bytes + bytes + FILE_BYTES > state.limit();
+            state.count > 0 && (state.count >= OUTSTANDING_MAX || is_full)
+        })?;
         state.bytes += bytes + FILE_BYTES;
         state.count += 1;
         Ok(())
@@ -84,18 +76,9 @@ impl Flow {
     /// # Errors
     /// When the pass has failed.
     pub(crate) fn acquire_cursor(self: &Arc<Self>, bytes: u64) -> Result<CursorRoom, Failure> {
-        let mut state = self.lock();
-        state.waiting += 1;
-        while state.failure.is_none()
-            && state.cursor_bytes > 0
-            && state.cursor_bytes.saturating_add(bytes) > CURSOR_BYTES_MAX
-        {
-            state = self.changed.wait(state).unwrap_or_else(PoisonError::into_inner);
-        }
-        state.waiting -= 1;
-        if let Some(failure) = &state.failure {
-            return Err(failure.clone());
-        }
+        let mut state = self.wait_while(|state| {
+            state.cursor_bytes > 0 && state.cursor_bytes.saturating_add(bytes) > CURSOR_BYTES_MAX
+        })?;
         state.cursor_bytes = state.cursor_bytes.saturating_add(bytes);
         Ok(CursorRoom { flow: Arc::clone(self), bytes })
     }
@@ -114,19 +97,10 @@ impl Flow {
     /// # Errors
     /// When the pass has failed.
     pub(crate) fn send(&self, held_bytes: u64) -> Result<(), Failure> {
-        let mut state = self.lock();
-        state.waiting += 1;
-        while state.failure.is_none()
-            && held_bytes > 0
-            && state.held_bytes > 0
-            && state.held_bytes.saturating_add(held_bytes) > HELD_BYTES_MAX
-        {
-            state = self.changed.wait(state).unwrap_or_else(PoisonError::into_inner);
-        }
-        state.waiting -= 1;
-        if let Some(failure) = &state.failure {
-            return Err(failure.clone());
-        }
+        let mut state = self.wait_while(|state| {
+            let is_full = state.held_bytes.saturating_add(held_bytes) > HELD_BYTES_MAX;
+            held_bytes > 0 && state.held_bytes > 0 && is_full
+        })?;
         state.items += 1;
         state.held_bytes = state.held_bytes.saturating_add(held_bytes);
         Ok(())
@@ -146,13 +120,7 @@ impl Flow {
     /// # Errors
     /// When the pass has failed.
     pub(crate) fn wait_until_idle(&self) -> Result<(), Failure> {
-        let mut state = self.lock();
-        state.waiting += 1;
-        while state.failure.is_none() && (state.count > 0 || state.items > 0) {
-            state = self.changed.wait(state).unwrap_or_else(PoisonError::into_inner);
-        }
-        state.waiting -= 1;
-        state.failure.clone().map_or(Ok(()), Err)
+        self.wait_while(|state| state.count > 0 || state.items > 0).map(drop)
     }
 
     /// Has the first group wait until it is known whether all will fit.
@@ -214,6 +182,19 @@ impl Flow {
     /// When the pass has failed.
     pub(crate) fn check(&self) -> Result<(), Failure> {
         self.failure().map_or(Ok(()), Err)
+    }
+
+    /// Waits as long as the state is such, and counts as somebody who waits meanwhile.
+    fn wait_while(&self, is_so: impl Fn(&State) -> bool) -> Result<MutexGuard<'_, State>, Failure> {
+        let mut state = self.lock();
+        state.waiting += 1;
+        let waited = self.changed.wait_while(state, |state| state.failure.is_none() && is_so(state));
+        let mut state = waited.unwrap_or_else(PoisonError::into_inner);
+        state.waiting -= 1;
+        match &state.failure {
+            Some(failure) => Err(failure.clone()),
+            None => Ok(state),
+        }
     }
 
     fn lock(&self) -> MutexGuard<'_, State> {
