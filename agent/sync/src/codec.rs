@@ -88,7 +88,7 @@ mod tests {
     use super::{Message, decode, encode, take};
     use crate::frame::{FrameError, FrameKind, HEADER_BYTES, Header};
     use crate::stamp::{Stamp, Time};
-    use crate::wire::content::{Extent, Fetch, Layout, Reply, Request, What};
+    use crate::wire::content::{Extent, Fetch, Layout, Reply, Request, Same, What};
     use crate::wire::control::{Counters, ToDestination, ToSource};
     use crate::wire::hello::Hello;
     use crate::wire::manifest::{End, Item};
@@ -148,6 +148,22 @@ mod tests {
         );
         assert_eq!(Header::parse([1, 2, 0, 0, 0, 0]).unwrap_err(), FrameError::Format(2));
         assert_eq!(Header::parse([99, 1, 0, 0, 0, 0]).unwrap_err(), FrameError::Kind(99));
+    }
+
+    #[test]
+    fn the_same_content_is_that_of_a_small_file() {
+        let same = |size, layout| {
+            let stamp = Stamp { ino: 1, size, mtime: Time::default(), ctime: Time::default() };
+            Reply::Same(vec![Same { id: 1, stamp, layout, digest: [7; 32], of: 2 }])
+        };
+        let end = |offset| Layout::Sparse(vec![Extent { offset, length: 4 }]);
+        round_trip(&same(1024 * 1024, Layout::Dense));
+        round_trip(&same(9, end(5)));
+        for bad in [same(1024 * 1024 + 1, Layout::Dense), same(9, end(6)), same(u64::MAX, end(0))] {
+            assert_eq!(encode(&bad, &mut Vec::new()), Err(FrameError::Bounds(FrameKind::Reply)));
+        }
+        let too_large = request(b"a".to_vec(), What::Bytes, 1024 * 1024 + 1);
+        assert_eq!(encode(&too_large, &mut Vec::new()), Err(FrameError::Bounds(FrameKind::Request)));
     }
 
     #[test]

@@ -33,7 +33,7 @@ use crate::reach;
 use crate::saved_counters::{SavedCounters, Totals};
 use crate::scan::{Scan, ScanSettings};
 use crate::stage::Stage;
-use crate::tally::Counters;
+use crate::tally::{Counters, add};
 use crate::trouble::of_stage;
 use crate::way_back::open_root_of_stage;
 
@@ -145,13 +145,15 @@ impl Attempt {
     fn totals(&self, wire: u64, content: u64) -> Totals {
         let before = self.before();
         let worked = clock::boot().since(self.began).as_millis();
+        let copied = self.counters.data_deduplicated.load(Relaxed);
         Totals {
             first_pass: before.first_pass,
             wire_bytes: before.wire_bytes.saturating_add(wire),
-            content_bytes: before.content_bytes.saturating_add(content),
+            content_bytes: before.content_bytes.saturating_add(content).saturating_add(copied),
             files_sent: self.counters.files_sent.load(Relaxed),
             duration_ms: before.duration_ms.saturating_add(u64::try_from(worked).unwrap_or(u64::MAX)),
             progress: (*self.ctx.progress.borrow()).into(),
+            deduplicated_bytes: self.counters.bytes_deduplicated.load(Relaxed),
         }
     }
 
@@ -277,6 +279,7 @@ fn pass(attempt: &Attempt, params: FileParams, memory: &Memory, incoming: Incomi
     let number = pull::next_pass(&committer)?;
     let saved = SavedCounters::open(committer.stage(), &ctx.step, ctx.attempt, number)?;
     let first_pass = saved.before.first_pass;
+    add(&counters.bytes_deduplicated, saved.before.deduplicated_bytes);
     ctx.progress.send_if_modified(|progress| {
         let before = saved.before.progress.progress(progress);
         let is_behind = progress.files_done < before.files_done;

@@ -109,6 +109,7 @@ fn fixtures_of_counters_are_read() {
         files_sent: 6,
         duration_ms: 7,
         progress: progress.into(),
+        deduplicated_bytes: 0,
     };
     frames("counters.frames", &[totals]);
 }

@@ -52,6 +52,7 @@ mod patience;
 mod peer;
 mod pull;
 mod reach;
+mod recent;
 mod remote;
 mod removal;
 mod reset_key;

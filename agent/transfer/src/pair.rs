@@ -42,8 +42,9 @@ pub(crate) struct Pair {
     pub(crate) endpoint: Endpoint,
     pub(crate) source_endpoint: Endpoint,
     pub(crate) source_address: SocketAddr,
+    pub(crate) authority: Authority,
     key: TicketKey,
-    shutdown: Shutdown,
+    pub(crate) shutdown: Shutdown,
     pub(crate) token: u64,
     /// Which attempt the next context is of.
     pub(crate) attempt: u32,
@@ -109,6 +110,7 @@ impl Pair {
             source_address: source.local_address().unwrap(),
             source_endpoint: source,
             key: authority.tickets(),
+            authority,
             shutdown,
             token: 1,
             attempt: 1,

@@ -75,7 +75,7 @@ impl Remote {
                     asked.remove(&id).ok_or_else(unasked)?;
                 }
             }
-            Reply::Pack(_) | Reply::Range(_) | Reply::Values(_) | Reply::Confirmed(_) => {
+            Reply::Pack(_) | Reply::Range(_) | Reply::Values(_) | Reply::Confirmed(_) | Reply::Same(_) => {
                 return Err(unasked());
             }
         }

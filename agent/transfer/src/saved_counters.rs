@@ -8,7 +8,7 @@ use std::sync::{Mutex, PoisonError};
 use common::failure::Failure;
 use common::id::StepId;
 use common::progress::Progress;
-use serde::{Deserialize, Serialize};
+use serde::{Deserialize, Deserializer, Serialize};
 use tree::{AppendFile, Dir, Name};
 
 use crate::frame_file::{FrameReader, encode};
@@ -25,7 +25,7 @@ pub(crate) struct Totals {
     pub(crate) first_pass: u32,
     /// Payload of all datagrams, of both sides.
     pub(crate) wire_bytes: u64,
-    /// Content that the source sent.
+    /// Data that the source sent, or that was copied here in its place.
     pub(crate) content_bytes: u64,
     /// Files whose content or self was brought, for who looks; the ledger is what counts.
     pub(crate) files_sent: u64,
@@ -33,6 +33,14 @@ pub(crate) struct Totals {
     pub(crate) duration_ms: u64,
     /// How far the step was.
     pub(crate) progress: Standing,
+    /// Content that was not sent, but copied here. Earlier agents do not write it, and pass over it.
+    #[serde(deserialize_with = "or_none")]
+    pub(crate) deduplicated_bytes: u64,
+}
+
+/// Reads a number that may not be there any more: the record ends before it.
+fn or_none<'de, D: Deserializer<'de>>(deserializer: D) -> Result<u64, D::Error> {
+    Ok(u64::deserialize(deserializer).unwrap_or(0))
 }
 
 /// How far a step was, in the fields that the log has; what else a progress says is about one attempt.
@@ -179,5 +187,14 @@ mod tests {
         assert_eq!(SavedCounters::open(&stage, &step, 1, 7).unwrap().before.wire_bytes, 0);
         let other: StepId = "file.catch_up-1".parse().unwrap();
         assert_eq!(SavedCounters::open(&stage, &other, 2, 6).unwrap().before.wire_bytes, 0);
+    }
+
+    #[test]
+    fn records_without_the_last_number_are_read() {
+        let totals = Totals { wire_bytes: 5, deduplicated_bytes: 300, ..Totals::default() };
+        let bytes = postcard::to_allocvec(&totals).unwrap();
+        assert_eq!(postcard::from_bytes::<Totals>(&bytes).unwrap(), totals);
+        let earlier = Totals { deduplicated_bytes: 0, ..totals };
+        assert_eq!(postcard::from_bytes::<Totals>(&bytes[..bytes.len() - 2]).unwrap(), earlier);
     }
 }

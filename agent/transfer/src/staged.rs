@@ -1,6 +1,5 @@
 //! Making entries in the stage: content first, then metadata, times last.
 
-use common::digest::Digest;
 use common::failure::{Failure, FailureKind};
 use sync::entry::{Entry, Kind};
 use sync::pack;
@@ -63,14 +62,14 @@ impl Workbench {
         Name::new(format!("{:x}", self.next)).expect("digits are a name")
     }
 
-    /// Makes a small file of these bytes; returns the digest that this side computed over what it wrote.
+    /// Makes a small file of these bytes.
     pub(crate) fn file(
         &mut self,
         domain: &Domain,
         wanted: &Entry,
         layout: &Layout,
         data: &[u8],
-    ) -> Result<(Made, Digest), TreeError> {
+    ) -> Result<Made, TreeError> {
         let (dir, name) = (self.dir(domain)?, self.name());
         let (size, length) = (wanted.size(), usize::try_from(wanted.size()).unwrap_or(usize::MAX));
         let file = dir.create_file(&name, 0o600)?;
@@ -82,8 +81,7 @@ impl Workbench {
         if end < size {
             file.set_len(size)?;
         }
-        let digest = Digest::from(pack::content_digest(layout, length, data));
-        Ok((finish_file(&dir, file, wanted, &domain.disk.durable)?, digest))
+        finish_file(&dir, file, wanted, &domain.disk.durable)
     }
 
     /// Makes anything that has no content: a directory, a link, a fifo, a socket's name, a device.

@@ -15,13 +15,17 @@ pub(crate) struct Counters {
     pub(crate) is_scan_complete: AtomicBool,
     pub(crate) files_done: AtomicU64,
     pub(crate) bytes_done: AtomicU64,
-    /// Files whose content was sent and committed: in this attempt, and in those of this step before it.
+    /// Files whose content was brought and committed: in this attempt, and in those of this step before it.
     pub(crate) files_sent: AtomicU64,
-    pub(crate) bytes_sent: AtomicU64,
+    pub(crate) bytes_landed: AtomicU64,
     /// Those of them that this attempt found landed.
     pub(crate) files_landed_before: AtomicU64,
     /// Content that landed, holes left out: in this attempt, and in those before it.
     pub(crate) data_landed: AtomicU64,
+    /// What of these bytes was not sent, but is a copy of what was here, over all attempts.
+    pub(crate) bytes_deduplicated: AtomicU64,
+    /// Holes left out, in this attempt alone.
+    pub(crate) data_deduplicated: AtomicU64,
     pub(crate) files_unchanged: AtomicU64,
     pub(crate) metadata_changed: AtomicU64,
     pub(crate) deleted: AtomicU64,
@@ -77,7 +81,10 @@ impl Counters {
         output.directories_total = self.directories_total.load(Relaxed);
         output.bytes_total = self.bytes_total.load(Relaxed);
         output.files_sent = self.files_sent.load(Relaxed);
-        output.bytes_sent = self.bytes_sent.load(Relaxed);
+        output.bytes_deduplicated = self.bytes_deduplicated.load(Relaxed);
+        // The ledger knows what earlier attempts landed, not where from: what the group copied that a kill stopped counts
+        // as sent.
+        output.bytes_sent = self.bytes_landed.load(Relaxed).saturating_sub(output.bytes_deduplicated);
         // What an earlier attempt brought looks unchanged to this one, and was not there already.
         let unchanged = self.files_unchanged.load(Relaxed);
         output.files_unchanged = unchanged.saturating_sub(self.files_landed_before.load(Relaxed));

@@ -131,9 +131,9 @@ pub struct FileOutput {
     pub directories_total: u64,
     /// Apparent size of all files, a hard-link group once.
     pub bytes_total: u64,
-    /// Files whose content was sent and committed.
+    /// Files whose content was brought and committed, whether it was sent or was there already.
     pub files_sent: u64,
-    /// Content of those files, in bytes.
+    /// Content that was sent of those files, in bytes.
     pub bytes_sent: u64,
     /// Files that were there already and look unchanged.
     pub files_unchanged: u64,
@@ -145,7 +145,7 @@ pub struct FileOutput {
     pub bytes_on_wire: u64,
     /// Content sent over all attempts less the content that landed.
     pub bytes_resent: u64,
-    /// Content taken from what the destination held already.
+    /// Content of those files that was not sent, but copied from what the destination held already.
     pub bytes_deduplicated: u64,
     /// Time that the step worked, over all attempts.
     pub duration_ms: u64,

@@ -49,6 +49,8 @@ pub struct Fetch {
 pub enum What {
     /// All of it, in a pack; only for files of at most [`crate::range::RANGE_BYTES`]. It may have changed since the
     /// stamp: the answer has its own.
+    ///
+    /// Where the same content was sent on this connection before, the answer may say so instead: see [`Same`].
     Whole,
     /// The range of this index below the stamp's size. Sent as it is now, whatever its times; the inode and at least
     /// the size must be as in the stamp.
@@ -60,6 +62,15 @@ pub enum What {
     Digest,
     /// Whether what was read in ranges is one state: see [`Confirmed`].
     Confirm,
+    /// As [`What::Whole`], and always the bytes themselves: what was sent before is of no use any more.
+    Bytes,
+}
+
+impl What {
+    /// Whether a small file's content is wanted, in whatever form.
+    pub fn is_small_file(self) -> bool {
+        matches!(self, Self::Whole | Self::Bytes)
+    }
 }
 
 /// An answer.
@@ -77,6 +88,8 @@ pub enum Reply {
     Confirmed(Confirmed),
     /// Wishes that cannot be granted.
     Failed(#[serde(deserialize_with = "crate::bounded::list::<_, _, BATCH_MAX>")] Vec<Failed>),
+    /// Small files whose content was sent before.
+    Same(#[serde(deserialize_with = "crate::bounded::list::<_, _, BATCH_MAX>")] Vec<Same>),
 }
 
 impl Reply {
@@ -85,7 +98,7 @@ impl Reply {
         match self {
             Self::Pack(pack) => pack.stored_bytes,
             Self::Range(range) => range.stored_bytes,
-            Self::Digests(_) | Self::Values(_) | Self::Confirmed(_) | Self::Failed(_) => 0,
+            Self::Digests(_) | Self::Values(_) | Self::Confirmed(_) | Self::Failed(_) | Self::Same(_) => 0,
         }
     }
 
@@ -95,6 +108,7 @@ impl Reply {
             Self::Pack(pack) => pack.files.len(),
             Self::Digests(digests) => digests.len(),
             Self::Failed(failed) => failed.len(),
+            Self::Same(same) => same.len(),
             Self::Range(_) | Self::Confirmed(_) => 1,
             Self::Values(_) => 0,
         }
@@ -135,6 +149,24 @@ pub struct PackedFile {
     pub layout: Layout,
     /// BLAKE3 of the whole content, holes read as zeros.
     pub digest: [u8; 32],
+}
+
+/// A small file whose content is that of another one, which travelled in a pack of this connection.
+///
+/// The destination makes it from what it got then, as an inode of its own. Lanes overtake each other, so the other one
+/// may come later than this.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Same {
+    /// The wish.
+    pub id: u64,
+    /// The file as it was while it was read.
+    pub stamp: Stamp,
+    /// Where data is.
+    pub layout: Layout,
+    /// BLAKE3 of the whole content.
+    pub digest: [u8; 32],
+    /// The wish that was answered with the bytes.
+    pub of: u64,
 }
 
 /// Where in a file or range data is; the rest is holes.
@@ -255,7 +287,7 @@ impl Message for Request {
         self.fetches.len() <= BATCH_MAX
             && self.fetches.iter().all(|fetch| {
                 let is_asked_right = match fetch.what {
-                    What::Whole => fetch.stamp.size <= RANGE_BYTES,
+                    What::Whole | What::Bytes => fetch.stamp.size <= RANGE_BYTES,
                     What::Range { index } => crate::range::bounds(fetch.stamp.size, index).is_some(),
                     What::Confirm | What::Digest => true,
                 };
@@ -284,6 +316,7 @@ impl Message for Reply {
                         Why::Vanished => true,
                     })
             }
+            Self::Same(same) => same.len() <= BATCH_MAX && same.iter().all(Same::is_within_bounds),
         }
     }
 }
@@ -301,6 +334,14 @@ impl Pack {
             && self.files.iter().all(|file| file.stamp.is_possible())
             && data == self.content_bytes
             && is_stored(self.coding, self.stored_bytes, self.content_bytes)
+    }
+}
+
+impl Same {
+    fn is_within_bounds(&self) -> bool {
+        self.stamp.size <= RANGE_BYTES
+            && self.stamp.is_possible()
+            && self.layout.data_bytes(self.stamp.size).is_some()
     }
 }
 

@@ -8,7 +8,7 @@ use crate::filter::{self, PATTERNS_MAX};
 use crate::frame::FrameKind;
 
 /// The version of the data protocol that this build speaks.
-pub const PROTOCOL_VERSION: u32 = 1;
+pub const PROTOCOL_VERSION: u32 = 2;
 /// The longest ticket; one with long roots takes about 10 KiB.
 pub const TICKET_BYTES_MAX: usize = 32 * 1024;
 

@@ -242,7 +242,7 @@ pub(crate) fn batch_of(fetches: &[Fetch]) -> usize {
 fn weight(fetch: &Fetch) -> u64 {
     FILE_WEIGHT_BYTES
         + match fetch.what {
-            What::Whole => fetch.stamp.size,
+            What::Whole | What::Bytes => fetch.stamp.size,
             What::Range { index: _ } => RANGE_BYTES,
             // What is only read costs less than what is sent.
             What::Digest | What::Confirm => fetch.stamp.size / 4,
@@ -258,6 +258,7 @@ fn answered_weight(reply: &Reply) -> u64 {
             digests.iter().map(|digested| digested.stamp.size / 4).fold(0, u64::saturating_add)
         }
         Reply::Confirmed(confirmed) => confirmed.stamp.size / 4,
+        Reply::Same(same) => same.iter().map(|same| same.stamp.size).fold(0, u64::saturating_add),
         Reply::Values(_) | Reply::Failed(_) => 0,
     };
     bytes.saturating_add(FILE_WEIGHT_BYTES * reply.wishes() as u64)
@@ -292,9 +293,11 @@ impl ContentReceiver {
         let (coding, content_bytes) = match &reply {
             Reply::Pack(pack) => (pack.coding, pack.content_bytes),
             Reply::Range(range) => (range.coding, range.content_bytes()),
-            Reply::Digests(_) | Reply::Values(_) | Reply::Confirmed(_) | Reply::Failed(_) => {
-                (Coding::Plain, 0)
-            }
+            Reply::Digests(_)
+            | Reply::Values(_)
+            | Reply::Confirmed(_)
+            | Reply::Failed(_)
+            | Reply::Same(_) => (Coding::Plain, 0),
         };
         let content = match coding {
             Coding::Plain => stored,
@@ -384,7 +387,7 @@ impl Reader {
                         confirms.remove(&failed.id);
                     }
                 }
-                Reply::Pack(_) | Reply::Range(_) | Reply::Digests(_) => {}
+                Reply::Pack(_) | Reply::Range(_) | Reply::Digests(_) | Reply::Same(_) => {}
             }
             let _held_up = self.demand.hold_up();
             if self.answers.send(Answer { reply, stored, second_read }).await.is_err() {

@@ -329,4 +329,4 @@ impl Speaker {
 }
 
 #[cfg(test)]
-mod tests;
+pub(crate) mod tests;

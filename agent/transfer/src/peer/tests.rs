@@ -10,6 +10,7 @@ use common::failure::{Failure, FailureKind};
 use common::fence::FencingToken;
 use common::id::TenantId;
 use common::rel_path::RelPath;
+use common::shutdown::Shutdown;
 use common::tls::{self, Clients};
 use quinn::crypto::rustls::QuicServerConfig;
 use sync::codec;
@@ -26,6 +27,7 @@ use sync::wire::manifest::{End, Head, Item};
 use tokio::sync::watch;
 use tokio_util::sync::CancellationToken;
 
+use crate::authority::Authority;
 use crate::context::{Peer, PeerNews};
 use crate::lane::Lane;
 use crate::link::Link;
@@ -35,8 +37,8 @@ use crate::serve::tests::cluster::{Cluster, peer, relayed};
 use crate::window::{Role, WindowBudget};
 
 /// A source with a good certificate and bad intentions.
-struct Hostile {
-    address: SocketAddr,
+pub(crate) struct Hostile {
+    pub(crate) address: SocketAddr,
     _quic: quinn::Endpoint,
 }
 
@@ -46,9 +48,18 @@ where
     A: FnOnce(Link, Lane) -> F + Send + 'static,
     F: Future<Output = ()> + Send,
 {
+    hostile_of(&cluster.authority, &cluster.shutdown, act)
+}
+
+/// The same for any cluster.
+pub(crate) fn hostile_of<A, F>(authority: &Authority, shutdown: &Shutdown, act: A) -> Hostile
+where
+    A: FnOnce(Link, Lane) -> F + Send + 'static,
+    F: Future<Output = ()> + Send,
+{
     let tls = tls::server_config(
-        cluster.authority.identity("web1"),
-        &cluster.authority.certificate,
+        authority.identity("web1"),
+        &authority.certificate,
         Clients::Certified,
         tls::ALPN_DATA,
     );
@@ -56,7 +67,7 @@ where
     let server = quinn::ServerConfig::with_crypto(Arc::new(crypto));
     let quic = quinn::Endpoint::server(server, SocketAddr::from(([127, 0, 0, 1], 0))).unwrap();
     let (address, accepting) = (quic.local_addr().unwrap(), quic.clone());
-    cluster.shutdown.spawn(async move {
+    shutdown.spawn(async move {
         let connection = accepting.accept().await.unwrap().await.unwrap();
         let share = WindowBudget::default().share(&connection, Role::Source);
         let link = Link::new(connection, share).unwrap();
@@ -107,7 +118,7 @@ async fn connect(cluster: &Cluster, hostile: &Hostile) -> Source {
     Source::open(&destination, &peer, watch::channel(None).1).await.unwrap()
 }
 
-fn entry(name: &[u8], kind: Kind) -> Entry {
+pub(crate) fn entry(name: &[u8], kind: Kind) -> Entry {
     Entry {
         name: name.to_vec(),
         kind,
@@ -123,11 +134,11 @@ fn entry(name: &[u8], kind: Kind) -> Entry {
     }
 }
 
-fn head() -> Item {
+pub(crate) fn head() -> Item {
     Item::Head(Head { started: Time::default(), root: entry(b"", Kind::Directory) })
 }
 
-fn listing(path: &str, entries: Vec<Entry>) -> Item {
+pub(crate) fn listing(path: &str, entries: Vec<Entry>) -> Item {
     let path = RelPath::try_from(path.as_bytes().to_vec()).unwrap();
     let (problems, stages) = (Vec::new(), Vec::new());
     Item::Listing(Listing { path, part: 0, entries, problems, stages, end: ListingEnd::Complete })
@@ -139,7 +150,7 @@ fn block_of(raw_bytes: usize, compressed: &[u8]) -> Vec<u8> {
     [&header.to_bytes().unwrap()[..], &raw_bytes, compressed].concat()
 }
 
-fn block(items: &[Item]) -> Vec<u8> {
+pub(crate) fn block(items: &[Item]) -> Vec<u8> {
     let mut raw = Vec::new();
     for item in items {
         codec::encode(item, &mut raw).unwrap();

@@ -12,9 +12,10 @@ use sync::pack;
 use sync::range::RANGE_BYTES;
 use sync::sanitize::UNMASKED_HINT;
 use sync::stamp::Stamp;
-use sync::wire::content::{Digested, Failed, Fetch, Pack, PackedFile, RangeReply, Reply, What, Why};
+use sync::wire::content::{Digested, Failed, Fetch, Layout, Pack, PackedFile, RangeReply, Reply, What, Why};
 use tree::Name;
 
+use super::arrivals::Arrival;
 use super::ask::Ask;
 use super::committing::unwritable;
 use super::large::{Large, Next};
@@ -34,11 +35,24 @@ use crate::trouble::{is_fatal, of_stage};
 pub(super) const TIMES_ASKED_MAX: u32 = 3;
 
 /// One applier.
-struct Applier<'a> {
-    pass: &'a Shared,
+pub(super) struct Applier<'a> {
+    pub(super) pass: &'a Shared,
     bench: Workbench,
     items: &'a SyncSender<Item>,
     asks: &'a Sender<Ask>,
+    /// What is read of files that are copied here.
+    pub(super) content: Vec<u8>,
+}
+
+/// The content of a small file, whose digest this side has computed.
+#[derive(Debug)]
+pub(super) struct Came<'a> {
+    pub(super) stamp: Stamp,
+    pub(super) layout: &'a Layout,
+    pub(super) data: &'a [u8],
+    pub(super) digest: Digest,
+    /// Whether it was not sent, but is that of another file.
+    pub(super) is_copied: bool,
 }
 
 /// Takes answers until nothing more is wanted.
@@ -50,7 +64,7 @@ pub(super) fn run(
     asks: &Sender<Ask>,
 ) -> Result<(), Failure> {
     let bench = Workbench::new(&format!("applier-{number}"))?;
-    let mut applier = Applier { pass, bench, items, asks };
+    let mut applier = Applier { pass, bench, items, asks, content: Vec::new() };
     loop {
         let Delivery { reply, content, second_read } = match content.blocking_next() {
             Ok(delivery) => delivery,
@@ -61,6 +75,7 @@ pub(super) fn run(
         pass.flow.check()?;
         match reply {
             Reply::Pack(pack) => applier.pack(&pack, &content)?,
+            Reply::Same(same) => applier.same(same)?,
             Reply::Range(range) => applier.range(&range, &content)?,
             Reply::Digests(digests) => {
                 for digested in digests {
@@ -92,18 +107,28 @@ impl Applier<'_> {
         let files =
             pack::split(pack, content).ok_or_else(|| breach("a pack of files does not hold what it says"))?;
         for (file, data) in files {
-            match self.pass.take_wish(file.id)? {
-                Wish::Small(small) => self.small(*small, file, data)?,
-                Wish::Range { .. } | Wish::Confirm(_) | Wish::Compare(_) | Wish::Group(_) => {
-                    return Err(unasked());
-                }
+            let PackedFile { id, stamp, layout, digest: told } = file;
+            self.pass.arrivals.begin(*id, stamp.size);
+            let Wish::Small(small) = self.pass.take_wish(*id)? else { return Err(unasked()) };
+            let length = usize::try_from(stamp.size).unwrap_or(usize::MAX);
+            let digest = Digest::from(pack::content_digest(layout, length, data));
+            if digest != Digest::from(*told) {
+                let message = format!(
+                    "the content of `{}` does not have the digest that the source sent with it",
+                    small.path
+                );
+                return Err(Failure::new(FailureKind::Corrupt, message)
+                    .hint("It is fetched again; if this repeats, look at the memory of both hosts."));
             }
+            let came = Came { stamp: *stamp, layout, data, digest, is_copied: false };
+            let arrival = self.small(*small, &came)?;
+            self.came(*id, arrival)?;
         }
         Ok(())
     }
 
-    /// Stages a small file.
-    fn small(&mut self, small: Small, file: &PackedFile, data: &[u8]) -> Result<(), Failure> {
+    /// Stages a small file; returns where it is, if it could be written.
+    pub(super) fn small(&mut self, small: Small, came: &Came<'_>) -> Result<Option<Arrival>, Failure> {
         let Small { path, domain: id, mut source, seen, mut is_anchor, times_asked, cost } = small;
         let mut again = Again {
             path: path.clone(),
@@ -113,33 +138,30 @@ impl Applier<'_> {
             is_anchor,
             times_asked,
         };
-        if is_anchor && file.stamp.ino != source.ino {
+        if is_anchor && came.stamp.ino != source.ino {
             self.pass.lose_leader(&again);
             (is_anchor, again.is_anchor) = (false, false);
         }
         let domain = self.pass.stage.domains.get(id)?;
         // It may have changed since the scan: what is written is what was read.
-        source.kind = Kind::File { size: file.stamp.size, allocated_bytes: data.len() as u64 };
-        source.mtime = file.stamp.mtime;
-        let (made, digest) = match self.bench.file(&domain, &source, &file.layout, data) {
+        source.kind = Kind::File { size: came.stamp.size, allocated_bytes: came.data.len() as u64 };
+        source.mtime = came.stamp.mtime;
+        let made = match self.bench.file(&domain, &source, came.layout, came.data) {
             Ok(made) => made,
             Err(error) if is_fatal(&error) => return Err(of_stage(&error)),
             Err(error) => {
                 unwritable(self.pass, &path, &error);
                 self.pass.flow.release(cost);
-                return Ok(());
+                return Ok(None);
             }
         };
-        if digest != Digest::from(file.digest) {
-            return Err(Failure::new(
-                FailureKind::Corrupt,
-                format!("the content of `{path}` does not have the digest that the source sent with it"),
-            )
-            .hint("It is fetched again; if this repeats, look at the memory of both hosts."));
-        }
+        let arrival = Arrival::new(&made, &path, came.digest);
         let made = if is_anchor { anchor(&domain, made, &source)? } else { made };
-        let landed = Landed { made, digest, is_anchor, cost, sidecar: None, again: Box::new(again) };
-        self.install(path, id, seen, landed)
+        let (digest, is_copied) = (came.digest, came.is_copied);
+        let landed =
+            Landed { made, digest, is_anchor, is_copied, cost, sidecar: None, again: Box::new(again) };
+        self.install(path, id, seen, landed)?;
+        Ok(Some(arrival))
     }
 
     fn install(
@@ -149,11 +171,12 @@ impl Applier<'_> {
         seen: Option<Box<Seen>>,
         landed: Landed,
     ) -> Result<(), Failure> {
-        let Landed { made, digest, is_anchor, cost, sidecar, again } = landed;
+        let Landed { made, digest, is_anchor, is_copied, cost, sidecar, again } = landed;
         let Made { dir, name, entry, problems, is_synced } = made;
         // The ranges of a large file were counted one by one.
         let is_counted = entry.size() > RANGE_BYTES;
-        let landing = Landing::Content { bytes: entry.size(), data: data_of(&entry), is_counted };
+        let (bytes, data) = (entry.size(), data_of(&entry));
+        let landing = Landing::Content { bytes, data, is_counted, is_copied };
         let staged = Staged { dir, name, is_anchor, is_synced };
         let effect = Effect::Install { staged, new: Box::new(entry), digest: Some(digest), seen };
         let item = Item::new(path, domain, effect, landing);
@@ -216,7 +239,7 @@ impl Applier<'_> {
                     path,
                     large.domain,
                     seen,
-                    Landed { made, digest, is_anchor, cost, sidecar, again },
+                    Landed { made, digest, is_anchor, is_copied: false, cost, sidecar, again },
                 )
             }
             Next::Changed => {
@@ -286,6 +309,7 @@ impl Applier<'_> {
     fn failed(&mut self, id: u64, why: &Why) -> Result<(), Failure> {
         match self.pass.take_wish(id)? {
             Wish::Small(small) => {
+                self.came(id, None)?;
                 let Small { path, domain, source, seen, is_anchor, times_asked, cost } = *small;
                 let again = Again { path, domain, source, seen, is_anchor, times_asked };
                 self.again_or_report(again, why)?;
@@ -349,7 +373,7 @@ impl Applier<'_> {
         Ok(())
     }
 
-    fn ask(&self, fetch: Fetch) -> Result<(), Failure> {
+    pub(super) fn ask(&self, fetch: Fetch) -> Result<(), Failure> {
         self.asks.send(Ask::Fetch(fetch)).or_else(|_ended| self.pass.flow.check())
     }
 
@@ -363,6 +387,7 @@ struct Landed {
     made: Made,
     digest: Digest,
     is_anchor: bool,
+    is_copied: bool,
     cost: u64,
     sidecar: Option<Name>,
     /// How to ask for it once more.

@@ -110,10 +110,14 @@ fn refuse_quota(problems: &[Problem]) -> Result<(), Failure> {
 fn count(pass: &Pass, landing: Landing) {
     let counters = &pass.counters;
     match landing {
-        Landing::Content { bytes, data, is_counted } => {
+        Landing::Content { bytes, data, is_counted, is_copied } => {
             add(&counters.files_sent, 1);
-            add(&counters.bytes_sent, bytes);
+            add(&counters.bytes_landed, bytes);
             add(&counters.data_landed, data);
+            if is_copied {
+                add(&counters.bytes_deduplicated, bytes);
+                add(&counters.data_deduplicated, data);
+            }
             counters.done(if is_counted { 0 } else { bytes });
         }
         Landing::Place => {

@@ -11,6 +11,7 @@
 //! hard links, and the metadata of directories.
 
 mod apply;
+mod arrivals;
 mod ask;
 mod committing;
 #[cfg(test)]
@@ -28,6 +29,9 @@ mod power_cut;
 mod put_off;
 mod reach;
 mod room;
+mod same;
+#[cfg(test)]
+mod same_tests;
 mod source;
 #[cfg(test)]
 mod tests;
@@ -60,6 +64,7 @@ use crate::stage::{Stage, clear};
 use crate::tally::{Counters, add};
 use crate::trouble::finding;
 
+use arrivals::Arrivals;
 use flow::{Flow, PanicGuard, unusual_bytes};
 pub(crate) use forecast::Forecast;
 use large::Large;
@@ -80,6 +85,7 @@ pub(crate) struct Pass {
     pub(crate) counters: Arc<Counters>,
     pub(crate) flow: Arc<Flow>,
     wishes: Mutex<HashMap<u64, Wish>>,
+    arrivals: Arrivals,
     next_wish: AtomicU64,
     is_all_asked: AtomicBool,
     /// What the pass saw of the source, once it was seen whole.
@@ -196,8 +202,9 @@ impl Item {
 /// What is counted when a task is done.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Landing {
-    /// A file with content that was sent: its size, how much of it was data, and whether progress knows of it already.
-    Content { bytes: u64, data: u64, is_counted: bool },
+    /// A file with content: its size, how much of it was data, whether progress knows of it already, and whether it was
+    /// not sent but copied here.
+    Content { bytes: u64, data: u64, is_counted: bool, is_copied: bool },
     /// A link, a special file, an empty file.
     Place,
     /// Metadata of something that is no directory.
@@ -263,6 +270,7 @@ impl Pass {
             compared: Mutex::new(None),
             leaderless: Mutex::new(BTreeSet::new()),
             wishes: Mutex::new(HashMap::new()),
+            arrivals: Arrivals::default(),
             next_wish: AtomicU64::new(1),
             is_all_asked: AtomicBool::new(false),
             manifest: Mutex::new(None),
@@ -360,6 +368,11 @@ impl Pass {
         self.wishes().remove(&id).ok_or_else(unasked)
     }
 
+    /// Whether a small file is asked for under this number and has not come.
+    fn is_small_wish(&self, id: u64) -> bool {
+        matches!(self.wishes().get(&id), Some(Wish::Small(_)))
+    }
+
     fn wishes(&self) -> MutexGuard<'_, HashMap<u64, Wish>> {
         lock(&self.wishes)
     }
@@ -454,7 +467,7 @@ fn count_landed(pass: &Pass, committer: &Committer) -> Result<(), Failure> {
         }
         let change = &record.intent.change;
         if let Some((new, _digest)) = change.written() {
-            add(&counters.bytes_sent, new.size());
+            add(&counters.bytes_landed, new.size());
             add(&counters.data_landed, data_of(new));
         }
         match change {

@@ -48,7 +48,12 @@ mod outgoing;
 mod pack;
 mod read;
 mod sanitized;
+mod sent;
 mod worker;
+
+pub(crate) use sent::{REMEMBERED_MAX, WORTH_BYTES_MIN};
+
+use sent::Sent;
 
 /// For the first frame of a lane.
 const HELLO_DEADLINE: Duration = Duration::from_secs(10);
@@ -75,6 +80,7 @@ struct Session {
     throttle: Throttle,
     meter: LinkMeter,
     counter: Counter,
+    sent: Sent,
     buffers: Buffers,
     content_lanes: AtomicU32,
     has_manifest: AtomicBool,
@@ -176,6 +182,7 @@ async fn begin(
         throttle: Throttle::new(bandwidth_limit),
         meter: LinkMeter::new(link.round_trip()),
         counter: Counter::default(),
+        sent: Sent::default(),
         buffers: Buffers::default(),
         content_lanes: AtomicU32::new(0),
         has_manifest: AtomicBool::new(false),

@@ -9,7 +9,7 @@ use sync::range::{self, RANGE_BYTES};
 use sync::sanitize::Treatment;
 use sync::stamp::Stamp;
 use sync::wire::content::{
-    Coding, Confirmed, Digested, Failed, Fetch, Layout, Pack, PackedFile, RangeReply, Reply, Request,
+    Coding, Confirmed, Digested, Failed, Fetch, Layout, Pack, PackedFile, RangeReply, Reply, Request, Same,
     VALUES_MAX, Values, What, Why,
 };
 use tokio::sync::mpsc;
@@ -36,6 +36,7 @@ pub(super) struct Worker {
     pack: OpenPack,
     digests: Vec<Digested>,
     failed: Vec<Failed>,
+    same: Vec<Same>,
     /// Of a session whose ticket has rules.
     sanitized: Option<Reader>,
 }
@@ -55,8 +56,8 @@ impl Worker {
         let directories = Directories::new(session.root.clone());
         let pack = OpenPack::new(&session.buffers);
         let sanitized = session.sanitizer.clone().map(Reader::new);
-        let (digests, failed) = (Vec::new(), Vec::new());
-        Ok(Self { session, units, directories, compressor, pack, digests, failed, sanitized })
+        let (digests, failed, same) = (Vec::new(), Vec::new(), Vec::new());
+        Ok(Self { session, units, directories, compressor, pack, digests, failed, same, sanitized })
     }
 
     /// Serves batches until there are no more.
@@ -100,13 +101,14 @@ impl Worker {
                 continue;
             }
             match fetch.what {
-                What::Whole => self.whole(&fetch, &file)?,
+                What::Whole | What::Bytes => self.whole(&fetch, &file)?,
                 What::Range { index } => self.range(&fetch, index, &file)?,
                 What::Digest => self.digest(&fetch, &file)?,
                 What::Confirm => self.confirm(&fetch, &file)?,
             }
         }
         self.send_pack()?;
+        self.send_same()?;
         self.send_digests()?;
         self.send_failed()
     }
@@ -118,13 +120,23 @@ impl Worker {
         // The file may grow before it is read, up to what is left in the pack; beyond that it goes the way of a
         // changed file and is asked for again.
         let room = RANGE_BYTES - self.pack.content.len() as u64;
+        let start = self.pack.content.len();
         match read::whole(file, room, &mut self.pack.content) {
-            Ok(read::Whole { stamp, layout, digest }) => {
-                self.pack.files.push(PackedFile { id: fetch.id, stamp, layout, digest });
-                Ok(())
-            }
+            Ok(whole) => self.packed(fetch, start, whole),
             Err(why) => self.fail(fetch.id, why),
         }
+    }
+
+    /// Takes a small file whose data stands in the pack from `start` on; what was sent before leaves it again.
+    fn packed(&mut self, fetch: &Fetch, start: usize, whole: read::Whole) -> Result<(), Stop> {
+        let read::Whole { stamp, layout, digest } = whole;
+        let Some(of) = self.session.sent.before(fetch, &stamp, digest) else {
+            self.pack.files.push(PackedFile { id: fetch.id, stamp, layout, digest });
+            return Ok(());
+        };
+        self.pack.content.truncate(start);
+        self.same.push(Same { id: fetch.id, stamp, layout, digest, of });
+        if self.same.len() >= GATHERED_MAX { self.send_same() } else { Ok(()) }
     }
 
     fn range(&mut self, fetch: &Fetch, index: u64, file: &ReadFile) -> Result<(), Stop> {
@@ -236,18 +248,17 @@ impl Worker {
         };
         let Sanitized { stamp, content } = served.as_ref();
         match fetch.what {
-            What::Whole => {
+            What::Whole | What::Bytes => {
                 if self.pack.is_full_for(stamp.size) {
                     self.send_pack()?;
                 }
                 if stamp.size > RANGE_BYTES {
                     return self.fail(fetch.id, Why::Changed { stamp: Some(*stamp) });
                 }
+                let start = self.pack.content.len();
                 self.pack.content.extend_from_slice(content);
                 let digest = *blake3::hash(content).as_bytes();
-                let (stamp, layout) = (*stamp, Layout::Dense);
-                self.pack.files.push(PackedFile { id: fetch.id, stamp, layout, digest });
-                Ok(())
+                self.packed(fetch, start, read::Whole { stamp: *stamp, layout: Layout::Dense, digest })
             }
             What::Range { index } => {
                 let bounds = range::bounds(fetch.stamp.size, index);
@@ -305,6 +316,14 @@ impl Worker {
             None => pack,
         };
         self.send(&Reply::Pack(pack), stored.unwrap_or(content))
+    }
+
+    fn send_same(&mut self) -> Result<(), Stop> {
+        if self.same.is_empty() {
+            return Ok(());
+        }
+        let same = std::mem::take(&mut self.same);
+        self.send(&Reply::Same(same), Buffer::default())
     }
 
     fn send_digests(&mut self) -> Result<(), Stop> {

@@ -24,7 +24,7 @@ async fn whole(
     stamp: Stamp,
 ) -> Result<(u64, [u8; 32]), Why> {
     let answers =
-        ask(sender, receiver, vec![Fetch { id: 1, path: rel(path), stamp, what: What::Whole }], 1).await;
+        ask(sender, receiver, vec![Fetch { id: 1, path: rel(path), stamp, what: What::Bytes }], 1).await;
     match &answers[0].reply {
         Reply::Pack(pack) => Ok((pack.files[0].stamp.size, pack.files[0].digest)),
         Reply::Failed(failed) => Err(failed[0].why.clone()),
@@ -74,7 +74,7 @@ async fn a_file_of_another_state_is_told_as_such() {
     assert_eq!(failed(&answers[0]), [(1, Why::Changed { stamp: Some(stamp(&large)) })]);
     // A small file that became large is asked for again in ranges.
     write(tree.path(), "text", &noise(RANGE_BYTES + 1, 3));
-    let small = Fetch { id: 2, path: rel("text"), stamp: before_text(), what: What::Whole };
+    let small = Fetch { id: 2, path: rel("text"), stamp: before_text(), what: What::Bytes };
     let answers = ask(&sender, &receiver, vec![small], 1).await;
     assert_eq!(failed(&answers[0]), [(2, Why::Changed { stamp: Some(stamp(&tree.path().join("text"))) })]);
 }
@@ -101,7 +101,7 @@ async fn a_file_that_changes_under_the_read_is_never_a_mixture() {
             }
         }
     });
-    let busy = || Fetch { id: 1, path: rel("busy"), stamp: before_text(), what: What::Whole };
+    let busy = || Fetch { id: 1, path: rel("busy"), stamp: before_text(), what: What::Bytes };
     // As often as it takes for the writer to get a turn on a busy machine.
     let (mut changed, mut asked) = (0, 0);
     while asked < 60 || (changed == 0 && asked < 100_000) {
