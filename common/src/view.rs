@@ -184,6 +184,9 @@ pub struct MigrationView {
     /// Whether what was kept for the way back is still to be removed at the destination.
     #[serde(default, skip_serializing_if = "std::ops::Not::not")]
     pub settling: bool,
+    /// Since when it is paused.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub paused_since: Option<WallMs>,
     /// What stopped it, first error first.
     pub errors: Vec<Failure>,
     /// Sentences worth reading.

@@ -52,6 +52,10 @@ pub(crate) enum Verb {
         /// Read both sides whole.
         deep: bool,
     },
+    /// Hold up.
+    Pause,
+    /// Go on with what is paused.
+    Resume,
 }
 
 impl Verb {
@@ -63,6 +67,8 @@ impl Verb {
             Self::Rollback => "rollback",
             Self::Settle => "settle",
             Self::Verify { .. } => "verify",
+            Self::Pause => "pause",
+            Self::Resume => "resume",
         }
     }
 }

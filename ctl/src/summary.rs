@@ -58,6 +58,10 @@ pub(crate) fn text(view: &MigrationView, width: Option<usize>, is_verbose: bool)
     if view.reach == Some(Reach::SourceDials) {
         text.field("reach", Meaning::Plain, "the source dials, because the destination does not reach it");
     }
+    if let Some(since) = view.paused_since {
+        let how = format!("since {}: `ctl resume {}` goes on", human::moment(since), view.id);
+        text.field("paused", Meaning::Plain, how);
+    }
     if view.rollback_available {
         let until = view.rollback_until.map(|until| format!(" until {}", human::moment(until)));
         let how = format!("open{}: `ctl rollback {}`", until.unwrap_or_default(), view.id);

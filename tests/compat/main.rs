@@ -79,6 +79,7 @@ const FIXTURES: &[Fixture] = &[
     of("2/commands.frames", STATE),
     of("2/snapshot.bin", STATE),
     of("3/snapshot.bin", STATE),
+    of("4/snapshot.bin", STATE),
 ];
 
 fn folder() -> PathBuf {

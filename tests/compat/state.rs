@@ -173,6 +173,32 @@ fn labelled() -> State {
     state
 }
 
+/// The state with what the fourth version of snapshots added: a migration that is paused.
+fn controlled() -> State {
+    let mut state = labelled();
+    let other = || "m2".parse().unwrap();
+    let mut spec = spec();
+    spec.options.dry_run = true;
+    let mut plan = plan();
+    plan.migration = other();
+    let create = Create {
+        tenant: tenant(),
+        migration: other(),
+        request_id: "request-3".to_owned(),
+        spec: spec.into(),
+        roots: roots(),
+        plan: plan.into(),
+        is_confirmed: true,
+    };
+    let act = |act| migration::Command::Act { tenant: tenant(), migration: other(), act };
+    for (index, command) in (2_000..).zip([migration::Command::Create(Box::new(create)), act(Act::Pause)]) {
+        let wall = WallMs(1_700_000_000_000 + index);
+        let stamp = Stamp { index, epoch: state.cluster().epoch, wall, principal: node(), address: None };
+        state.apply(stamp, Command::Migration(command)).unwrap();
+    }
+    state
+}
+
 /// The migration that they make.
 pub(crate) fn migration() -> Migration {
     state().migrations().get(&tenant(), &id()).unwrap().as_ref().clone()
@@ -229,6 +255,12 @@ fn fixtures_of_snapshots_are_read() {
         bytes
     });
     assert_eq!(snapshot::read(&mut bytes.as_slice()).unwrap(), labelled());
+    let bytes = fixture("4/snapshot.bin", || {
+        let mut bytes = Vec::new();
+        snapshot::write(&controlled(), &mut bytes).unwrap();
+        bytes
+    });
+    assert_eq!(snapshot::read(&mut bytes.as_slice()).unwrap(), controlled());
 }
 
 #[test]

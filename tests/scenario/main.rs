@@ -5,6 +5,7 @@
 mod access;
 mod audit;
 mod canary;
+mod control;
 mod damage;
 mod dev;
 mod domain;

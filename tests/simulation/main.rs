@@ -30,7 +30,7 @@ use world::{Counts, run};
 /// Runs in CI; `DROVER_TEST_ALL` makes it a hundred times as many.
 const RUNS: u64 = 1_000;
 /// Runs within which each mutant must be found.
-const MUTANT_RUNS: u64 = 300;
+const MUTANT_RUNS: u64 = 1_000;
 
 /// Runs a number, and again with a trace when something did not hold.
 fn check(number: u64) -> Counts {

@@ -11,6 +11,7 @@ use common::principal::Principal;
 use common::spec::{MigrationSpec, OptionsSpec, Origin, SPEC_VERSION, SideSpec, TransferSpec};
 use common::step::file::{FileParams, RootAnswer, RootIdentity};
 use common::step::{Reversibility, StepKind, StepVersion};
+use common::view::MigrationStatus;
 use coordinator::planner::{self, Side};
 use coordinator::state::migration::{self, Act, Create, Migration};
 use coordinator::state::roots::{Root, Roots};
@@ -132,7 +133,7 @@ impl World {
         let pause = self.random.between(200, 12_000);
         self.schedule.at(self.now + pause, Event::Operator);
         let Some((node, term)) = self.leader else { return };
-        match self.random.below(20) {
+        match self.random.below(22) {
             0..=6 => self.create(node, term),
             7..=9 => self.ask(node, term, Act::Cancel),
             10 | 11 => self.ask(node, term, Act::Retry),
@@ -141,6 +142,8 @@ impl World {
             15 => self.verify(node, term),
             16 | 17 => self.change_host(node, term),
             18 => self.reach_across(node, term),
+            19 => self.ask(node, term, Act::Pause),
+            20 => self.ask(node, term, Act::Resume),
             _ => self.repeat_request(node, term),
         }
     }
@@ -243,6 +246,16 @@ impl World {
             state.migrations().table().all().map(|(_, _, migration)| migration.clone()).collect();
         let from = if holding.is_empty() || self.random.permille(100) { all } else { holding };
         if from.is_empty() { None } else { Some(self.random.pick(&from).clone()) }
+    }
+
+    /// Goes on with everything that is paused, so that it may end.
+    pub(crate) fn resume_all(&mut self, node: usize, term: u64) {
+        let state = self.nodes[node].state.clone();
+        for migration in state.migrations().active().filter(|it| it.status == MigrationStatus::Paused) {
+            let (tenant, migration) = (migration.tenant.clone(), migration.id.clone());
+            let command = migration::Command::Act { tenant, migration, act: Act::Resume };
+            self.propose(node, term, operator(), Command::Migration(command)).ok();
+        }
     }
 
     fn ask(&mut self, node: usize, term: u64, act: Act) {

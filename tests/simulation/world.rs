@@ -318,6 +318,7 @@ impl World {
                 Some(HostStatus::Enrolled) | None => {}
             }
         }
+        self.resume_all(node, term);
         self.trace(|| "calm".to_owned());
     }
 

@@ -37,6 +37,7 @@ fn migration() -> MigrationView {
         rollback_available: true,
         rollback_until: Some(WallMs(1_763_809_508_000)),
         settling: false,
+        paused_since: None,
         errors: vec![Failure::new(FailureKind::Exhausted, HOSTILE).context("path", HOSTILE).hint(HOSTILE)],
         warnings: vec![HOSTILE.to_owned()],
         verified: false,

@@ -38,6 +38,10 @@ pub enum Call {
     Settle,
     /// Compare again.
     Verify,
+    /// Hold a migration up.
+    Pause,
+    /// Go on with a paused migration.
+    Resume,
     /// Look at migrations, their reports and lists.
     ReadMigration,
     /// Look at hosts.
@@ -109,7 +113,7 @@ pub enum Needs {
 
 impl Call {
     /// All calls.
-    pub const ALL: [Self; 35] = [
+    pub const ALL: [Self; 37] = [
         Self::Enroll,
         Self::Login,
         Self::Renew,
@@ -124,6 +128,8 @@ impl Call {
         Self::Rollback,
         Self::Settle,
         Self::Verify,
+        Self::Pause,
+        Self::Resume,
         Self::ReadMigration,
         Self::ReadHost,
         Self::EnrollHost,
@@ -167,6 +173,8 @@ impl Call {
             | Self::Rollback
             | Self::Settle
             | Self::Verify
+            | Self::Pause
+            | Self::Resume
             | Self::DrainHost
             | Self::ReadSecret
             | Self::UseSecret => Needs::Role(&[Operator, Admin]),
@@ -200,6 +208,8 @@ impl Call {
             Self::Rollback => "roll migrations back",
             Self::Settle => "settle migrations",
             Self::Verify => "verify migrations",
+            Self::Pause => "pause migrations",
+            Self::Resume => "resume migrations",
             Self::ReadMigration => "look at migrations",
             Self::ReadHost => "look at hosts",
             Self::EnrollHost => "enroll hosts",

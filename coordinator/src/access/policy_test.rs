@@ -49,6 +49,8 @@ const TABLE: &[(Call, &str, &str, &str, &str, &str, &str)] = &[
     (Call::Rollback, "ududuud", "dydyd", "dydyd", "aaaaa", "aaaaa", "dydyd"),
     (Call::Settle, "ududuud", "dydyd", "dydyd", "aaaaa", "aaaaa", "dydyd"),
     (Call::Verify, "ududuud", "dydyd", "dydyd", "aaaaa", "aaaaa", "dydyd"),
+    (Call::Pause, "ududuud", "dydyd", "dydyd", "aaaaa", "aaaaa", "dydyd"),
+    (Call::Resume, "ududuud", "dydyd", "dydyd", "aaaaa", "aaaaa", "dydyd"),
     (Call::ReadMigration, "ududuud", "yyyyy", "yyyyy", "aaaaa", "aaaaa", "yyyyy"),
     (Call::ReadHost, "ududuud", "yyyyy", "yyyyy", "aaaaa", "aaaaa", "yyyyy"),
     (Call::EnrollHost, "ududuud", "dddyd", "dddyd", "aaaaa", "aaaaa", "dddyd"),

@@ -139,6 +139,8 @@ fn call_of(verb: &str) -> Result<Call, Failure> {
         "rollback" => Call::Rollback,
         "settle" => Call::Settle,
         "verify" => Call::Verify,
+        "pause" => Call::Pause,
+        "resume" => Call::Resume,
         other => return Err(unknown_verb(other)),
     })
 }
@@ -146,7 +148,7 @@ fn call_of(verb: &str) -> Result<Call, Failure> {
 fn unknown_verb(verb: &str) -> Failure {
     let verb: String = verb.chars().take(64).collect();
     Failure::new(FailureKind::Invalid, format!("`{verb}` cannot be asked of a migration"))
-        .hint("cancel, retry, rollback, settle and verify can")
+        .hint("cancel, pause, resume, retry, rollback, settle and verify can")
 }
 
 fn host_name(text: &str) -> Result<HostName, Status> {
@@ -191,6 +193,8 @@ impl ControlService for ControlDoor {
                 Act::Rollback
             }
             "settle" => Act::Settle,
+            "pause" => Act::Pause,
+            "resume" => Act::Resume,
             "verify" => Act::Verify {
                 step: migrate::verification(&migration, deep).map_err(|failure| to_status(&failure))?,
             },

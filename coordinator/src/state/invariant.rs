@@ -57,6 +57,8 @@ fn check_one(migration: &Migration) -> Result<(), Broken> {
     let is_failed_running = migration.status == MigrationStatus::Running
         && migration.steps.iter().any(|step| step.status == StepStatus::Failed);
     hold(!is_failed_running, "a failed step stops its migration", migration)?;
+    let is_paused = migration.status == MigrationStatus::Paused;
+    hold(is_paused == migration.control.paused.is_some(), "what is paused says since when", migration)?;
     hold(migration.status.is_end() == migration.ended.is_some(), "what has ended says when", migration)?;
     let is_settled_unwinding = migration.status == MigrationStatus::Unwinding
         && migration.way_back == WayBack::Ended

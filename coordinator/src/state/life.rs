@@ -47,6 +47,8 @@ impl Migration {
             Act::SettleFailed { token, failure } => self.settle_failed(stamp, token, &failure)?,
             Act::Verify { step } => self.verify(step)?,
             Act::TimeOut => self.time_out(stamp)?,
+            Act::Pause => self.pause(stamp)?,
+            Act::Resume => self.resume(stamp)?,
         };
         effects.extend(self.advance(stamp)?);
         Ok(effects)
@@ -167,12 +169,18 @@ impl Migration {
         }
         self.status = MigrationStatus::Unwinding;
         self.unwinding = Some(cause);
+        self.control.paused = None;
         self.ended = None;
         Ok(effects)
     }
 
     /// Ends every lease; the holders are told to stop.
-    fn end_leases(&mut self, now: WallMs, change: Change, reason: &str) -> Result<Vec<Effect>, Refusal> {
+    pub(super) fn end_leases(
+        &mut self,
+        now: WallMs,
+        change: Change,
+        reason: &str,
+    ) -> Result<Vec<Effect>, Refusal> {
         let mut effects = Vec::new();
         let (tenant, migration) = (self.tenant.clone(), self.id.clone());
         for (planned, step) in self.plan.steps.iter().zip(&mut self.steps) {
@@ -279,6 +287,7 @@ impl Migration {
 
     /// A cancelled check of a completed migration leaves the migration completed.
     fn stop_checking(&mut self, stamp: &Stamp) -> Result<Vec<Effect>, Refusal> {
+        self.control.paused = None;
         let effects = self.end_leases(stamp.wall, Change::Lost, "the check was cancelled")?;
         self.drop_open_steps();
         self.end(stamp.wall, MigrationStatus::Completed);
@@ -304,6 +313,10 @@ impl Migration {
             }
             Some(End::Failed) if self.unwinding.is_none() => (StepStatus::Failed, MigrationStatus::Running),
             Some(End::Stuck) => (StepStatus::Stuck, MigrationStatus::Unwinding),
+            None if self.status == MigrationStatus::Paused => {
+                let hint = format!("go on with `ctl resume {}`", self.id);
+                return Err(self.refused("it is paused, and nothing of it has failed", &hint));
+            }
             None | Some(End::Completed | End::Failed | End::RolledBack | End::Cancelled) => {
                 return Err(self.refused(
                     "only a failed or stuck migration can be tried again",
@@ -351,9 +364,12 @@ impl Migration {
 
     /// Whether a rollback can be asked for now.
     pub fn is_rollback_available(&self) -> bool {
-        let has_ended = matches!(self.status, MigrationStatus::Completed | MigrationStatus::Failed);
+        let stands = matches!(
+            self.status,
+            MigrationStatus::Completed | MigrationStatus::Failed | MigrationStatus::Paused
+        );
         let was_tried = self.steps.iter().any(|step| step.attempts > 0);
-        has_ended && was_tried && matches!(self.way_back, WayBack::Open(_))
+        stands && was_tried && matches!(self.way_back, WayBack::Open(_))
     }
 
     fn settle(&mut self, stamp: &Stamp) -> Result<Vec<Effect>, Refusal> {

@@ -17,6 +17,7 @@ use common::view::{MigrationStatus, MigrationView};
 use rpds::RedBlackTreeMapSync;
 use serde::{Deserialize, Serialize};
 
+use super::control::Control;
 use super::finding::Findings;
 use super::refusal::Refusal;
 use super::roots::{Overlap, Roots};
@@ -78,6 +79,9 @@ pub struct Migration {
     /// What was kept of one that ended long ago; stands beside the record in a snapshot.
     #[serde(skip)]
     pub condensed: Option<Arc<MigrationView>>,
+    /// What an operator said since; stands beside the record in a snapshot.
+    #[serde(skip)]
+    pub control: Control,
 }
 
 /// Why steps are undone; decides what the end is called.
@@ -204,6 +208,10 @@ pub enum Act {
     },
     /// The time for the whole is over.
     TimeOut,
+    /// Hold it up; what has landed stays.
+    Pause,
+    /// Go on with what is paused.
+    Resume,
 }
 
 /// How far a step is.
@@ -420,6 +428,7 @@ impl Migration {
             way_back,
             permille_max: 0,
             condensed: None,
+            control: Control::default(),
         }
     }
 

@@ -12,6 +12,9 @@ pub mod attempt;
 pub mod audit;
 mod audit_v1;
 pub mod cluster;
+pub mod control;
+#[cfg(test)]
+mod control_test;
 mod document;
 pub mod effect;
 pub mod finding;
@@ -545,6 +548,8 @@ impl Command {
                 migration::Act::Rollback => Some("migration.rollback"),
                 migration::Act::Settle => Some("migration.settle"),
                 migration::Act::Verify { .. } => Some("migration.verify"),
+                migration::Act::Pause => Some("migration.pause"),
+                migration::Act::Resume => Some("migration.resume"),
                 migration::Act::Settled { .. }
                 | migration::Act::SettleFailed { .. }
                 | migration::Act::TimeOut => None,

@@ -41,7 +41,7 @@ fn deed() -> impl Strategy<Value = Deed> {
                 migration, root, window, rollback, confirmed, dry
             }
         ),
-        4 => (migration.clone(), 0..8_u8).prop_map(|(migration, act)| Deed::Act { migration, act }),
+        4 => (migration.clone(), 0..10_u8).prop_map(|(migration, act)| Deed::Act { migration, act }),
         8 => (migration.clone(), step.clone(), any::<bool>(), prop::bool::weighted(0.9))
             .prop_map(|(migration, step, undo, right)| Deed::Grant { migration, step, undo, right }),
         1 => (migration.clone(), step.clone()).prop_map(|(migration, step)| Deed::Expire { migration, step }),
@@ -204,6 +204,8 @@ fn asked(log: &Log, migration: u8, act: u8) -> Command {
             step.after = Vec::new();
             Act::Verify { step }
         }
+        7 => Act::Pause,
+        8 => Act::Resume,
         _ => Act::TimeOut,
     };
     Command::Migration(migration::Command::Act { tenant, migration: id(migration), act })

@@ -213,6 +213,7 @@ impl Migration {
                 WayBack::Open(_) | WayBack::Settling(_) | WayBack::Ended => None,
             },
             settling: matches!(self.way_back, WayBack::Settling(_)),
+            paused_since: self.control.paused,
             errors: self.failures.clone(),
             warnings: self.warnings.clone(),
             verified: summary.is_verified && self.stands(),

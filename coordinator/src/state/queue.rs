@@ -54,9 +54,9 @@ impl Migrations {
     fn places(&self) -> BTreeMap<TenantId, u32> {
         let mut places: BTreeMap<TenantId, u32> =
             self.limits.iter().map(|(tenant, limit)| (tenant.clone(), *limit)).collect();
-        let runs = |migration: &&Arc<Migration>| {
-            !migration.status.is_end() && migration.status != MigrationStatus::Queued
-        };
+        // What is paused has given its place away.
+        let waits = |status| matches!(status, MigrationStatus::Queued | MigrationStatus::Paused);
+        let runs = |migration: &&Arc<Migration>| !migration.status.is_end() && !waits(migration.status);
         for migration in self.active().filter(runs) {
             if let Some(left) = places.get_mut(&migration.tenant) {
                 *left = left.saturating_sub(1);

@@ -98,6 +98,7 @@ impl Migration {
             side.exclude = Vec::new();
         }
         self.spec = Arc::new(spec);
+        self.control = super::control::Control::default();
         self.condensed = Some(Arc::new(view));
     }
 }

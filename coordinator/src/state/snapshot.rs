@@ -11,7 +11,7 @@ use common::audit::line::Line;
 use common::digest::Digest;
 use common::failure::FailureKind;
 use common::grant::Labels;
-use common::id::{HostName, KeyId, OperatorName, SecretName, TenantId};
+use common::id::{HostName, KeyId, MigrationId, OperatorName, SecretName, TenantId};
 use common::view::MigrationView;
 use serde::de::DeserializeOwned;
 use serde::{Deserialize, Serialize};
@@ -22,6 +22,7 @@ use super::access::user::User;
 use super::audit::{Audit, Page};
 use super::audit_v1::AuditV1;
 use super::cluster::Cluster;
+use super::control::Control;
 use super::host::{Host, Voided};
 use super::migration::Migration;
 use super::piece::Pieces;
@@ -33,8 +34,9 @@ pub const COMMAND_VERSION: u8 = 1;
 /// The version of a command behind the address that it came from.
 pub const ADDRESSED_VERSION: u8 = 2;
 /// The version of the snapshot's frames: 2 added the frames of the audit's pages, users, keys, tenants and labels, 3
-/// those of the labels of secrets, of the cluster keys that are kept, and of voided certificates.
-pub const SNAPSHOT_VERSION: u8 = 3;
+/// those of the labels of secrets, of the cluster keys that are kept, and of voided certificates, 4 those of what was
+/// changed while a migration ran.
+pub const SNAPSHOT_VERSION: u8 = 4;
 /// The oldest version that is read; what it lacks is empty.
 const SNAPSHOT_VERSION_MIN: u8 = 1;
 /// The version of the frames that hold secrets.
@@ -84,6 +86,7 @@ enum Tag {
     AuditLine = 21,
     AuditPage = 22,
     CondensedMigration = 23,
+    Control = 24,
     Secret = 30,
     NextKey = 31,
     SecretLabels = 32,
@@ -110,6 +113,7 @@ impl Tag {
             Self::AuditLine,
             Self::AuditPage,
             Self::CondensedMigration,
+            Self::Control,
             Self::Secret,
             Self::NextKey,
             Self::SecretLabels,
@@ -123,6 +127,10 @@ impl Tag {
 /// What was kept of a migration, as text: a shared document, which grows by fields.
 #[derive(Serialize, Deserialize)]
 struct ViewText(#[serde(with = "super::document")] Arc<MigrationView>);
+
+/// What an operator said of a migration since it was made, as text.
+#[derive(Serialize, Deserialize)]
+struct ControlText(#[serde(with = "super::document")] Control);
 
 /// Returns a command as the log holds it.
 pub fn encode_command(command: &Command) -> Result<Vec<u8>, postcard::Error> {
@@ -187,6 +195,10 @@ pub fn write(state: &State, to: &mut dyn Write) -> Result<(), SnapshotError> {
         match &migration.condensed {
             None => frames.frame(Tag::Migration, migration)?,
             Some(view) => frames.frame(Tag::CondensedMigration, &(migration, ViewText(Arc::clone(view))))?,
+        }
+        if migration.control != Control::default() {
+            let control = ControlText(migration.control.clone());
+            frames.frame(Tag::Control, &(&migration.tenant, &migration.id, control))?;
         }
     }
     for (tenant, host, number) in state.outboxes.table().all() {
@@ -263,6 +275,14 @@ pub fn read(from: &mut dyn Read) -> Result<State, SnapshotError> {
             Tag::CondensedMigration => {
                 let (migration, view): (Migration, ViewText) = postcard::from_bytes(&bytes)?;
                 state.migrations.put(Migration { condensed: Some(view.0), ..migration });
+            }
+            Tag::Control => {
+                let (tenant, id, control): (TenantId, MigrationId, ControlText) =
+                    postcard::from_bytes(&bytes)?;
+                let absent = SnapshotError::Damaged("what was said of a migration stands before it");
+                let found = state.migrations.get(&tenant, &id).ok_or(absent)?;
+                let migration = Migration { control: control.0, ..found.as_ref().clone() };
+                state.migrations.put(migration);
             }
             Tag::Outbox => {
                 let (tenant, host, number): (TenantId, HostName, u64) = postcard::from_bytes(&bytes)?;

@@ -15,7 +15,9 @@ mod list;
 mod login;
 mod logout;
 mod migrate;
+mod pause;
 mod report;
+mod resume;
 mod retry;
 mod rollback;
 mod secret;
@@ -48,7 +50,9 @@ pub(crate) enum Command {
     Login(login::LoginArgs),
     Logout(logout::LogoutArgs),
     Migrate(Box<migrate::MigrateArgs>),
+    Pause(pause::PauseArgs),
     Report(report::ReportArgs),
+    Resume(resume::ResumeArgs),
     Retry(retry::RetryArgs),
     Rollback(rollback::RollbackArgs),
     #[command(subcommand)]
@@ -81,7 +85,9 @@ impl Command {
             Self::Login(args) => login::run(context, args).await,
             Self::Logout(args) => logout::run(context, args),
             Self::Migrate(args) => migrate::run(context, *args).await,
+            Self::Pause(args) => pause::run(context, args).await,
             Self::Report(args) => report::run(context, args).await,
+            Self::Resume(args) => resume::run(context, args).await,
             Self::Retry(args) => retry::run(context, args).await,
             Self::Rollback(args) => rollback::run(context, args).await,
             Self::Secret(command) => command.run(context).await,

@@ -193,6 +193,7 @@ pub(crate) mod tests {
             rollback_available: false,
             rollback_until: None,
             settling: false,
+            paused_since: None,
             errors: Vec::new(),
             warnings: Vec::new(),
             verified: false,

@@ -106,6 +106,8 @@ fn known_control(name: &str) -> Vec<Method> {
             method(Call::Rollback, Names::Migration, |id| act(id, "rollback")),
             method(Call::Settle, Names::Migration, |id| act(id, "settle")),
             method(Call::Verify, Names::Migration, |id| act(id, "verify")),
+            method(Call::Pause, Names::Migration, |id| act(id, "pause")),
+            method(Call::Resume, Names::Migration, |id| act(id, "resume")),
         ]
         .into_iter()
         .fold(Vec::new(), both),

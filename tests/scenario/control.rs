@@ -1,0 +1,71 @@
+//! What an operator changes while a migration runs.
+
+use rustix::process::Signal;
+use tests::cluster::Cluster;
+use tests::{judge, tree, wait};
+
+/// Files of a tree that is moved so slowly that it cannot end before it is let go.
+const FILES: usize = 300;
+
+fn done(cluster: &Cluster, words: &[&str]) -> serde_json::Value {
+    let (code, document) = cluster.json(words);
+    assert_eq!(code, Some(0), "{words:?}: {document:#}");
+    document
+}
+
+#[test]
+fn a_paused_move_stands_still_through_kills_and_goes_on() {
+    let cluster = Cluster::start(2, 1);
+    let (source, destination) = (cluster.path("shop"), cluster.path("moved"));
+    tree::noise(&source, FILES, 40_000).unwrap();
+    let id = cluster.migrate_detached(&source, &destination, &["--bandwidth", "1MiB"]);
+    cluster.wait_for(&id, "some bytes", |migration| migration["bytes_done"].as_u64() > Some(0));
+    let paused = done(&cluster, &["pause", &id]);
+    assert_eq!((&paused["status"], &paused["steps"][0]["status"]), (&"paused".into(), &"ready".into()));
+    assert!(paused["paused_since"].is_u64(), "{paused:#}");
+    let person = cluster.ctl(&["pause", &id], &[]).expect_code(0);
+    assert!(person.stderr.contains("is paused"), "{person:?}");
+    for victim in ["coordinator-1", "agent-2", "agent-1"] {
+        cluster.kill(victim);
+    }
+    cluster.up();
+    // The agents are back and would be given the step if it were to be given.
+    for host in ["agent-1", "agent-2"] {
+        wait::until("the agent to be back", std::time::Duration::from_secs(60), || {
+            let (code, shown) = cluster.json(&["host", "show", host]);
+            (code == Some(0) && shown["connected"] == true).then_some(())
+        });
+    }
+    let still = cluster.status(&id);
+    assert_eq!(
+        (&still["status"], &still["steps"][0]["attempts"]),
+        (&"paused".into(), &1.into()),
+        "{still:#}"
+    );
+    assert_eq!(cluster.json(&["retry", &id]).0, Some(5));
+    done(&cluster, &["resume", &id]);
+    let migration = cluster.wait_for_end(&id);
+    assert_eq!((&migration["status"], &migration["verified"]), (&"completed".into(), &true.into()));
+    assert_eq!(migration["steps"][0]["attempts"], 2, "{migration:#}");
+    judge::assert_equal(&source, &destination);
+    assert_eq!(cluster.json(&["pause", &id]).0, Some(5), "it has ended");
+}
+
+#[test]
+fn a_paused_move_is_taken_back() {
+    let cluster = Cluster::start(2, 1);
+    let source = cluster.path("shop");
+    tree::noise(&source, FILES, 40_000).unwrap();
+    for (verb, end) in [("cancel", "cancelled"), ("rollback", "rolled_back")] {
+        let destination = cluster.path(verb);
+        let id = cluster.migrate_detached(&source, &destination, &["--bandwidth", "256KiB"]);
+        cluster.wait_for(&id, "some bytes", |migration| migration["bytes_done"].as_u64() > Some(0));
+        // An agent that stands still does not hear of the pause and holds what it has; the undo waits for it.
+        cluster.signal("agent-2", Signal::STOP);
+        assert_eq!(done(&cluster, &["pause", &id])["status"], "paused");
+        cluster.signal("agent-2", Signal::CONT);
+        let ended = done(&cluster, &[verb, &id, "--yes"]);
+        assert_eq!(ended["status"], end, "{ended:#}");
+        assert!(!destination.exists(), "what was moved is undone");
+    }
+}
