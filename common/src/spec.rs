@@ -7,6 +7,7 @@ use std::str::FromStr;
 
 use serde::{Deserialize, Serialize};
 
+use crate::bandwidth::Bandwidth;
 use crate::grant::Labels;
 use crate::location::Location;
 use crate::reference::Reference;
@@ -81,8 +82,8 @@ pub struct TransferSpec {
     pub checksum: bool,
     /// Owners by number, not by name.
     pub numeric_ids: bool,
-    /// Bytes per second on the wire; none is no limit.
-    pub bandwidth_limit: Option<u64>,
+    /// How fast the source may send; none is no limit.
+    pub bandwidth_limit: Option<Bandwidth>,
 }
 
 /// The guard of deletes.

@@ -5,6 +5,7 @@
 
 use serde::{Deserialize, Serialize};
 
+use crate::bandwidth::Bandwidth;
 use crate::clock::WallMs;
 use crate::digest::Digest;
 use crate::failure::Failure;
@@ -187,6 +188,12 @@ pub struct MigrationView {
     /// Since when it is paused.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub paused_since: Option<WallMs>,
+    /// How fast its source may send, as it was said last.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub bandwidth_limit: Option<Bandwidth>,
+    /// What its source may send now, in bytes per second, by all limits together; none is no limit.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub bandwidth_now: Option<u64>,
     /// What stopped it, first error first.
     pub errors: Vec<Failure>,
     /// Sentences worth reading.

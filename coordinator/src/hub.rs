@@ -24,6 +24,7 @@ use crate::audit::refusals::Refused;
 use crate::grpc::connection::Connections;
 use crate::live::introductions::Introductions;
 use crate::live::lease_clock::LeaseClock;
+use crate::live::paces::{Pace, Paces};
 use crate::live::progress::LiveProgresses;
 use crate::live::sessions::Sessions;
 use crate::live::settling::Settling;
@@ -108,6 +109,8 @@ pub struct Hub {
     pub lease_clock: LeaseClock,
     /// How far steps are right now.
     pub progress: LiveProgresses,
+    /// How steps are paced, as their agents were told.
+    pub paces: Paces,
     /// What the two agents of a step were told of each other.
     pub introductions: Introductions,
     /// Whose stages are being removed.
@@ -306,6 +309,12 @@ impl Hub {
         let lease = migration.steps.get(migration.place(step)?)?.lease.as_ref()?;
         let key = (migration.tenant.clone(), migration.id.clone(), step.clone());
         self.progress.of(&key, lease.token)
+    }
+
+    /// Returns how the step of a migration that runs is paced; none while none runs.
+    pub fn pace(&self, migration: &Migration) -> Option<Pace> {
+        let lease = migration.steps.iter().find_map(|step| step.lease.as_ref())?;
+        self.paces.of(lease.token)
     }
 
     /// Returns a migration of a tenant.

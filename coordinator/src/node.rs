@@ -24,6 +24,7 @@ use crate::grpc::raft::RaftDoor;
 use crate::hub::{Hub, Peers};
 use crate::live::introductions::Introductions;
 use crate::live::lease_clock::LeaseClock;
+use crate::live::paces::Paces;
 use crate::live::progress::LiveProgresses;
 use crate::live::sessions::Sessions;
 use crate::live::settling::Settling;
@@ -94,6 +95,7 @@ impl Node {
             sessions: Sessions::default(),
             lease_clock: LeaseClock::default(),
             progress: LiveProgresses::default(),
+            paces: Paces::default(),
             introductions: Introductions::default(),
             settling: Settling::default(),
             connections: Arc::default(),

@@ -8,6 +8,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use common::context::Context;
+use common::control::ControlChange;
 use common::failure::{Failure, FailureKind};
 use common::id::{HostName, MigrationId, NodeName, SecretName, TenantId};
 use common::secret::Secret;
@@ -19,7 +20,8 @@ use proto::shown::Shown;
 use proto::status::to_failure;
 use proto::v1::{
     ActRequest, ClusterRequest, Document, DrainRequest, HostRequest, MigrateRequest, MigrationRequest,
-    NodeRequest, Page, PageRequest, Piece, RotateClusterKeyRequest, SecretRequest, SetSecretRequest,
+    NodeRequest, Page, PageRequest, Piece, RotateClusterKeyRequest, SecretRequest, SetMigrationRequest,
+    SetSecretRequest,
 };
 use rustls::pki_types::CertificateDer;
 use serde::de::DeserializeOwned;
@@ -170,6 +172,24 @@ impl Client {
         let call = |channel| {
             let request = request.clone();
             async move { control_client(channel).act(request).await }
+        };
+        read(&self.coordinators.call(CHANGE_DEADLINE, call).await?)
+    }
+
+    /// Changes how a migration runs.
+    ///
+    /// # Errors
+    /// When the cluster refuses it or cannot be reached.
+    pub(crate) async fn set(
+        &self,
+        migration: &MigrationId,
+        change: &ControlChange,
+    ) -> Result<MigrationView, Failure> {
+        let change = serde_json::to_string(change).map_err(|error| Failure::of(FailureKind::Bug, &error))?;
+        let request = SetMigrationRequest { migration: migration.to_string(), change };
+        let call = |channel| {
+            let request = request.clone();
+            async move { control_client(channel).set_migration(request).await }
         };
         read(&self.coordinators.call(CHANGE_DEADLINE, call).await?)
     }

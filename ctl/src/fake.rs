@@ -16,7 +16,7 @@ use proto::status::to_status;
 use proto::v1::control_service_server::{ControlService, ControlServiceServer};
 use proto::v1::{
     ActRequest, ClusterRequest, Document, DrainRequest, HostRequest, MigrateRequest, MigrationRequest,
-    NodeRequest, Page, PageRequest, Piece,
+    NodeRequest, Page, PageRequest, Piece, SetMigrationRequest,
 };
 use rcgen::{BasicConstraints, CertificateParams, DnType, IsCa, Issuer, KeyPair, SanType};
 use tempfile::TempDir;
@@ -225,6 +225,14 @@ impl ControlService for Door {
     async fn act(&self, request: Request<ActRequest>) -> Result<Response<Document>, Status> {
         let ActRequest { migration, verb, deep, confirmed } = request.into_inner();
         self.change(format!("{verb} {migration} deep={deep} confirmed={confirmed}"))
+    }
+
+    async fn set_migration(
+        &self,
+        request: Request<SetMigrationRequest>,
+    ) -> Result<Response<Document>, Status> {
+        let SetMigrationRequest { migration, change } = request.into_inner();
+        self.change(format!("set {migration} {change}"))
     }
 
     async fn watch_migration(

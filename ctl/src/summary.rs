@@ -58,6 +58,7 @@ pub(crate) fn text(view: &MigrationView, width: Option<usize>, is_verbose: bool)
     if view.reach == Some(Reach::SourceDials) {
         text.field("reach", Meaning::Plain, "the source dials, because the destination does not reach it");
     }
+    text.append(pacing(view));
     if let Some(since) = view.paused_since {
         let how = format!("since {}: `ctl resume {}` goes on", human::moment(since), view.id);
         text.field("paused", Meaning::Plain, how);
@@ -81,6 +82,23 @@ pub(crate) fn text(view: &MigrationView, width: Option<usize>, is_verbose: bool)
     }
     text.append(errors(view));
     text.append(findings(view, is_verbose));
+    text
+}
+
+/// Returns how fast it may go.
+fn pacing(view: &MigrationView) -> Text {
+    let mut text = Text::new();
+    let now = view.bandwidth_now.map(human::rate);
+    let limit = match (now, &view.bandwidth_limit) {
+        (None, None) => return text,
+        (now, None) => now.unwrap_or_default(),
+        (None, Some(limit)) if view.current_step.is_none() => limit.to_string(),
+        (None, Some(limit)) => format!("no limit now ({limit})"),
+        (Some(now), Some(limit)) => format!("at most {now} now ({limit})"),
+    };
+    if !view.status.is_end() {
+        text.field("limit", Meaning::Plain, limit);
+    }
     text
 }
 

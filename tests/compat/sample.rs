@@ -54,7 +54,11 @@ pub(crate) fn spec() -> MigrationSpec {
         name: "shop".to_owned(),
         source: side("web1:/var/www/shop", &["cache/**"]),
         destination: side("web2:/var/www/shop", &[]),
-        transfer: TransferSpec { delete: true, bandwidth_limit: Some(1024), ..TransferSpec::default() },
+        transfer: TransferSpec {
+            delete: true,
+            bandwidth_limit: Some(common::bandwidth::Bandwidth::always(1024)),
+            ..TransferSpec::default()
+        },
         options: OptionsSpec { rollback_window_ms: Some(60_000), ..OptionsSpec::default() },
         origin: Origin::Flags,
         labels: Default::default(),

@@ -69,3 +69,35 @@ fn a_paused_move_is_taken_back() {
         assert!(!destination.exists(), "what was moved is undone");
     }
 }
+
+#[test]
+fn a_limit_is_changed_while_a_move_runs() {
+    let cluster = Cluster::start(2, 1);
+    let (source, destination) = (cluster.path("shop"), cluster.path("moved"));
+    tree::noise(&source, FILES, 40_000).unwrap();
+    // At this rate it would take hours.
+    let id = cluster.migrate_detached(&source, &destination, &["--bandwidth", "1KiB"]);
+    cluster.wait_for(&id, "the agents to know", |migration| migration["bandwidth_now"] == 1024);
+    for (words, code) in [
+        (&["set", id.as_str(), "--bandwidth", "fast"][..], 2),
+        (&["set", &id], 2),
+        (&["set", "b7k2m9x4qz", "--bandwidth", "1MiB"], 4),
+    ] {
+        assert_eq!(cluster.json(words).0, Some(code), "{words:?}");
+    }
+    // What was set outlives the coordinator and the attempt.
+    let set = done(&cluster, &["set", &id, "--bandwidth", "00:00-24:00=2KiB,else=none"]);
+    assert_eq!(set["bandwidth_limit"], "00:00-24:00=2KiB,else=none", "{set:#}");
+    cluster.wait_for(&id, "the change to be told", |migration| migration["bandwidth_now"] == 2048);
+    for victim in ["coordinator-1", "agent-1"] {
+        cluster.kill(victim);
+    }
+    cluster.up();
+    cluster.wait_for(&id, "the change to be told again", |migration| migration["bandwidth_now"] == 2048);
+    let set = done(&cluster, &["set", &id, "--bandwidth", "none"]);
+    assert_eq!(set["bandwidth_limit"], serde_json::Value::Null, "{set:#}");
+    let migration = cluster.wait_for_end(&id);
+    assert_eq!((&migration["status"], &migration["verified"]), (&"completed".into(), &true.into()));
+    judge::assert_equal(&source, &destination);
+    assert_eq!(cluster.json(&["set", &id, "--bandwidth", "1MiB"]).0, Some(5), "it has ended");
+}

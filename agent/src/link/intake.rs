@@ -77,6 +77,17 @@ pub(super) async fn peer_seen(session: &Session, seen: v1::PeerSeen) -> Result<(
     }
 }
 
+pub(super) async fn paced(session: &Session, paced: v1::Paced) -> Result<(), Failure> {
+    let v1::Paced { token, bandwidth_limit } = paced;
+    match wire::from_token(token) {
+        Ok(token) => order(session, Order::Paced { token, bytes_per_s: wire::limit(bandwidth_limit) }).await,
+        Err(error) => {
+            tracing::warn!(%error, "a pace was not understood");
+            Ok(())
+        }
+    }
+}
+
 pub(super) async fn revoked_hosts(session: &Session, revoked: v1::RevokedHosts) -> Result<(), Failure> {
     order(session, Order::RevokedHosts { hosts: wire::revoked_hosts(revoked) }).await
 }

@@ -127,6 +127,11 @@ impl HeldLease {
         if !ticket.is_empty() {
             self.held.ticket.send_replace(ticket);
         }
+        self.paced(bandwidth_limit);
+    }
+
+    /// Notes how fast the source may send from now on.
+    pub fn paced(&self, bandwidth_limit: Option<u64>) {
         self.held
             .bandwidth
             .send_if_modified(|limit| std::mem::replace(limit, bandwidth_limit) != bandwidth_limit);

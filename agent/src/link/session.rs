@@ -352,6 +352,7 @@ impl Conversation {
             Some(Message::Question(question)) => intake::asked(session, self.number, question).await,
             Some(Message::Serve(serve)) => intake::serve(session, serve).await,
             Some(Message::PeerSeen(seen)) => intake::peer_seen(session, seen).await,
+            Some(Message::Paced(paced)) => intake::paced(session, paced).await,
             Some(Message::RevokedHosts(revoked)) => intake::revoked_hosts(session, revoked).await,
             Some(Message::OpenedSecret(opened)) => {
                 self.asked.answered(opened);
@@ -369,7 +370,7 @@ impl Conversation {
         for v1::RenewedLease { token, ticket, bandwidth_limit } in leases {
             let Ok(token) = wire::from_token(token) else { continue };
             if let Some(lease) = held.iter().find(|lease| lease.token() == token) {
-                lease.renewed(sent, ticket, (bandwidth_limit > 0).then_some(bandwidth_limit));
+                lease.renewed(sent, ticket, wire::limit(bandwidth_limit));
             }
         }
     }

@@ -82,6 +82,11 @@ pub(super) fn serve(serve: v1::Serve) -> ServeOrder {
     ServeOrder { ticket, addresses: readable(&peer_addresses) }
 }
 
+/// Returns a limit as the wire has it: zero is none.
+pub(super) fn limit(bytes_per_s: u64) -> Option<u64> {
+    Some(bytes_per_s).filter(|limit| *limit > 0)
+}
+
 pub(super) fn peer_seen(seen: v1::PeerSeen) -> Result<(FencingToken, PeerNews), WireError> {
     let v1::PeerSeen { token, connected, incarnation, peer_addresses } = seen;
     let news = PeerNews { is_connected: connected, incarnation, addresses: readable(&peer_addresses) };

@@ -134,6 +134,11 @@ impl Executor {
                     attempt.lease.hear_of_peer(news);
                 }
             }
+            Order::Paced { token, bytes_per_s } => {
+                if let Some(attempt) = self.attempts.get(&token) {
+                    attempt.lease.paced(bytes_per_s);
+                }
+            }
             Order::Question { session, number, question } => self.ask(session, number, question),
         }
     }

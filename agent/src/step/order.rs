@@ -37,6 +37,13 @@ pub enum Order {
         /// What it says.
         news: PeerNews,
     },
+    /// Change how fast the source of a step may send.
+    Paced {
+        /// The lease of the step.
+        token: FencingToken,
+        /// Bytes per second; none is no limit.
+        bytes_per_s: Option<u64>,
+    },
     /// Close what is open to hosts whose certificates are void, and let them in no more.
     RevokedHosts {
         /// Each with the generation up to which.

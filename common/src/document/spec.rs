@@ -3,9 +3,9 @@
 //! A key that nobody knows is refused with the nearest one; a key that is known and comes later is refused as such. So
 //! nothing that stands in a spec is ever passed over.
 
+use crate::bandwidth::Bandwidth;
 use crate::failure::{Failure, FailureKind};
 use crate::grant::Labels;
-use crate::human;
 use crate::id::HostName;
 use crate::location::Location;
 use crate::spec::{
@@ -176,18 +176,14 @@ fn transfer(node: &Node, problems: &mut Problems) -> Option<TransferSpec> {
     };
     fields.read("files", problems, only("sync"));
     fields.read("compression", problems, only("auto"));
-    let rate = |text: &str| match human::parse_bytes(text) {
-        Ok(0) => Err("nothing can be moved at a rate of 0".to_owned()),
-        Ok(rate) => Ok(rate),
-        Err(error) => Err(error.to_string()),
-    };
+    let bandwidth = |text: &str| text.parse::<Bandwidth>().map_err(|error| error.to_string());
     let guard = |text: &str| text.parse::<MaxDelete>().map_err(|error| error.to_string());
     Some(TransferSpec {
         delete: fields.truth("delete", false, problems),
         max_delete: fields.read("max_delete", problems, guard).unwrap_or_default(),
         checksum: fields.truth("checksum", false, problems),
         numeric_ids: fields.truth("numeric_ids", false, problems),
-        bandwidth_limit: fields.read("bandwidth_limit", problems, rate),
+        bandwidth_limit: fields.read("bandwidth_limit", problems, bandwidth),
     })
 }
 
@@ -293,7 +289,7 @@ regex = 'password\s*=\s*(\S+)'
         let spec = read(YAML, Form::Yaml).unwrap();
         assert_eq!(read(TOML, Form::Toml).unwrap(), spec);
         assert_eq!(spec.source.location.to_string(), "web1:/var/www/shop");
-        assert_eq!(spec.transfer.bandwidth_limit, Some(50 << 20));
+        assert_eq!(spec.transfer.bandwidth_limit, Some(Bandwidth::always(50 << 20)));
         assert_eq!(
             (spec.options.rollback_window_ms, spec.options.timeout_ms),
             (Some(86_400_000), Some(3_600_000))

@@ -396,7 +396,10 @@ fn asked(spec: &MigrationSpec) -> Vec<(&'static str, String)> {
         ("Kept although left out", patterns(&spec.source.include)),
         ("Compare content", yes_no(spec.transfer.checksum)),
         ("Owners by number", yes_no(spec.transfer.numeric_ids)),
-        ("Limit on the wire", spec.transfer.bandwidth_limit.map_or_else(|| "none".to_owned(), human::rate)),
+        (
+            "Limit on the wire",
+            spec.transfer.bandwidth_limit.as_ref().map_or_else(|| "none".to_owned(), ToString::to_string),
+        ),
         ("Undo on failure", yes_no(spec.options.rollback_on_failure)),
         ("Way back after the end", milliseconds(spec.rollback_window_ms())),
     ]

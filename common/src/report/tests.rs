@@ -38,6 +38,8 @@ fn migration() -> MigrationView {
         rollback_until: Some(WallMs(1_763_809_508_000)),
         settling: false,
         paused_since: None,
+        bandwidth_limit: None,
+        bandwidth_now: None,
         errors: vec![Failure::new(FailureKind::Exhausted, HOSTILE).context("path", HOSTILE).hint(HOSTILE)],
         warnings: vec![HOSTILE.to_owned()],
         verified: false,

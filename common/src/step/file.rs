@@ -86,7 +86,8 @@ pub struct FileParams {
     pub checksum: bool,
     /// Owners by number.
     pub numeric_ids: bool,
-    /// Bytes per second on the wire.
+    /// Bytes per second on the wire as they were asked for, if they are the same at all times; what holds now comes
+    /// with each renewal of the lease.
     pub bandwidth_limit: Option<u64>,
     /// Change nothing; list what would be done.
     pub dry_run: bool,

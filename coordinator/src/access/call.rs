@@ -42,6 +42,8 @@ pub enum Call {
     Pause,
     /// Go on with a paused migration.
     Resume,
+    /// Change how a migration runs.
+    SetMigration,
     /// Look at migrations, their reports and lists.
     ReadMigration,
     /// Look at hosts.
@@ -113,7 +115,7 @@ pub enum Needs {
 
 impl Call {
     /// All calls.
-    pub const ALL: [Self; 37] = [
+    pub const ALL: [Self; 38] = [
         Self::Enroll,
         Self::Login,
         Self::Renew,
@@ -130,6 +132,7 @@ impl Call {
         Self::Verify,
         Self::Pause,
         Self::Resume,
+        Self::SetMigration,
         Self::ReadMigration,
         Self::ReadHost,
         Self::EnrollHost,
@@ -175,6 +178,7 @@ impl Call {
             | Self::Verify
             | Self::Pause
             | Self::Resume
+            | Self::SetMigration
             | Self::DrainHost
             | Self::ReadSecret
             | Self::UseSecret => Needs::Role(&[Operator, Admin]),
@@ -210,6 +214,7 @@ impl Call {
             Self::Verify => "verify migrations",
             Self::Pause => "pause migrations",
             Self::Resume => "resume migrations",
+            Self::SetMigration => "change migrations",
             Self::ReadMigration => "look at migrations",
             Self::ReadHost => "look at hosts",
             Self::EnrollHost => "enroll hosts",

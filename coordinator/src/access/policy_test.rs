@@ -51,6 +51,7 @@ const TABLE: &[(Call, &str, &str, &str, &str, &str, &str)] = &[
     (Call::Verify, "ududuud", "dydyd", "dydyd", "aaaaa", "aaaaa", "dydyd"),
     (Call::Pause, "ududuud", "dydyd", "dydyd", "aaaaa", "aaaaa", "dydyd"),
     (Call::Resume, "ududuud", "dydyd", "dydyd", "aaaaa", "aaaaa", "dydyd"),
+    (Call::SetMigration, "ududuud", "dydyd", "dydyd", "aaaaa", "aaaaa", "dydyd"),
     (Call::ReadMigration, "ududuud", "yyyyy", "yyyyy", "aaaaa", "aaaaa", "yyyyy"),
     (Call::ReadHost, "ududuud", "yyyyy", "yyyyy", "aaaaa", "aaaaa", "yyyyy"),
     (Call::EnrollHost, "ududuud", "dddyd", "dddyd", "aaaaa", "aaaaa", "dddyd"),

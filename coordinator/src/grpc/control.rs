@@ -4,6 +4,7 @@ use std::pin::Pin;
 use std::sync::Arc;
 
 use common::clock;
+use common::control::ControlChange;
 use common::failure::{CONFIRM, Failure, FailureKind};
 use common::human;
 use common::id::{HostName, NodeName, TenantId};
@@ -15,7 +16,7 @@ use proto::v1::control_service_server::ControlService;
 use proto::v1::question::Question;
 use proto::v1::{
     ActRequest, ClusterRequest, Document, DrainRequest, HostRequest, MigrateRequest, MigrationRequest,
-    NodeRequest, Page, PageRequest, Piece,
+    NodeRequest, Page, PageRequest, Piece, SetMigrationRequest,
 };
 use tokio::sync::mpsc;
 use tokio_stream::Stream;
@@ -23,7 +24,7 @@ use tokio_stream::wrappers::ReceiverStream;
 use tonic::{Request, Response, Status};
 
 use super::admission::{self, Admitted};
-use super::document::{Answer, answer, document, from, page};
+use super::document::{Answer, answer, document, from, from_document, page};
 use super::invite::invite;
 use super::watch::{view, watch};
 use super::{list, refuse};
@@ -202,6 +203,17 @@ impl ControlService for ControlDoor {
         };
         let (tenant, id) = (admitted.tenant.clone(), migration.id.clone());
         let command = migration::Command::Act { tenant, migration: id, act };
+        self.propose(admitted.principal.clone(), Command::Migration(command)).await?;
+        let changed = self.hub.migration(&admitted.tenant, migration.id.as_str());
+        answer(&view(&self.hub, changed.map_err(|failure| to_status(&failure))?.as_ref(), true))
+    }
+
+    async fn set_migration(&self, request: Request<SetMigrationRequest>) -> Answer<Document> {
+        let id = &request.get_ref().migration;
+        let (admitted, migration) = self.admit_to(&request, Call::SetMigration, id).await?;
+        let change: ControlChange = from_document(&request.get_ref().change)?;
+        let (tenant, id) = (admitted.tenant.clone(), migration.id.clone());
+        let command = migration::Command::Act { tenant, migration: id, act: Act::Set(change) };
         self.propose(admitted.principal.clone(), Command::Migration(command)).await?;
         let changed = self.hub.migration(&admitted.tenant, migration.id.as_str());
         answer(&view(&self.hub, changed.map_err(|failure| to_status(&failure))?.as_ref(), true))

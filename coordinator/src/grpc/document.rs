@@ -1,5 +1,7 @@
 //! Documents and pages, as answers carry them.
 
+use common::failure::{Failure, FailureKind};
+use proto::status::to_status;
 use proto::v1::{Document, Page};
 use tonic::{Response, Status};
 
@@ -30,6 +32,18 @@ pub fn answer(value: &impl serde::Serialize) -> Answer<Document> {
 pub fn page(items: &impl serde::Serialize, next: Option<String>) -> Answer<Page> {
     let Document { document } = document(items)?;
     Ok(Response::new(Page { document, next: next.unwrap_or_default() }))
+}
+
+/// Reads the document of a call.
+///
+/// # Errors
+/// When it is not what the call takes.
+pub fn from_document<T: serde::de::DeserializeOwned>(text: &str) -> Result<T, Status> {
+    let unread = |error| {
+        let message = format!("what is asked for cannot be read: {error}");
+        to_status(&Failure::new(FailureKind::Invalid, message).hint("install the same version everywhere"))
+    };
+    serde_json::from_str(text).map_err(unread)
 }
 
 /// Reads where a page begins; nothing for the first.

@@ -28,6 +28,7 @@ use crate::hub::Hub;
 use crate::live::grant;
 use crate::live::progress::LiveProgress;
 use crate::live::sessions::{Request, SessionHandle};
+use crate::reconcile::pace;
 use crate::state::step::Event as StepEvent;
 use crate::state::{Command, Outcome, host, lease, migration};
 use crate::vault::opening::{self, Asker};
@@ -191,13 +192,11 @@ impl Session {
             };
             let Some(lease) = &migration.steps[place].lease else { continue };
             let ticket = grant::ticket(&state, &seals.ticket_key, &migration, place, lease, wall);
-            let params = grant::params(&migration.plan.steps[place]);
-            let limit = params.ok().and_then(|params| params.bandwidth_limit).unwrap_or(0);
             self.hub.lease_clock.renew(token, now);
             leases.push(v1::RenewedLease {
                 token: Some(grant::token(token)),
                 ticket: ticket.map_err(|failure| Some(proto::status::to_status(&failure)))?,
-                bandwidth_limit: limit,
+                bandwidth_limit: pace::of(&self.hub, token).bytes_per_s.unwrap_or(0),
             });
         }
         self.send(ToAgent::Renewed(v1::Renewed { number: heartbeat.number, leases })).await?;

@@ -28,6 +28,7 @@ const FINDINGS_BYTES_MAX: usize = 3 * 1024 * 1024;
 /// Returns the view of a migration with what the leader knows of its progress.
 pub fn view(hub: &Hub, migration: &Migration, is_whole: bool) -> MigrationView {
     let mut view = migration.view(clock::wall(), &|step| hub.live(migration, step), is_whole);
+    view.bandwidth_now = hub.pace(migration).and_then(|pace| pace.bytes_per_s);
     let mut bytes = 0;
     let size = |finding: &Finding| serde_json::to_string(finding).map_or(0, |text| text.len() + ",".len());
     let fits = view.findings.iter().take_while(|finding| {

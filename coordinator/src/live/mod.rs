@@ -6,6 +6,7 @@
 pub mod grant;
 pub mod introductions;
 pub mod lease_clock;
+pub mod paces;
 pub mod progress;
 pub mod sessions;
 pub mod settling;

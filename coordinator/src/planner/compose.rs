@@ -1,5 +1,6 @@
 //! Phases × descriptors → graph.
 
+use common::bandwidth::Bandwidth;
 use common::finding::Finding;
 use common::id::{HostName, MigrationId};
 use common::phase::Scope;
@@ -70,7 +71,7 @@ fn step(
         max_delete: spec.transfer.max_delete,
         checksum: spec.transfer.checksum || is_deep,
         numeric_ids: spec.transfer.numeric_ids,
-        bandwidth_limit: spec.transfer.bandwidth_limit,
+        bandwidth_limit: spec.transfer.bandwidth_limit.as_ref().and_then(Bandwidth::fixed),
         dry_run: spec.options.dry_run,
         validation_level: if is_deep { ValidationLevel::Strict } else { spec.options.validation_level },
         keep_way_back: spec.rollback_window_ms() > 0,

@@ -10,7 +10,7 @@ use common::clock;
 use common::failure::Failure;
 use tokio::sync::broadcast::error::RecvError;
 
-use super::{dispatch, expiry, introduce, revocation, settle, timeout};
+use super::{dispatch, expiry, introduce, pace, revocation, settle, timeout};
 use crate::hub::Hub;
 use crate::raft::proposer::Leadership;
 use crate::state::effect::Effect;
@@ -52,6 +52,7 @@ fn end(hub: &Hub) {
     hub.lease_clock.end();
     hub.progress.clear();
     hub.introductions.clear();
+    hub.paces.clear();
 }
 
 /// What the driver woke for.
@@ -116,9 +117,10 @@ async fn lead(hub: &Arc<Hub>) {
     }
 }
 
-/// Grants what is ready, and then introduces the agents of what was granted to each other.
+/// Grants what is ready, tells how fast it may go, and introduces the agents of what was granted to each other.
 async fn dispatch(hub: &Hub) {
     note(dispatch::reconcile(hub).await);
+    pace::reconcile(hub);
     note(introduce::reconcile(hub).await);
 }
 

@@ -8,6 +8,7 @@ pub mod dispatch;
 pub mod driver;
 pub mod expiry;
 pub mod introduce;
+pub mod pace;
 pub mod renewal;
 pub mod retention;
 pub mod revocation;

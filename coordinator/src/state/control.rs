@@ -2,7 +2,9 @@
 //!
 //! It stands beside the record of the migration in a snapshot, as text, because it grows by fields.
 
+use common::bandwidth::Bandwidth;
 use common::clock::WallMs;
+use common::control::ControlChange;
 use common::view::MigrationStatus;
 use serde::{Deserialize, Serialize};
 
@@ -18,9 +20,39 @@ use crate::saga::status::Change;
 pub struct Control {
     /// Since when it is paused; set exactly while it is.
     pub paused: Option<WallMs>,
+    /// How fast its source may send, in the place of what the spec says.
+    pub bandwidth: Option<Bandwidth>,
 }
 
 impl Migration {
+    /// Returns how fast its source may send, as it was said last.
+    pub fn bandwidth(&self) -> Option<&Bandwidth> {
+        self.control.bandwidth.as_ref().or(self.spec.transfer.bandwidth_limit.as_ref())
+    }
+
+    /// Changes how it runs, for whatever of it is still to run.
+    pub(super) fn set(&mut self, change: ControlChange) -> Result<Vec<Effect>, Refusal> {
+        if self.status.is_end() {
+            let hint = "what is set holds for one migration; start a new one with the flags of `ctl migrate`";
+            return Err(self.refused("it has ended, and nothing of it can be changed", hint));
+        }
+        if self.status == MigrationStatus::Unwinding {
+            return Err(
+                self.refused("it is being undone, and nothing of that can be changed", "wait for its end")
+            );
+        }
+        if change.is_empty() {
+            return Err(
+                self.refused("nothing is to be changed", "say what, as in `ctl set ID --bandwidth 20MiB`")
+            );
+        }
+        let ControlChange { bandwidth_limit } = change;
+        if let Some(bandwidth) = bandwidth_limit {
+            self.control.bandwidth = Some(bandwidth);
+        }
+        Ok(Vec::new())
+    }
+
     /// Holds a migration up: its leases end, and what has landed stays.
     pub(super) fn pause(&mut self, stamp: &Stamp) -> Result<Vec<Effect>, Refusal> {
         match self.status {

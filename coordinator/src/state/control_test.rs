@@ -1,6 +1,8 @@
 //! What an operator changes of a migration while it runs.
 
+use common::bandwidth::Bandwidth;
 use common::clock::WallMs;
+use common::control::ControlChange;
 use common::failure::{FailureKind, Retry};
 use common::view::{MigrationStatus, StepStatus};
 
@@ -152,4 +154,38 @@ fn a_pause_survives_a_snapshot() {
     assert_eq!(read, log.state);
     let found = read.migrations().get(&sample::tenant(), &"m1".parse().unwrap()).unwrap();
     assert_eq!(found.control.paused, Some(WallMs(log.now)));
+}
+
+fn set(log: &mut Log, id: &str, limit: &str) -> Result<super::Applied, super::refusal::Refusal> {
+    let change = ControlChange { bandwidth_limit: Some(limit.parse().unwrap()) };
+    log.act(id, Act::Set(change))
+}
+
+#[test]
+fn what_is_set_holds_over_the_spec_and_every_attempt() {
+    let mut log = Log::new();
+    log.create("m1", 1, |create| {
+        let mut spec = sample::spec();
+        spec.transfer.bandwidth_limit = Some(Bandwidth::always(7));
+        create.spec = spec.into();
+    })
+    .unwrap();
+    let limit = |log: &Log| log.migration("m1").bandwidth().map(ToString::to_string);
+    assert_eq!(limit(&log).as_deref(), Some("7"));
+    set(&mut log, "m1", "08:00-20:00=1MiB,else=none").unwrap();
+    log.grant("m1");
+    log.act("m1", Act::Pause).unwrap();
+    set(&mut log, "m1", "none").unwrap();
+    log.act("m1", Act::Resume).unwrap();
+    assert_eq!(limit(&log).as_deref(), Some("none"), "no limit in the place of the spec's");
+    assert_eq!(log.migration("m1").view(WallMs(0), &|_| None, false).bandwidth_limit, None);
+    let mut bytes = Vec::new();
+    snapshot::write(&log.state, &mut bytes).unwrap();
+    assert_eq!(snapshot::read(&mut bytes.as_slice()).unwrap(), log.state);
+    assert!(log.act("m1", Act::Set(ControlChange::default())).is_err(), "nothing is to be changed");
+    log.act("m1", Act::Cancel).unwrap();
+    assert!(set(&mut log, "m1", "1MiB").is_err(), "it is being undone");
+    log.create("m2", 2, |_| {}).unwrap();
+    log.complete("m2", &copied(), &verified());
+    assert_eq!(set(&mut log, "m2", "1MiB").unwrap_err().failure().kind, FailureKind::Conflict);
 }

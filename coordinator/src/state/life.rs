@@ -49,6 +49,7 @@ impl Migration {
             Act::TimeOut => self.time_out(stamp)?,
             Act::Pause => self.pause(stamp)?,
             Act::Resume => self.resume(stamp)?,
+            Act::Set(change) => self.set(change)?,
         };
         effects.extend(self.advance(stamp)?);
         Ok(effects)

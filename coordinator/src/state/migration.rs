@@ -6,6 +6,7 @@
 use std::sync::Arc;
 
 use common::clock::WallMs;
+use common::control::ControlChange;
 use common::failure::{Failure, FailureKind};
 use common::fence::FencingToken;
 use common::id::{HostName, MigrationId, StepId, TenantId};
@@ -212,6 +213,8 @@ pub enum Act {
     Pause,
     /// Go on with what is paused.
     Resume,
+    /// Change how it runs.
+    Set(#[serde(with = "super::document")] ControlChange),
 }
 
 /// How far a step is.

@@ -550,6 +550,7 @@ impl Command {
                 migration::Act::Verify { .. } => Some("migration.verify"),
                 migration::Act::Pause => Some("migration.pause"),
                 migration::Act::Resume => Some("migration.resume"),
+                migration::Act::Set(_) => Some("migration.set"),
                 migration::Act::Settled { .. }
                 | migration::Act::SettleFailed { .. }
                 | migration::Act::TimeOut => None,

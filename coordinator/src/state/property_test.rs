@@ -2,7 +2,9 @@
 
 use std::sync::Arc;
 
+use common::bandwidth::Bandwidth;
 use common::clock::WallMs;
+use common::control::ControlChange;
 use common::failure::{Failure, FailureKind, Retry};
 use common::fence::FencingToken;
 use common::finding::{Finding, Rule, Severity};
@@ -41,7 +43,7 @@ fn deed() -> impl Strategy<Value = Deed> {
                 migration, root, window, rollback, confirmed, dry
             }
         ),
-        4 => (migration.clone(), 0..10_u8).prop_map(|(migration, act)| Deed::Act { migration, act }),
+        4 => (migration.clone(), 0..12_u8).prop_map(|(migration, act)| Deed::Act { migration, act }),
         8 => (migration.clone(), step.clone(), any::<bool>(), prop::bool::weighted(0.9))
             .prop_map(|(migration, step, undo, right)| Deed::Grant { migration, step, undo, right }),
         1 => (migration.clone(), step.clone()).prop_map(|(migration, step)| Deed::Expire { migration, step }),
@@ -206,6 +208,7 @@ fn asked(log: &Log, migration: u8, act: u8) -> Command {
         }
         7 => Act::Pause,
         8 => Act::Resume,
+        9 => Act::Set(ControlChange { bandwidth_limit: Some(Bandwidth::always(u64::from(migration))) }),
         _ => Act::TimeOut,
     };
     Command::Migration(migration::Command::Act { tenant, migration: id(migration), act })

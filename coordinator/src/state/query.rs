@@ -214,6 +214,8 @@ impl Migration {
             },
             settling: matches!(self.way_back, WayBack::Settling(_)),
             paused_since: self.control.paused,
+            bandwidth_limit: self.bandwidth().filter(|limit| !limit.is_unlimited()).cloned(),
+            bandwidth_now: None,
             errors: self.failures.clone(),
             warnings: self.warnings.clone(),
             verified: summary.is_verified && self.stands(),

@@ -271,18 +271,8 @@ pub fn read(from: &mut dyn Read) -> Result<State, SnapshotError> {
                 let (tenant, name, voided): (TenantId, HostName, Voided) = postcard::from_bytes(&bytes)?;
                 state.hosts.voided_mut().insert(&tenant, name, voided);
             }
-            Tag::Migration => state.migrations.put(postcard::from_bytes::<Migration>(&bytes)?),
-            Tag::CondensedMigration => {
-                let (migration, view): (Migration, ViewText) = postcard::from_bytes(&bytes)?;
-                state.migrations.put(Migration { condensed: Some(view.0), ..migration });
-            }
-            Tag::Control => {
-                let (tenant, id, control): (TenantId, MigrationId, ControlText) =
-                    postcard::from_bytes(&bytes)?;
-                let absent = SnapshotError::Damaged("what was said of a migration stands before it");
-                let found = state.migrations.get(&tenant, &id).ok_or(absent)?;
-                let migration = Migration { control: control.0, ..found.as_ref().clone() };
-                state.migrations.put(migration);
+            Tag::Migration | Tag::CondensedMigration | Tag::Control => {
+                read_migration(&mut state, tag, &bytes)?;
             }
             Tag::Outbox => {
                 let (tenant, host, number): (TenantId, HostName, u64) = postcard::from_bytes(&bytes)?;
@@ -323,6 +313,25 @@ pub fn read(from: &mut dyn Read) -> Result<State, SnapshotError> {
             Tag::End => return Ok(state),
         }
     }
+}
+
+/// Reads what belongs to migrations.
+fn read_migration(state: &mut State, tag: Tag, bytes: &[u8]) -> Result<(), SnapshotError> {
+    let migration = match tag {
+        Tag::CondensedMigration => {
+            let (migration, view): (Migration, ViewText) = postcard::from_bytes(bytes)?;
+            Migration { condensed: Some(view.0), ..migration }
+        }
+        Tag::Control => {
+            let (tenant, id, control): (TenantId, MigrationId, ControlText) = postcard::from_bytes(bytes)?;
+            let absent = SnapshotError::Damaged("what was said of a migration stands before it");
+            let found = state.migrations.get(&tenant, &id).ok_or(absent)?;
+            Migration { control: control.0, ..found.as_ref().clone() }
+        }
+        _ => postcard::from_bytes::<Migration>(bytes)?,
+    };
+    state.migrations.put(migration);
+    Ok(())
 }
 
 /// Reads what belongs to secrets.

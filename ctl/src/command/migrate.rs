@@ -3,6 +3,7 @@
 use std::path::PathBuf;
 use std::time::Duration;
 
+use common::bandwidth::Bandwidth;
 use common::document::{self, Form};
 use common::failure::{Failure, FailureKind};
 use common::grant::ScopeItem;
@@ -76,9 +77,10 @@ pub(crate) struct MigrateArgs {
     /// Keep the numbers of owners and groups instead of their names
     #[arg(long)]
     numeric_ids: bool,
-    /// Send at most so much per second, as 10MiB
-    #[arg(long, value_name = "RATE", value_parser = parse_bandwidth)]
-    bandwidth: Option<u64>,
+    /// Send at most so much per second, as 10MiB; none or 0 for no limit. By the time of day as
+    /// 08:00-20:00=20MiB,else=none, in UTC unless zone=+02:00 stands there too
+    #[arg(long, value_name = "LIMIT")]
+    bandwidth: Option<Bandwidth>,
     /// Keep the way back open for so long after the end, as 24h [default: 0s]
     #[arg(long, value_name = "TIME", value_parser = human::parse_duration)]
     rollback_window: Option<Duration>,
@@ -105,15 +107,6 @@ fn parse_label(text: &str) -> Result<ScopeItem, String> {
     format!("label:{text}")
         .parse()
         .map_err(|_error| format!("`{text}` is not a label: write it as KEY=VALUE"))
-}
-
-/// Parses a rate.
-fn parse_bandwidth(text: &str) -> Result<u64, String> {
-    match human::parse_bytes(text) {
-        Ok(0) => Err("nothing can be moved at a rate of 0; leave the flag out for no limit".to_owned()),
-        Ok(rate) => Ok(rate),
-        Err(error) => Err(error.to_string()),
-    }
 }
 
 impl MigrateArgs {
@@ -159,7 +152,7 @@ impl MigrateArgs {
                 max_delete: self.max_delete.unwrap_or_default(),
                 checksum: self.checksum,
                 numeric_ids: self.numeric_ids,
-                bandwidth_limit: self.bandwidth,
+                bandwidth_limit: self.bandwidth.clone(),
             },
             options: OptionsSpec {
                 dry_run: self.dry_run,
@@ -308,7 +301,7 @@ mod tests {
                 max_delete: MaxDelete::Percent(80),
                 checksum: true,
                 numeric_ids: true,
-                bandwidth_limit: Some(10 << 20),
+                bandwidth_limit: Some(Bandwidth::always(10 << 20)),
             }
         );
         assert!(spec.options.dry_run);
@@ -332,8 +325,8 @@ mod tests {
             ("web1:/srv web2:/srv --max-delete 80%", "--delete"),
             ("web1:/srv web2:/srv --delete --max-delete 101%", "neither a part"),
             ("web1:/srv web2:/srv --delete --max-delete many", "neither a part"),
-            ("web1:/srv web2:/srv --bandwidth 0", "no limit"),
-            ("web1:/srv web2:/srv --bandwidth fast", "10MiB"),
+            ("web1:/srv web2:/srv --bandwidth 20:00=1MiB", "08:00-20:00=20MiB"),
+            ("web1:/srv web2:/srv --bandwidth fast", "20MiB"),
             ("web1:/srv web2:/srv --rollback-window 5", "24h"),
             ("-f shop.yaml --delete", "cannot be used with"),
             ("-f shop.yaml web1:/srv web2:/srv", "cannot be used with"),

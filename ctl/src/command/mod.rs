@@ -21,6 +21,7 @@ mod resume;
 mod retry;
 mod rollback;
 mod secret;
+mod set;
 mod settle;
 mod status;
 mod tenant;
@@ -57,6 +58,7 @@ pub(crate) enum Command {
     Rollback(rollback::RollbackArgs),
     #[command(subcommand)]
     Secret(secret::SecretCommand),
+    Set(set::SetArgs),
     Settle(settle::SettleArgs),
     Status(status::StatusArgs),
     #[command(subcommand)]
@@ -91,6 +93,7 @@ impl Command {
             Self::Retry(args) => retry::run(context, args).await,
             Self::Rollback(args) => rollback::run(context, args).await,
             Self::Secret(command) => command.run(context).await,
+            Self::Set(args) => set::run(context, args).await,
             Self::Settle(args) => settle::run(context, args).await,
             Self::Status(args) => status::run(context, args).await,
             Self::Tenant(command) => command.run(context).await,

@@ -194,6 +194,8 @@ pub(crate) mod tests {
             rollback_until: None,
             settling: false,
             paused_since: None,
+            bandwidth_limit: None,
+            bandwidth_now: None,
             errors: Vec::new(),
             warnings: Vec::new(),
             verified: false,

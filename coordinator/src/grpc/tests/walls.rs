@@ -114,6 +114,10 @@ fn known_control(name: &str) -> Vec<Method> {
         "GetMigration" | "WatchMigration" | "GetReport" | "StreamList" => {
             method(Call::ReadMigration, Names::Migration, migration)
         }
+        "SetMigration" => method(Call::SetMigration, Names::Migration, |id| {
+            let change = "{\"bandwidth_limit\":1024}".to_owned();
+            v1::SetMigrationRequest { migration: id.to_owned(), change }.encode_to_vec()
+        }),
         "ListMigrations" => method(Call::ReadMigration, Names::Nothing, nothing),
         "ListHosts" => method(Call::ReadHost, Names::Nothing, nothing),
         "GetHost" => method(Call::ReadHost, Names::Host, host),
