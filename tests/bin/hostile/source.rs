@@ -202,7 +202,7 @@ async fn answer(mut send: SendStream, mut receive: RecvStream, attack: &Attack) 
 fn reply(tree: &Tree, fetch: &Fetch, attack: &Attack) -> Vec<Vec<u8>> {
     let content = tree.content(fetch.path.as_bytes());
     match fetch.what {
-        What::Whole => whole(tree, fetch, content, attack),
+        What::Whole | What::Bytes => whole(tree, fetch, content, attack),
         What::Range { index } => range(fetch, index, attack),
         What::Digest => {
             let stamp = tree.stamp(fetch.path.as_bytes(), &fetch.stamp);
