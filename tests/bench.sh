@@ -1,7 +1,7 @@
 #!/usr/bin/env bash
 # Side-by-side benchmarks: Drover against rsync over ssh and `cp -a`, in one run, on fresh file systems.
 #
-#   tests/bench.sh files [CORPUS…]     mails sites large noop (default: all four)
+#   tests/bench.sh files [CORPUS…]     mails sites large delta noop (default: all)
 #   tests/bench.sh access              what policy, audit and secrets cost, and what floods of logins and refusals do
 #   tests/bench.sh memory [COUNT]      peak memory of the agents at 10 000 and COUNT (default 1 000 000) names
 #
@@ -14,7 +14,7 @@ cd "$(dirname "$0")/.."
 export LC_ALL=C PATH="$PATH:/usr/sbin:/sbin"
 
 usage() {
-    echo "usage: tests/bench.sh access | files [mails|sites|large|noop …] | memory [COUNT]" >&2
+    echo "usage: tests/bench.sh access | files [mails|sites|large|delta|noop …] | memory [COUNT]" >&2
     exit 2
 }
 case "${1:-}" in
@@ -131,9 +131,11 @@ bytes_on_wire() {
 timed() {
     local peer=$1 corpus=$2 counts=$3 source="$work/corpus/$2" destination="$mount_point/site"
     fresh
-    if [ "$corpus" = noop ]; then
-        rsync -aHAX --numeric-ids "$source/" "$destination/"
-    fi
+    case $corpus in
+    noop) rsync -aHAX --numeric-ids "$source/" "$destination/" ;;
+    # The older version stands there.
+    delta) cp -a "$work/corpus/large" "$destination" ;;
+    esac
     local peak=0 agent
     for agent in agent-1 agent-2; do echo 5 >"/proc/$(agent_pid $agent)/clear_refs"; done
     touch "$work/running"
@@ -174,6 +176,10 @@ make_corpus() {
     mails) "$bin/corpus" mails "$work/corpus/mails" 100000 ;;
     sites) "$bin/corpus" sites "$work/corpus/sites" 20 ;;
     large) "$bin/corpus" large "$work/corpus/large" 2048 ;;
+    delta)
+        make_corpus large
+        "$bin/corpus" changed "$work/corpus/delta" 2048
+        ;;
     noop) "$bin/corpus" tiny "$work/corpus/noop" 200000 ;;
     *) usage ;;
     esac
@@ -181,7 +187,7 @@ make_corpus() {
 
 bench_files() {
     local corpora=("$@") corpus round order peer
-    [ ${#corpora[@]} -gt 0 ] || corpora=(mails sites large noop)
+    [ ${#corpora[@]} -gt 0 ] || corpora=(mails sites large delta noop)
     for corpus in "${corpora[@]}"; do
         make_corpus "$corpus"
         # Read warm: what is timed is the move, not this machine's disk.

@@ -57,6 +57,26 @@ fn large(root: &Path, mib: u64) -> io::Result<()> {
     file.flush()
 }
 
+/// The same file later: of a hundred pages of 16 KiB about one is another, and in its middle something was inserted.
+fn changed(root: &Path, mib: u64) -> io::Result<()> {
+    const PAGE: usize = 16 * 1024;
+    let mut file = BufWriter::with_capacity(1 << 20, File::create(root.join("image.raw"))?);
+    for part in 0..mib {
+        if part == mib / 2 {
+            file.write_all(&tree::bytes(part, 1000))?;
+        }
+        let mut bytes = tree::bytes(part + 1, 1 << 20);
+        for (page, number) in bytes.chunks_exact_mut(PAGE).zip(part * 64..) {
+            // Scattered over the whole file, and always the same ones.
+            if number.wrapping_mul(2_654_435_761) % (1 << 32) < (1 << 32) / 100 {
+                page.copy_from_slice(&tree::bytes(number + 1_000_000, PAGE));
+            }
+        }
+        file.write_all(&bytes)?;
+    }
+    file.flush()
+}
+
 /// Tiny files, a hundred to a folder.
 fn tiny(root: &Path, count: u64) -> io::Result<()> {
     for number in 0..count {
@@ -94,6 +114,7 @@ fn main() -> ExitCode {
         "mails" => mails(root, count),
         "sites" => sites(root, count),
         "large" => large(root, count),
+        "changed" => changed(root, count),
         "tiny" => tiny(root, count),
         "links" => names(root, count, true),
         "directory" => names(root, count, false),
@@ -111,6 +132,9 @@ fn main() -> ExitCode {
 
 /// Says how to call this.
 fn usage() -> ExitCode {
-    drop(writeln!(io::stderr(), "usage: corpus mails|sites|large|tiny|links|directory|odd ROOT COUNT"));
+    drop(writeln!(
+        io::stderr(),
+        "usage: corpus mails|sites|large|changed|tiny|links|directory|odd ROOT COUNT"
+    ));
     ExitCode::from(2)
 }

@@ -92,6 +92,9 @@ impl Battlefield {
         let root = self.cluster.path(&format!("victim-{number}"));
         let before = self.cluster.path(&format!("before-{number}"));
         tree::plain(&root, 6, 300).unwrap();
+        if attack.starts_with("delta-") {
+            fs::write(root.join("image"), tree::bytes(5, 3 << 20)).unwrap();
+        }
         copy(&root, &before);
         self.evil.plan(attack, aim);
         memory::forget_peak(self.victim);
@@ -381,6 +384,24 @@ fn content_that_is_none() {
         ("counters-first", ""),
         ("opened-twice", ""),
         ("bye-huge", ""),
+    ]));
+    field.suffer(&cases);
+}
+
+#[test]
+fn differences_that_are_none() {
+    let field = Battlefield::new();
+    let mut cases: Vec<Case<'_>> = Vec::new();
+    // What makes no range is asked for plainly, and then the source has nothing more to say.
+    for attack in ["delta-wrong", "delta-copies", "delta-swells", "delta-garbage"] {
+        cases.push((attack, "", &[], Lands(7, "could not be read at the source")));
+    }
+    cases.extend(breaches(&[
+        ("delta-bits", ""),
+        ("delta-length", ""),
+        ("delta-bomb", ""),
+        ("delta-unasked", ""),
+        ("delta-unlike", ""),
     ]));
     field.suffer(&cases);
 }

@@ -30,18 +30,8 @@ pub fn pieces<'a>(
     length: usize,
     data: &'a [u8],
 ) -> impl Iterator<Item = (u64, &'a [u8])> {
-    let dense = match layout {
-        Layout::Dense if length > 0 => {
-            Some(Extent { offset: 0, length: u32::try_from(length).unwrap_or(u32::MAX) })
-        }
-        Layout::Dense | Layout::Sparse(_) => None,
-    };
-    let sparse: &[Extent] = match layout {
-        Layout::Dense => &[],
-        Layout::Sparse(extents) => extents,
-    };
     let mut rest = data;
-    dense.into_iter().chain(sparse.iter().copied()).map_while(move |extent| {
+    extents(layout, length).map_while(move |extent| {
         let (piece, after) = rest.split_at_checked(usize::try_from(extent.length).ok()?)?;
         rest = after;
         Some((u64::from(extent.offset), piece))
@@ -74,6 +64,21 @@ pub fn range_value(range: &RangeReply, data: &[u8]) -> ChainingValue {
         Piece::Hole(count) => hasher.update_zeros(count),
     });
     hasher.finish()
+}
+
+/// Returns where data is in a file or range of this length.
+pub fn extents(layout: &Layout, length: usize) -> impl Iterator<Item = Extent> {
+    let dense = match layout {
+        Layout::Dense if length > 0 => {
+            Some(Extent { offset: 0, length: u32::try_from(length).unwrap_or(u32::MAX) })
+        }
+        Layout::Dense | Layout::Sparse(_) => None,
+    };
+    let sparse: &[Extent] = match layout {
+        Layout::Dense => &[],
+        Layout::Sparse(extents) => extents,
+    };
+    dense.into_iter().chain(sparse.iter().copied())
 }
 
 enum Piece<'a> {

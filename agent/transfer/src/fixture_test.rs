@@ -112,6 +112,7 @@ fn fixtures_of_counters_are_read() {
         deduplicated_bytes: 0,
     };
     frames("counters.frames", &[totals]);
+    frames("counters-deduplicated.frames", &[Totals { deduplicated_bytes: 8, ..totals }]);
 }
 
 #[test]

@@ -17,6 +17,7 @@ mod content;
 mod context;
 mod copy;
 mod counter;
+mod delta;
 mod domain;
 mod domains;
 mod dry_run;

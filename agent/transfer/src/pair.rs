@@ -142,7 +142,7 @@ impl Pair {
             direction: Direction::Pull,
             token,
             expires: WallMs(clock::wall().0 + 60_000),
-            sanitize: None,
+            sanitize: self.params.sanitize.clone(),
         };
         let (_renewals, ticket) = watch::channel(self.key.sign(&ticket).unwrap());
         let (_limit, bandwidth) = watch::channel(self.params.bandwidth_limit);

@@ -75,7 +75,13 @@ impl Remote {
                     asked.remove(&id).ok_or_else(unasked)?;
                 }
             }
-            Reply::Pack(_) | Reply::Range(_) | Reply::Values(_) | Reply::Confirmed(_) | Reply::Same(_) => {
+            Reply::Pack(_)
+            | Reply::Range(_)
+            | Reply::Delta(_)
+            | Reply::Unlike(_)
+            | Reply::Values(_)
+            | Reply::Confirmed(_)
+            | Reply::Same(_) => {
                 return Err(unasked());
             }
         }

@@ -21,7 +21,7 @@ use serde_json::json;
 use sync::stamp::{Stamp, Time};
 use sync::wire::content::{Reply, What};
 use sync::wire::control::ToDestination;
-use sync::wire::hello::{Hello, Open, ScanRequest};
+use sync::wire::hello::{Hello, Open, PROTOCOL_VERSION, ScanRequest};
 use transfer::{Peer, StepContext};
 
 use crate::attack::Attack;
@@ -144,7 +144,7 @@ async fn strike(attacker: &Attacker, attack: &Attack, peer: &Peer) -> Outcome<se
             send.write_all(&message(HELLO, &hello)).await?;
         }
         _ => {
-            let open = Open { version: 1, ticket, bandwidth_limit: None };
+            let open = Open { version: PROTOCOL_VERSION, ticket, bandwidth_limit: None };
             send.write_all(&message(HELLO, &Hello::Control(open))).await?;
         }
     }

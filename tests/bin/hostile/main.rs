@@ -17,6 +17,7 @@
 )]
 
 mod attack;
+mod delta;
 mod destination;
 mod manifest;
 mod source;

@@ -117,6 +117,7 @@ fn alter_entries(attack: &Attack, top: &mut Vec<Entry>, below: &mut Vec<Listing>
                 top.push(entry);
             }
         }
+        name if name.starts_with("delta-") => top.push(file(b"image", 3 << 20)),
         "size-u64" => top.push(huge(u64::MAX)),
         "size-i64" => top.push(huge(i64::MAX as u64)),
         "size-2t" => top.push(huge(2 << 40)),

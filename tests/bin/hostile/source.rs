@@ -18,9 +18,10 @@ use sync::wire::content::{
 };
 use sync::wire::control::{Bye, Counters, Opened, ToDestination};
 use sync::wire::error_code::ErrorCode;
-use sync::wire::hello::Hello;
+use sync::wire::hello::{Hello, PROTOCOL_VERSION};
 
 use crate::attack::Attack;
+use crate::delta;
 use crate::manifest;
 use crate::tree::{TIME, Tree};
 use crate::wire::{REPLY, TO_DESTINATION, frame, header, message};
@@ -82,7 +83,7 @@ async fn connected(connection: Connection, attack: Attack, plan: PathBuf) -> Lan
 /// Answers the request to open.
 async fn greet(send: &mut SendStream, attack: &Attack) -> Lane {
     let opened = Opened {
-        version: if attack.name == "version" { 9 } else { 1 },
+        version: if attack.name == "version" { 9 } else { PROTOCOL_VERSION },
         now: TIME,
         boot_id: "a boot".to_owned(),
         root_dev: 77,
@@ -201,9 +202,13 @@ async fn answer(mut send: SendStream, mut receive: RecvStream, attack: &Attack) 
 /// Returns the bytes that answer one wish.
 fn reply(tree: &Tree, fetch: &Fetch, attack: &Attack) -> Vec<Vec<u8>> {
     let content = tree.content(fetch.path.as_bytes());
-    match fetch.what {
+    match &fetch.what {
         What::Whole | What::Bytes => whole(tree, fetch, content, attack),
-        What::Range { index } => range(fetch, index, attack),
+        What::Delta { index, basis } if delta::is_about(attack) => {
+            vec![delta::delta(fetch, *index, basis, attack)]
+        }
+        What::Range { .. } if delta::is_about(attack) => vec![delta::plainly(fetch)],
+        What::Range { index } | What::Delta { index, basis: _ } => range(fetch, *index, attack),
         What::Digest => {
             let stamp = tree.stamp(fetch.path.as_bytes(), &fetch.stamp);
             let digested = Digested { id: fetch.id, stamp, digest: *blake3::hash(&content).as_bytes() };

@@ -11,6 +11,7 @@ use crate::frame::FrameKind;
 use crate::pack::{EXTENTS_MAX, PACK_BYTES_MAX, PACK_FILES_MAX};
 use crate::range::{ChainingValue, RANGE_BYTES};
 use crate::stamp::Stamp;
+use crate::wire::delta::{Basis, DeltaReply, Unlike};
 
 /// Requests in one batch.
 pub const BATCH_MAX: usize = 1024;
@@ -45,7 +46,7 @@ pub struct Fetch {
 }
 
 /// What is wanted of a file.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub enum What {
     /// All of it, in a pack; only for files of at most [`crate::range::RANGE_BYTES`]. It may have changed since the
     /// stamp: the answer has its own.
@@ -64,11 +65,19 @@ pub enum What {
     Confirm,
     /// As [`What::Whole`], and always the bytes themselves: what was sent before is of no use any more.
     Bytes,
+    /// A range as above, for a destination that has something like it; may be answered as if it had been asked for
+    /// plainly.
+    Delta {
+        /// Its index.
+        index: u64,
+        /// What the destination has.
+        basis: Basis,
+    },
 }
 
 impl What {
     /// Whether a small file's content is wanted, in whatever form.
-    pub fn is_small_file(self) -> bool {
+    pub fn is_small_file(&self) -> bool {
         matches!(self, Self::Whole | Self::Bytes)
     }
 }
@@ -90,6 +99,10 @@ pub enum Reply {
     Failed(#[serde(deserialize_with = "crate::bounded::list::<_, _, BATCH_MAX>")] Vec<Failed>),
     /// Small files whose content was sent before.
     Same(#[serde(deserialize_with = "crate::bounded::list::<_, _, BATCH_MAX>")] Vec<Same>),
+    /// A range without what the destination has; raw bytes follow.
+    Delta(DeltaReply),
+    /// A range that was asked for by blocks and has too few of them: to be asked for otherwise.
+    Unlike(Unlike),
 }
 
 impl Reply {
@@ -98,7 +111,13 @@ impl Reply {
         match self {
             Self::Pack(pack) => pack.stored_bytes,
             Self::Range(range) => range.stored_bytes,
-            Self::Digests(_) | Self::Values(_) | Self::Confirmed(_) | Self::Failed(_) | Self::Same(_) => 0,
+            Self::Delta(delta) => delta.stored_bytes,
+            Self::Digests(_)
+            | Self::Values(_)
+            | Self::Confirmed(_)
+            | Self::Failed(_)
+            | Self::Same(_)
+            | Self::Unlike(_) => 0,
         }
     }
 
@@ -109,7 +128,7 @@ impl Reply {
             Self::Digests(digests) => digests.len(),
             Self::Failed(failed) => failed.len(),
             Self::Same(same) => same.len(),
-            Self::Range(_) | Self::Confirmed(_) => 1,
+            Self::Range(_) | Self::Delta(_) | Self::Unlike(_) | Self::Confirmed(_) => 1,
             Self::Values(_) => 0,
         }
     }
@@ -286,9 +305,12 @@ impl Message for Request {
     fn is_within_bounds(&self) -> bool {
         self.fetches.len() <= BATCH_MAX
             && self.fetches.iter().all(|fetch| {
-                let is_asked_right = match fetch.what {
+                let is_asked_right = match &fetch.what {
                     What::Whole | What::Bytes => fetch.stamp.size <= RANGE_BYTES,
-                    What::Range { index } => crate::range::bounds(fetch.stamp.size, index).is_some(),
+                    What::Range { index } => crate::range::bounds(fetch.stamp.size, *index).is_some(),
+                    What::Delta { index, basis } => {
+                        crate::range::bounds(fetch.stamp.size, *index).is_some() && basis.is_within_bounds()
+                    }
                     What::Confirm | What::Digest => true,
                 };
                 is_asked_right && fetch.path.as_bytes().len() <= PATH_BYTES_MAX
@@ -303,6 +325,8 @@ impl Message for Reply {
         match self {
             Self::Pack(pack) => pack.is_within_bounds(),
             Self::Range(range) => range.is_within_bounds(),
+            Self::Delta(delta) => delta.is_within_bounds(),
+            Self::Unlike(unlike) => unlike.is_within_bounds(),
             Self::Digests(digests) => {
                 digests.len() <= BATCH_MAX && digests.iter().all(|digested| digested.stamp.is_possible())
             }
@@ -362,7 +386,7 @@ impl RangeReply {
 }
 
 /// Whether content of this length may be stored so.
-fn is_stored(coding: Coding, stored_bytes: usize, content_bytes: usize) -> bool {
+pub(super) fn is_stored(coding: Coding, stored_bytes: usize, content_bytes: usize) -> bool {
     content_bytes <= PACK_BYTES_MAX
         && match coding {
             Coding::Plain => stored_bytes == content_bytes,

@@ -18,6 +18,7 @@
 
 pub mod content;
 pub mod control;
+pub mod delta;
 pub mod error_code;
 pub mod hello;
 pub mod manifest;

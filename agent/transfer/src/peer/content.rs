@@ -28,7 +28,7 @@ const ANSWERS_WAITING: usize = 8;
 /// Bytes of wishes that were sent and not answered, of all lanes together: less than a source's window for them, so
 /// that fresh tickets get through it while the source's threads wait for this side to take their answers.
 const UNANSWERED_BYTES_MAX: usize = 768 * 1024;
-/// Bytes of paths after which a batch is closed: several batches fit into the above, and a batch into a request, whose
+/// Bytes of paths and signatures after which a batch is closed: several batches fit into the above, and a batch into a request, whose
 /// limit is twice that of one path.
 const BATCH_PATH_BYTES: usize = 128 * 1024;
 /// Batches that wait to be sent on one lane.
@@ -122,7 +122,7 @@ struct Answer {
 }
 
 /// An answer with its content: for a pack the data of its files one after the other (see [`sync::pack::split`]), for a
-/// range its data (see [`sync::pack::pieces`]), empty for all else.
+/// range its data (see [`sync::pack::pieces`]), for a range without what was here what differs, empty for all else.
 #[derive(Debug)]
 pub struct Delivery {
     /// What it is.
@@ -234,6 +234,9 @@ pub(crate) fn batch_of(fetches: &[Fetch]) -> usize {
     let fits = fetches.iter().take(BATCH_MAX).take_while(|fetch| {
         let is_first = bytes == 0;
         bytes += fetch.path.as_bytes().len();
+        if let What::Delta { basis, .. } = &fetch.what {
+            bytes += basis.encoded_bytes();
+        }
         is_first || bytes <= BATCH_PATH_BYTES
     });
     fits.count()
@@ -241,9 +244,9 @@ pub(crate) fn batch_of(fetches: &[Fetch]) -> usize {
 
 fn weight(fetch: &Fetch) -> u64 {
     FILE_WEIGHT_BYTES
-        + match fetch.what {
+        + match &fetch.what {
             What::Whole | What::Bytes => fetch.stamp.size,
-            What::Range { index: _ } => RANGE_BYTES,
+            What::Range { .. } | What::Delta { .. } => RANGE_BYTES,
             // What is only read costs less than what is sent.
             What::Digest | What::Confirm => fetch.stamp.size / 4,
         }
@@ -253,7 +256,7 @@ fn weight(fetch: &Fetch) -> u64 {
 fn answered_weight(reply: &Reply) -> u64 {
     let bytes = match reply {
         Reply::Pack(pack) => pack.files.iter().map(|file| file.stamp.size).fold(0, u64::saturating_add),
-        Reply::Range(_) => RANGE_BYTES,
+        Reply::Range(_) | Reply::Delta(_) | Reply::Unlike(_) => RANGE_BYTES,
         Reply::Digests(digests) => {
             digests.iter().map(|digested| digested.stamp.size / 4).fold(0, u64::saturating_add)
         }
@@ -293,11 +296,13 @@ impl ContentReceiver {
         let (coding, content_bytes) = match &reply {
             Reply::Pack(pack) => (pack.coding, pack.content_bytes),
             Reply::Range(range) => (range.coding, range.content_bytes()),
+            Reply::Delta(delta) => (delta.coding, delta.content_bytes),
             Reply::Digests(_)
             | Reply::Values(_)
             | Reply::Confirmed(_)
             | Reply::Failed(_)
-            | Reply::Same(_) => (Coding::Plain, 0),
+            | Reply::Same(_)
+            | Reply::Unlike(_) => (Coding::Plain, 0),
         };
         let content = match coding {
             Coding::Plain => stored,
@@ -387,7 +392,12 @@ impl Reader {
                         confirms.remove(&failed.id);
                     }
                 }
-                Reply::Pack(_) | Reply::Range(_) | Reply::Digests(_) | Reply::Same(_) => {}
+                Reply::Pack(_)
+                | Reply::Range(_)
+                | Reply::Delta(_)
+                | Reply::Unlike(_)
+                | Reply::Digests(_)
+                | Reply::Same(_) => {}
             }
             let _held_up = self.demand.hold_up();
             if self.answers.send(Answer { reply, stored, second_read }).await.is_err() {

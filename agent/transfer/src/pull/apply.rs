@@ -12,7 +12,7 @@ use sync::pack;
 use sync::range::RANGE_BYTES;
 use sync::sanitize::UNMASKED_HINT;
 use sync::stamp::Stamp;
-use sync::wire::content::{Digested, Failed, Fetch, Layout, Pack, PackedFile, RangeReply, Reply, What, Why};
+use sync::wire::content::{Digested, Failed, Fetch, Layout, Pack, PackedFile, Reply, What, Why};
 use tree::Name;
 
 use super::arrivals::Arrival;
@@ -20,15 +20,15 @@ use super::ask::Ask;
 use super::committing::unwritable;
 use super::large::{Large, Next};
 use super::links::{LinkName, anchor, doubtful, weight};
+use super::old_body::Asked;
 use super::plan::same_content;
-use super::{Again, Compare, Item, Landing, Pass as Shared, Small, Wish, data_of, unasked};
+use super::{Again, Compare, Item, Landing, Pass as Shared, RangeWish, Small, Wish, data_of, unasked};
 use crate::breach::{breach, shown};
 use crate::commit::{Effect, Seen, Staged};
 use crate::content::read;
 use crate::domain::DomainId;
 use crate::peer::{ContentReceiver, Delivery};
 use crate::staged::{Made, Workbench};
-use crate::tally::add;
 use crate::trouble::{is_fatal, of_stage};
 
 /// Times that a file which is another one each time is asked for.
@@ -77,6 +77,8 @@ pub(super) fn run(
             Reply::Pack(pack) => applier.pack(&pack, &content)?,
             Reply::Same(same) => applier.same(same)?,
             Reply::Range(range) => applier.range(&range, &content)?,
+            Reply::Delta(delta) => applier.delta(&delta, &content)?,
+            Reply::Unlike(unlike) => applier.unlike(&unlike)?,
             Reply::Digests(digests) => {
                 for digested in digests {
                     applier.digested(digested)?;
@@ -89,7 +91,7 @@ pub(super) fn run(
                     let next = large.confirmed(confirmed.stamp, confirmed.is_reread, &second_read)?;
                     applier.next(&large, next)?;
                 }
-                Wish::Small(_) | Wish::Range { .. } | Wish::Compare(_) | Wish::Group(_) => {
+                Wish::Small(_) | Wish::Range(_) | Wish::Compare(_) | Wish::Group(_) => {
                     return Err(unasked());
                 }
             },
@@ -183,32 +185,8 @@ impl Applier<'_> {
         self.send(Item { cost: Some(cost), problems, sidecar, again: Some(again), ..item })
     }
 
-    fn range(&mut self, range: &RangeReply, content: &[u8]) -> Result<(), Failure> {
-        let (large, cost) = match self.pass.take_wish(range.id)? {
-            Wish::Range { large, index, cost } if index == range.index => (large, cost),
-            _ => return Err(unasked()),
-        };
-        if !large.is_again() {
-            add(&self.pass.counters.bytes_done, u64::from(range.length));
-        }
-        let next = match large.take(range, content)? {
-            Ok(next) => next,
-            Err(error) => {
-                let (is_first, next) = large.fail();
-                if is_first {
-                    unwritable(self.pass, &large.path, &error);
-                }
-                next
-            }
-        };
-        if let Some(cost) = cost {
-            self.pass.flow.release(cost);
-        }
-        self.next(&large, next)
-    }
-
     /// Goes on with a large file.
-    fn next(&mut self, large: &Arc<Large>, next: Next) -> Result<(), Failure> {
+    pub(super) fn next(&mut self, large: &Arc<Large>, next: Next) -> Result<(), Failure> {
         match next {
             Next::Wait => Ok(()),
             Next::Confirm(stamp) => {
@@ -218,8 +196,9 @@ impl Applier<'_> {
             Next::Again(stamp, indexes) => {
                 for index in indexes {
                     // They were in flight before; their room was given back when they were proven.
-                    let id = self.pass.wish(Wish::Range { large: Arc::clone(large), index, cost: None });
-                    self.ask(Fetch { id, path: large.path.clone(), stamp, what: What::Range { index } })?;
+                    let (large, asked) = (Arc::clone(large), Asked::Plainly);
+                    let wanted = RangeWish { large, index, cost: None, asked };
+                    self.ask(self.pass.wish_range(wanted, stamp, What::Range { index }))?;
                 }
                 Ok(())
             }
@@ -260,7 +239,7 @@ impl Applier<'_> {
         let compare = match self.pass.take_wish(digested.id)? {
             Wish::Compare(compare) => compare,
             Wish::Group(group) => return self.compared_group(group, digested),
-            Wish::Small(_) | Wish::Range { .. } | Wish::Confirm(_) => return Err(unasked()),
+            Wish::Small(_) | Wish::Range(_) | Wish::Confirm(_) => return Err(unasked()),
         };
         let Compare { path, domain, mut source, seen, cost } = *compare;
         let own = read(&self.pass.stage.root, &path, false, || self.pass.flow.check().is_ok());
@@ -316,7 +295,7 @@ impl Applier<'_> {
                 self.pass.flow.release(cost);
                 Ok(())
             }
-            Wish::Range { large, index: _, cost } => {
+            Wish::Range(RangeWish { large, cost, .. }) => {
                 let next = self.fail_large(&large, why)?;
                 if let Some(cost) = cost {
                     self.pass.flow.release(cost);

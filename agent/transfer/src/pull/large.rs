@@ -1,9 +1,7 @@
 //! Large files: fetched in ranges, each proven by its chaining value, and resumed where an earlier attempt stopped.
 //!
-//! The partial file stands in the stage's `large/` under the digest of its path, with a side-car beside it: a head that
-//! says what it is a copy of, and one record for each range that was written and matched. A range is written first
-//! and recorded afterwards, so the side-car never claims what is not there, as long as the machine runs; after a
-//! reboot every recorded range is read again before it counts.
+//! The partial file stands in the stage's `large/` under the digest of its path, with a side-car beside it. A range is
+//! written first and recorded afterwards.
 
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
@@ -12,24 +10,25 @@ use common::failure::{Failure, FailureKind};
 use common::finding::{Rule, Severity};
 use common::human;
 use common::rel_path::RelPath;
-use serde::{Deserialize, Serialize};
 use sync::cursor::{self, Cursor};
 use sync::entry::{Entry, Kind};
 use sync::pack;
 use sync::range::{self, ChainingValue};
 use sync::stamp::Stamp;
-use sync::wire::content::{Layout, RangeReply};
+use sync::wire::content::{Layout, RangeReply, What};
+use sync::wire::delta::{DeltaReply, Sample};
 use tree::{AppendFile, Dir, Name, NewFile, TreeError};
 
 use super::Pass;
 use super::committing::unwritable;
 use super::flow::CursorRoom;
+use super::old_body::{Asked, OldBody};
 use super::plan::weight_of;
+use super::sidecar;
 use crate::breach::breach;
 use crate::commit::Seen;
 use crate::commit::durable::of_sync;
 use crate::domain::{Disk, Domain, DomainId};
-use crate::frame_file::{FrameReader, encode};
 use crate::staged::{Made, finish_file};
 use crate::trouble::{is_fatal, of_stage};
 
@@ -37,14 +36,6 @@ use crate::trouble::{is_fatal, of_stage};
 pub(super) const WITHOUT_SIDECAR_MAX: u64 = 4 * 1024 * 1024;
 /// Second reads of a file that goes on changing.
 const ROUNDS_MAX: u32 = 3;
-const VERSION: u32 = 1;
-
-/// What a side-car is made of.
-#[derive(Debug, Serialize, Deserialize)]
-enum Record {
-    Head { version: u32, path: RelPath, stamp: Stamp, boot_id: String, ino: u64 },
-    Proven { index: u64, value: ChainingValue },
-}
 
 /// One large file under way.
 #[derive(Debug)]
@@ -58,6 +49,8 @@ pub(crate) struct Large {
     /// Whether it is the first name of a group of hard links.
     pub(super) is_anchor: bool,
     pub(super) times_asked: u32,
+    /// What stands in its place.
+    old_body: Option<OldBody>,
     /// What its cursor takes, as long as it is under way.
     _room: Option<CursorRoom>,
     disk: Arc<Disk>,
@@ -115,8 +108,9 @@ impl Large {
         let held = weight_of(&path, &source, seen.as_deref());
         let room = pass.flow.acquire_cursor(cursor::memory_bytes(size).saturating_add(held))?;
         let domain = pass.stage.domains.get(domain)?;
+        let old_body = old_body(pass, &path, seen.as_deref());
         match Self::open(&domain, &pass.boot_id, path.clone(), source, seen, &|| pass.flow.check())? {
-            Ok(large) => Ok(Some(Self { _room: Some(room), ..large })),
+            Ok(large) => Ok(Some(Self { old_body, _room: Some(room), ..large })),
             Err(error) => {
                 unwritable(pass, &path, &error);
                 Ok(None)
@@ -137,11 +131,11 @@ impl Large {
         let dir = domain.large.clone();
         let key = Digest::of(path.as_bytes()).to_string();
         let name = Name::new(key[..32].to_owned()).expect("digits are a name");
-        let sidecar_name = sidecar_name(&name);
+        let sidecar_name = sidecar::name_of(&name);
         let has_sidecar = source.size() > WITHOUT_SIDECAR_MAX;
         let stamp = source.stamp();
         let resumed = match has_sidecar {
-            true => resume(&dir, boot_id, &name, &path, stamp, proceed)?,
+            true => sidecar::resume(&dir, boot_id, &name, &path, stamp, proceed)?,
             false => None,
         };
         let (file, cursor, sidecar) = match resumed {
@@ -159,9 +153,9 @@ impl Large {
                     Err(error) => return Ok(Err(error)),
                     Ok(()) => {}
                 }
-                let cursor = new_cursor(stamp.size)?;
+                let cursor = sidecar::new_cursor(stamp.size)?;
                 let sidecar = match has_sidecar {
-                    true => Some(new_sidecar(&dir, &sidecar_name, boot_id, &path, stamp, &file)?),
+                    true => Some(sidecar::begin(&dir, &sidecar_name, boot_id, &path, stamp, &file)?),
                     false => None,
                 };
                 (file, cursor, sidecar)
@@ -178,6 +172,7 @@ impl Large {
             cost,
             is_anchor: false,
             times_asked: 0,
+            old_body: None,
             _room: None,
             dir,
             name,
@@ -204,11 +199,43 @@ impl Large {
         self.cost == 0
     }
 
+    /// Says how to ask for a range.
+    pub(super) fn first_wish(&self, index: u64) -> (Asked, What) {
+        match (&self.old_body, range::bounds(self.source.size(), index)) {
+            (Some(old_body), Some(bounds)) => old_body.first(index, &bounds),
+            _ => (Asked::Plainly, What::Range { index }),
+        }
+    }
+
+    /// Says how to ask for a range that is not where the old body has it.
+    pub(super) fn next_wish(
+        &self,
+        index: u64,
+        asked: Asked,
+        samples: &[Sample],
+        proceed: &dyn Fn() -> bool,
+    ) -> Result<(Asked, What), Failure> {
+        match (&self.old_body, range::bounds(self.source.size(), index)) {
+            (Some(old_body), Some(bounds)) => old_body.next(index, &bounds, asked, samples, proceed),
+            _ => Err(breach("it compared a range that it was not asked to compare")),
+        }
+    }
+
+    /// Notes how much of a range the old body had.
+    pub(super) fn compared(&self, length: u32, alike: u32) {
+        if let Some(old_body) = &self.old_body {
+            old_body.came(u64::from(length), u64::from(alike));
+        }
+    }
+
+    /// Returns the state that is asked for.
+    pub(super) fn stamp(&self) -> Stamp {
+        self.lock().stamp
+    }
+
     /// Writes a range that came; an error within is about this file alone, and the range has not come then.
     pub(super) fn take(&self, reply: &RangeReply, data: &[u8]) -> Result<Result<Next, TreeError>, Failure> {
-        let bounds = range::bounds(self.source.size(), reply.index)
-            .filter(|bounds| bounds.end - bounds.start == u64::from(reply.length))
-            .ok_or_else(|| breach("it sent a range that does not exist"))?;
+        let start = self.start_of(reply.index, reply.length)?;
         let value = pack::range_value(reply, data);
         if value != reply.value {
             return Err(Failure::new(
@@ -217,18 +244,57 @@ impl Large {
             )
             .hint("It is fetched again; if this repeats, look at the memory of both hosts."));
         }
-        let is_refetched = self.is_again();
-        match self.write(bounds.start, &reply.layout, reply.length, data, is_refetched) {
+        let length = usize::try_from(reply.length).unwrap_or(usize::MAX);
+        let written =
+            self.write(start, &reply.layout, reply.length, pack::pieces(&reply.layout, length, data));
+        self.note(written, reply.index, value)
+    }
+
+    /// Writes a range that is put together from the old body; nothing when it must be asked for plainly.
+    pub(super) fn take_delta(
+        &self,
+        asked: Asked,
+        reply: &DeltaReply,
+        content: &[u8],
+    ) -> Result<Option<Result<Next, TreeError>>, Failure> {
+        let start = self.start_of(reply.index, reply.length)?;
+        let Some(old_body) = &self.old_body else {
+            return Err(breach("it sent differences to nothing"));
+        };
+        let Some(built) = old_body.build(asked, reply, content)? else { return Ok(None) };
+        let length = usize::try_from(reply.length).unwrap_or(usize::MAX);
+        let pieces = pack::extents(&reply.layout, length).filter_map(|extent| {
+            let at = extent.offset as usize;
+            Some((u64::from(extent.offset), built.get(at..at + extent.length as usize)?))
+        });
+        let written = self.write(start, &reply.layout, reply.length, pieces);
+        self.note(written, reply.index, reply.value).map(Some)
+    }
+
+    /// Returns where a range begins that has this length.
+    fn start_of(&self, index: u64, length: u32) -> Result<u64, Failure> {
+        range::bounds(self.source.size(), index)
+            .filter(|bounds| bounds.end - bounds.start == u64::from(length))
+            .map(|bounds| bounds.start)
+            .ok_or_else(|| breach("it sent a range that does not exist"))
+    }
+
+    /// Notes a range that was written and has this value.
+    fn note(
+        &self,
+        written: Result<(), TreeError>,
+        index: u64,
+        value: ChainingValue,
+    ) -> Result<Result<Next, TreeError>, Failure> {
+        match written {
             Err(error) if is_fatal(&error) => return Err(of_stage(&error)),
             Err(error) => return Ok(Err(error)),
             Ok(()) => {}
         }
         let mut state = self.lock();
-        state.cursor.mark(reply.index, value);
+        state.cursor.mark(index, value);
         if let Some(sidecar) = &mut state.sidecar {
-            let mut frame = Vec::new();
-            encode(&Record::Proven { index: reply.index, value }, &mut frame)?;
-            sidecar.append(&frame).map_err(|error| of_stage(&error))?;
+            sidecar::note(sidecar, index, value)?;
         }
         Ok(Ok(state.came()))
     }
@@ -238,22 +304,20 @@ impl Large {
         self.times_asked > 0 || self.lock().rounds > 0
     }
 
-    fn write(
+    fn write<'a>(
         &self,
         start: u64,
         layout: &Layout,
         length: u32,
-        data: &[u8],
-        is_refetched: bool,
+        pieces: impl Iterator<Item = (u64, &'a [u8])>,
     ) -> Result<(), TreeError> {
-        if is_refetched && *layout != Layout::Dense {
+        if self.is_again() && *layout != Layout::Dense {
             // What was data in the read before may be a hole now.
             self.file.punch_hole(start, u64::from(length)).or_else(|error| {
                 if is_fatal(&error) { Err(error) } else { self.write_zeros(start, length) }
             })?;
         }
-        let length = usize::try_from(length).unwrap_or(usize::MAX);
-        for (offset, piece) in pack::pieces(layout, length, data) {
+        for (offset, piece) in pieces {
             self.file.write_at(piece, start + offset)?;
         }
         Ok(())
@@ -332,7 +396,7 @@ impl Large {
         if finished.is_err() {
             // What the kernel could not write can still be read: an attempt that resumed it would believe it. The
             // failure tells.
-            self.dir.unlink(&sidecar_name(&self.name)).ok();
+            self.dir.unlink(&sidecar::name_of(&self.name)).ok();
         }
         finished.map(|made| (made, digest))
     }
@@ -353,7 +417,7 @@ impl Large {
 
     /// Returns the name of the side-car, to be removed once the file is committed.
     pub(super) fn sidecar(&self) -> Option<Name> {
-        self.has_sidecar().then(|| sidecar_name(&self.name))
+        self.has_sidecar().then(|| sidecar::name_of(&self.name))
     }
 
     fn lock(&self) -> MutexGuard<'_, State> {
@@ -374,100 +438,12 @@ impl State {
     }
 }
 
-fn sidecar_name(name: &Name) -> Name {
-    let mut bytes = name.as_bytes().to_vec();
-    bytes.extend_from_slice(b".ranges");
-    Name::new(bytes).expect("a name of ours with a suffix is a name")
-}
-
-fn new_cursor(size: u64) -> Result<Cursor, Failure> {
-    Cursor::new(size).map_err(|error| Failure::of(FailureKind::Unsupported, &error))
-}
-
-fn new_sidecar(
-    large: &Dir,
-    name: &Name,
-    boot_id: &str,
-    path: &RelPath,
-    stamp: Stamp,
-    file: &NewFile,
-) -> Result<AppendFile, Failure> {
-    let stat = file.stat().map_err(|error| of_stage(&error))?;
-    let head = Record::Head {
-        version: VERSION,
-        path: path.clone(),
-        stamp,
-        boot_id: boot_id.to_owned(),
-        ino: stat.ino,
-    };
-    let mut frame = Vec::new();
-    encode(&head, &mut frame)?;
-    let mut sidecar = large.create_append(name).map_err(|error| of_stage(&error))?;
-    sidecar.append(&frame).map_err(|error| of_stage(&error))?;
-    Ok(sidecar)
-}
-
-/// Opens what an earlier attempt left; nothing if it is of another file, or of another state of it.
-fn resume(
-    large: &Dir,
-    this_boot: &str,
-    name: &Name,
-    wanted: &RelPath,
-    now: Stamp,
-    proceed: &dyn Fn() -> Result<(), Failure>,
-) -> Result<Option<(NewFile, Cursor, AppendFile)>, Failure> {
-    let sidecar = match large.open_append(&sidecar_name(name)) {
-        Ok(sidecar) => sidecar,
-        Err(error) if error.is_not_found() => return Ok(None),
-        Err(error) => return Err(of_stage(&error)),
-    };
-    let mut reader = FrameReader::<Record>::forwards(sidecar, 0);
-    let Some(Record::Head { version: VERSION, path, stamp, boot_id, ino }) = reader.next()? else {
-        return Ok(None);
-    };
-    if path != *wanted || stamp != now {
-        return Ok(None);
-    }
-    let dev = large.stat_self().map_err(|error| of_stage(&error))?.dev;
-    let file = match large.open_existing_for_write(name, dev, ino) {
-        Ok(file) => file,
-        Err(error) if error.is_not_found() || error.is_replaced() => return Ok(None),
-        Err(error) => return Err(of_stage(&error)),
-    };
-    let mut cursor = new_cursor(now.size)?;
-    while let Some(record) = reader.next()? {
-        if let Record::Proven { index, value } = record {
-            cursor.mark(index, value);
-        }
-    }
-    let whole_bytes = reader.offset();
-    let mut sidecar = reader.into_file();
-    sidecar.truncate(whole_bytes).map_err(|error| of_stage(&error))?;
-    if boot_id != this_boot {
-        read_again(&file, &mut cursor, proceed)?;
-    }
-    Ok(Some((file, cursor, sidecar)))
-}
-
-/// Forgets ranges that are not on the disk as they were recorded: the machine was down since.
-fn read_again(
-    file: &NewFile,
-    cursor: &mut Cursor,
-    proceed: &dyn Fn() -> Result<(), Failure>,
-) -> Result<(), Failure> {
-    let mut buffer = Vec::new();
-    for index in 0..range::count(cursor.size()) {
-        proceed()?;
-        let (Some(value), Some(bounds)) = (cursor.value(index), range::bounds(cursor.size(), index)) else {
-            continue;
-        };
-        buffer.resize(usize::try_from(bounds.end - bounds.start).unwrap_or(0), 0);
-        let count = file.read_at(&mut buffer, bounds.start).map_err(|error| of_stage(&error))?;
-        if count < buffer.len() || range::chaining_value(index, &buffer) != value {
-            cursor.forget(index);
-        }
-    }
-    Ok(())
+/// Opens what stands in the place of a file, where that may be something like it: not where the source masks or replaces
+/// what is asked for.
+fn old_body(pass: &Pass, path: &RelPath, seen: Option<&Seen>) -> Option<OldBody> {
+    let is_file = seen.is_some_and(|seen| seen.entry.kind.is_file());
+    let is_basis = is_file && !pass.is_sanitized(path);
+    is_basis.then(|| OldBody::open(&pass.stage.root, path, &pass.buffers)).flatten()
 }
 
 #[cfg(test)]
@@ -613,19 +589,5 @@ mod tests {
         }
         assert!(matches!(large.confirmed(later, true, &values).unwrap(), Next::Changed));
         assert!(large.confirmed(later, true, &values[..6]).is_err());
-    }
-
-    #[test]
-    fn fixtures_of_side_cars_are_read() {
-        let time = sync::stamp::Time { seconds: 1_700_000_000, nanos: 3 };
-        let head = Record::Head {
-            version: 1,
-            path: RelPath::root().join(b"large").unwrap(),
-            stamp: Stamp { ino: 7, size: SIZE, mtime: time, ctime: time },
-            boot_id: "boot".to_owned(),
-            ino: 9,
-        };
-        let proven = Record::Proven { index: 3, value: ChainingValue([7; 32]) };
-        crate::fixture_test::frames("side-car.frames", &[head, proven]);
     }
 }

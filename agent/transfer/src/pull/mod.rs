@@ -23,15 +23,20 @@ mod large;
 #[cfg(test)]
 mod link_tests;
 mod links;
+mod old_body;
+#[cfg(test)]
+mod old_body_tests;
 mod plan;
 #[cfg(test)]
 mod power_cut;
 mod put_off;
+mod ranges;
 mod reach;
 mod room;
 mod same;
 #[cfg(test)]
 mod same_tests;
+mod sidecar;
 mod source;
 #[cfg(test)]
 mod tests;
@@ -47,9 +52,12 @@ use common::step::file::FileParams;
 use serde::{Deserialize, Serialize};
 use sync::entry::{Entry, Kind};
 use sync::sanitize::{Sanitizer, Treatment};
+use sync::stamp::Stamp;
+use sync::wire::content::{Fetch, What};
 use tree::{Name, Problem};
 
 use crate::breach::breach;
+use crate::buffer::Buffers;
 use crate::commit::{Committer, Effect, Seen, Task};
 use crate::domain::DomainId;
 use crate::findings::FindingSink;
@@ -69,6 +77,7 @@ use flow::{Flow, PanicGuard, unusual_bytes};
 pub(crate) use forecast::Forecast;
 use large::Large;
 use links::{Group, LinkName};
+use old_body::Asked;
 
 /// Threads that write staged files; more only wait for each other on one disk.
 const APPLIERS: usize = 2;
@@ -87,6 +96,8 @@ pub(crate) struct Pass {
     wishes: Mutex<HashMap<u64, Wish>>,
     arrivals: Arrivals,
     next_wish: AtomicU64,
+    /// Memory for what is read of old bodies.
+    buffers: Buffers,
     is_all_asked: AtomicBool,
     /// What the pass saw of the source, once it was seen whole.
     manifest: Mutex<Option<ManifestWriter>>,
@@ -111,14 +122,25 @@ pub(crate) struct Pass {
 enum Wish {
     /// A small file.
     Small(Box<Small>),
-    /// A range of a large file, with what it weighs in the flow.
-    Range { large: Arc<Large>, index: u64, cost: Option<u64> },
+    /// A range of a large file.
+    Range(RangeWish),
     /// Whether the ranges of a large file are one state.
     Confirm(Arc<Large>),
     /// The digest of a file that looks the same on both sides.
     Compare(Box<Compare>),
     /// The same for a group of hard links.
     Group(Vec<LinkName>),
+}
+
+/// A range of a large file that is asked for.
+#[derive(Clone, Debug)]
+struct RangeWish {
+    large: Arc<Large>,
+    index: u64,
+    /// What it weighs in the flow.
+    cost: Option<u64>,
+    /// With what of the old body.
+    asked: Asked,
 }
 
 /// A small file that is asked for.
@@ -272,6 +294,7 @@ impl Pass {
             wishes: Mutex::new(HashMap::new()),
             arrivals: Arrivals::default(),
             next_wish: AtomicU64::new(1),
+            buffers: Buffers::default(),
             is_all_asked: AtomicBool::new(false),
             manifest: Mutex::new(None),
             exceptions: Mutex::new(None),
@@ -357,6 +380,13 @@ impl Pass {
         let id = self.next_wish.fetch_add(1, Relaxed);
         self.wishes().insert(id, wish);
         id
+    }
+
+    /// Notes a wish for a range, and returns what asks for it.
+    fn wish_range(&self, wanted: RangeWish, stamp: Stamp, what: What) -> Fetch {
+        let path = wanted.large.path.clone();
+        let id = self.wish(Wish::Range(wanted));
+        Fetch { id, path, stamp, what }
     }
 
     /// Whether everything was asked for and answered.

@@ -26,7 +26,7 @@ use super::flow::unusual_bytes;
 use super::large::Large;
 use super::links::{self, LinkName};
 use super::put_off::spilled;
-use super::{Again, Compare, Item, Landing, Pass, Small, Wish, data_of, lock, room};
+use super::{Again, Compare, Item, Landing, Pass, RangeWish, Small, Wish, data_of, lock, room};
 use crate::commit::{Effect, Seen, Staged};
 use crate::domain::{DomainId, HOME};
 use crate::external_sort::Sorter;
@@ -258,8 +258,9 @@ impl<'a> Planner<'a> {
             if let Some(cost) = cost {
                 self.pass.flow.acquire(cost)?;
             }
-            let id = self.pass.wish(Wish::Range { large: Arc::clone(&large), index, cost });
-            self.ask(Fetch { id, path: path.clone(), stamp, what: What::Range { index } })?;
+            let (asked, what) = large.first_wish(index);
+            let wanted = RangeWish { large: Arc::clone(&large), index, cost, asked };
+            self.ask(self.pass.wish_range(wanted, stamp, what))?;
         }
         Ok(())
     }

@@ -20,7 +20,7 @@ fn set_mtime(path: &Path, seconds: i64, nanos: i64) {
     utimensat(CWD, path, &times, AtFlags::SYMLINK_NOFOLLOW).unwrap();
 }
 
-fn bytes(size: usize, seed: u8) -> Vec<u8> {
+pub(super) fn bytes(size: usize, seed: u8) -> Vec<u8> {
     let mut bytes = vec![0; size];
     blake3::Hasher::new().update(&[seed]).finalize_xof().fill(&mut bytes);
     bytes

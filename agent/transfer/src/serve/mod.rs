@@ -42,6 +42,7 @@ use crate::throttle::Throttle;
 use crate::ticket;
 
 mod content;
+pub(crate) mod differences;
 mod directories;
 mod manifest;
 mod outgoing;

@@ -12,6 +12,7 @@ use sync::wire::content::{
     Coding, Confirmed, Digested, Failed, Fetch, Layout, Pack, PackedFile, RangeReply, Reply, Request, Same,
     VALUES_MAX, Values, What, Why,
 };
+use sync::wire::delta::{Basis, DeltaReply, Unlike};
 use tokio::sync::mpsc;
 use tree::ReadFile;
 
@@ -19,6 +20,7 @@ use crate::buffer::Buffer;
 use crate::compress::UnitCompressor;
 use crate::scan::look::{describe, stamp_of};
 use crate::serve::Session;
+use crate::serve::differences::{self, Found};
 use crate::serve::directories::{Directories, NotOpened};
 use crate::serve::outgoing::Outgoing;
 use crate::serve::pack::OpenPack;
@@ -100,9 +102,10 @@ impl Worker {
                 self.sanitized(&fetch, &treatment, &file)?;
                 continue;
             }
-            match fetch.what {
+            match &fetch.what {
                 What::Whole | What::Bytes => self.whole(&fetch, &file)?,
-                What::Range { index } => self.range(&fetch, index, &file)?,
+                What::Range { index } => self.range(&fetch, *index, None, &file)?,
+                What::Delta { index, basis } => self.range(&fetch, *index, Some(basis), &file)?,
                 What::Digest => self.digest(&fetch, &file)?,
                 What::Confirm => self.confirm(&fetch, &file)?,
             }
@@ -139,7 +142,13 @@ impl Worker {
         if self.same.len() >= GATHERED_MAX { self.send_same() } else { Ok(()) }
     }
 
-    fn range(&mut self, fetch: &Fetch, index: u64, file: &ReadFile) -> Result<(), Stop> {
+    fn range(
+        &mut self,
+        fetch: &Fetch,
+        index: u64,
+        basis: Option<&Basis>,
+        file: &ReadFile,
+    ) -> Result<(), Stop> {
         let opened = stamp_of(file.opened());
         let bounds = range::bounds(fetch.stamp.size, index);
         let Some(bounds) = bounds.filter(|_| fetch.stamp.may_have_grown_into(&opened)) else {
@@ -156,7 +165,38 @@ impl Worker {
             }
             (Err(error), _) | (_, Err(error)) => return self.fail(fetch.id, read::unreadable(&error)),
         };
-        self.send_range(fetch.id, index, (stamp, length, layout), content)
+        match basis {
+            Some(basis) => self.send_differences(fetch.id, index, (stamp, length, layout), content, basis),
+            None => self.send_range(fetch.id, index, (stamp, length, layout), content),
+        }
+    }
+
+    /// Sends what differs from what the destination has; all of it if that is less.
+    fn send_differences(
+        &mut self,
+        id: u64,
+        index: u64,
+        (stamp, length, layout): (Stamp, u32, Layout),
+        content: Buffer,
+        basis: &Basis,
+    ) -> Result<(), Stop> {
+        let mut changed = self.session.buffers.take();
+        let (form, value) = match differences::find(index, &layout, length, &content, basis, &mut changed) {
+            Found::Differences { form, value } => (form, value),
+            Found::Unlike(samples) => {
+                return self.send(&Reply::Unlike(Unlike { id, samples }), Buffer::default());
+            }
+            Found::Nothing => return self.send_range(id, index, (stamp, length, layout), content),
+        };
+        self.session.counter.content(changed.len(), 1);
+        let stored = self.compress(&changed);
+        let coding = if stored.is_some() { Coding::Zstd } else { Coding::Plain };
+        let content_bytes = changed.len();
+        let stored = stored.unwrap_or(changed);
+        let stored_bytes = stored.len();
+        let delta =
+            DeltaReply { id, index, stamp, length, layout, value, form, coding, stored_bytes, content_bytes };
+        self.send(&Reply::Delta(delta), stored)
     }
 
     fn send_range(
@@ -247,7 +287,7 @@ impl Worker {
             Err(why) => return self.fail(fetch.id, why),
         };
         let Sanitized { stamp, content } = served.as_ref();
-        match fetch.what {
+        match &fetch.what {
             What::Whole | What::Bytes => {
                 if self.pack.is_full_for(stamp.size) {
                     self.send_pack()?;
@@ -260,8 +300,9 @@ impl Worker {
                 let digest = *blake3::hash(content).as_bytes();
                 self.packed(fetch, start, read::Whole { stamp: *stamp, layout: Layout::Dense, digest })
             }
-            What::Range { index } => {
-                let bounds = range::bounds(fetch.stamp.size, index);
+            // What the destination has of it is nothing to be compared with what it gets.
+            What::Range { index } | What::Delta { index, basis: _ } => {
+                let bounds = range::bounds(fetch.stamp.size, *index);
                 let bounds = bounds.filter(|_| fetch.stamp.may_have_grown_into(stamp));
                 let part = bounds.and_then(|bounds| {
                     let end = usize::try_from(bounds.end).ok()?;
@@ -273,7 +314,7 @@ impl Worker {
                 let mut buffer = self.session.buffers.take();
                 buffer.extend_from_slice(part);
                 let length = u32::try_from(buffer.len()).unwrap_or(u32::MAX);
-                self.send_range(fetch.id, index, (*stamp, length, Layout::Dense), buffer)
+                self.send_range(fetch.id, *index, (*stamp, length, Layout::Dense), buffer)
             }
             What::Digest => {
                 let digest = *blake3::hash(content).as_bytes();
