@@ -97,6 +97,7 @@ impl Large {
         path: RelPath,
         source: Entry,
         seen: Option<Box<Seen>>,
+        likeness: Option<&RelPath>,
     ) -> Result<Option<Self>, Failure> {
         let size = source.size();
         if size > cursor::FILE_BYTES_MAX {
@@ -108,7 +109,7 @@ impl Large {
         let held = weight_of(&path, &source, seen.as_deref());
         let room = pass.flow.acquire_cursor(cursor::memory_bytes(size).saturating_add(held))?;
         let domain = pass.stage.domains.get(domain)?;
-        let old_body = old_body(pass, &path, seen.as_deref());
+        let old_body = old_body(pass, &path, seen.as_deref(), likeness);
         match Self::open(&domain, &pass.boot_id, path.clone(), source, seen, &|| pass.flow.check())? {
             Ok(large) => Ok(Some(Self { old_body, _room: Some(room), ..large })),
             Err(error) => {
@@ -438,12 +439,13 @@ impl State {
     }
 }
 
-/// Opens what stands in the place of a file, where that may be something like it: not where the source masks or replaces
-/// what is asked for.
-fn old_body(pass: &Pass, path: &RelPath, seen: Option<&Seen>) -> Option<OldBody> {
+/// Opens what stands in the place of a file, or what is like it; not where the source masks or replaces what is asked
+/// for.
+fn old_body(pass: &Pass, path: &RelPath, seen: Option<&Seen>, likeness: Option<&RelPath>) -> Option<OldBody> {
     let is_file = seen.is_some_and(|seen| seen.entry.kind.is_file());
-    let is_basis = is_file && !pass.is_sanitized(path);
-    is_basis.then(|| OldBody::open(&pass.stage.root, path, &pass.buffers)).flatten()
+    let old = if is_file { Some(path) } else { likeness }?;
+    let is_masked = pass.is_sanitized(path) || pass.is_sanitized(old);
+    if is_masked { None } else { OldBody::open(&pass.stage.root, old, &pass.buffers) }
 }
 
 #[cfg(test)]

@@ -20,6 +20,7 @@ mod ending;
 pub(crate) mod flow;
 mod forecast;
 mod large;
+mod likeness;
 #[cfg(test)]
 mod link_tests;
 mod links;

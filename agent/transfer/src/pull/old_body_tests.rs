@@ -111,3 +111,27 @@ async fn a_masked_file_comes_masked_whatever_stood_there() {
     assert!(!copied.contains("alice"));
     pair.close().await;
 }
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_file_that_was_renamed_or_moved_finds_its_old_body() {
+    let mut pair = Pair::new();
+    let old = bytes(12 * MIB + 99, 1);
+    for (before, now) in [("image-1.raw", "image-2.raw"), ("z/moved.raw", "a/moved.raw")] {
+        write(&pair.destination_root, before, &old, 0o600);
+        write(&pair.source_root, now, &repaged(&old), 0o600);
+        touch(&pair.source_root.join(now));
+    }
+    write(&pair.destination_root, "a/small", b"older", 0o600);
+    let before = snapshot(&pair.destination_root);
+    (pair.params.delete, pair.params.max_delete) = (true, common::spec::MaxDelete::Percent(100));
+    let (output, findings) = pair.copy().await;
+    assert_eq!(findings, []);
+    let output = output.unwrap();
+    assert_same(&snapshot(&pair.destination_root), &snapshot(&pair.source_root), "copied");
+    assert!(output.bytes_on_wire < output.bytes_total / 10, "{}", output.bytes_on_wire);
+    assert!(output.bytes_deduplicated > output.bytes_total / 10 * 9);
+    assert_eq!(output.bytes_resent, 0);
+    assert_eq!(pair.undo().await.0, Ok(0));
+    assert_same(&snapshot(&pair.destination_root), &before, "undone");
+    pair.close().await;
+}

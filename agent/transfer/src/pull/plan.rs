@@ -2,6 +2,7 @@
 
 use std::collections::BTreeSet;
 use std::sync::Arc;
+use std::sync::atomic::Ordering::Relaxed;
 use std::sync::mpsc::{Sender, SyncSender};
 
 use common::digest::Digest;
@@ -24,6 +25,7 @@ use super::committing::{landing_of, unwritable};
 use super::ending::{self, Candidate};
 use super::flow::unusual_bytes;
 use super::large::Large;
+use super::likeness::Likenesses;
 use super::links::{self, LinkName};
 use super::put_off::spilled;
 use super::{Again, Compare, Item, Landing, Pass, RangeWish, Small, Wish, data_of, lock, room};
@@ -62,6 +64,8 @@ pub(super) struct Planner<'a> {
     pub(super) emptied: u64,
     pub(super) open: Option<Open>,
     pub(super) links: Sorter<LinkName>,
+    /// Large files that stand here, for those that are to come.
+    pub(super) likenesses: Likenesses,
     /// Whether files that look the same may have to be compared by content.
     compares: bool,
     /// Directories that stay with all that they hold.
@@ -98,6 +102,7 @@ impl<'a> Planner<'a> {
             instead: spilled(pass, "instead")?,
             emptied: 0,
             links: Sorter::new(&pass.stage.spill, "links"),
+            likenesses: Likenesses::default(),
             compares: pass.params.checksum || pass.sanitizer.is_some() || !lock(&pass.passes).is_first(),
             open: None,
             whole: Subtrees::default(),
@@ -142,12 +147,13 @@ impl<'a> Planner<'a> {
 
     /// Waits for all that was asked for, then does what had to wait.
     pub(super) fn finish(mut self) -> Result<(), Failure> {
+        self.likenesses.complete();
         self.fetch_again()?;
         ending::delete(&mut self)?;
         let instead = std::mem::replace(&mut self.instead, spilled(self.pass, "instead")?);
         self.fetch_spilled(instead.finish()?)?;
         links::run(&mut self)?;
-        self.pass.is_all_asked.store(true, std::sync::atomic::Ordering::Relaxed);
+        self.pass.is_all_asked.store(true, Relaxed);
         self.asks.send(Ask::End).ok();
         ending::finish_directories(self)
     }
@@ -173,6 +179,7 @@ impl<'a> Planner<'a> {
             Found::Both { source, destination } => {
                 add(&self.pass.counters.destination_entries, 1);
                 let path = self.path_of(&source.name)?;
+                self.likenesses.see(&path, &destination, false);
                 if source.is_hard_link() {
                     self.linked(path, source, Some(destination))
                 } else {
@@ -212,7 +219,13 @@ impl<'a> Planner<'a> {
         let Some(domain) = self.prepare(&path)? else { return Ok(()) };
         match source.kind {
             Kind::File { size, .. } if size > 0 => {
-                self.fetch(Again { path, domain, source, seen, is_anchor: false, times_asked: 0 })
+                let has_none = seen.is_none() && size > RANGE_BYTES && !self.likenesses.is_complete();
+                let wanted = Again { path, domain, source, seen, is_anchor: false, times_asked: 0 };
+                // What may be like it is known when the whole tree was seen.
+                if has_none && self.pass.counters.destination_entries.load(Relaxed) > 0 {
+                    return self.pass.ask_again(&wanted);
+                }
+                self.fetch(wanted)
             }
             _ => self.place(path, domain, &source, seen),
         }
@@ -235,9 +248,9 @@ impl<'a> Planner<'a> {
     fn fetch_large(&mut self, wanted: Again) -> Result<(), Failure> {
         let Again { path, domain, source, seen, is_anchor, times_asked } = wanted;
         let blocks = data_of(&source);
-        let Some(mut large) = Large::begin_in(self.pass, domain, path.clone(), source, seen)? else {
-            return Ok(());
-        };
+        let likeness = if seen.is_none() { self.likenesses.find(&path, source.size()) } else { None };
+        let begun = Large::begin_in(self.pass, domain, path.clone(), source, seen, likeness)?;
+        let Some(mut large) = begun else { return Ok(()) };
         (large.is_anchor, large.times_asked) = (is_anchor, times_asked);
         room::check(self.pass, domain, blocks.saturating_sub(large.proven_bytes()))?;
         self.pass.flow.acquire(large.cost)?;

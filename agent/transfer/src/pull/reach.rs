@@ -110,6 +110,7 @@ impl Planner<'_> {
 
     pub(super) fn extra(&mut self, destination: Entry) -> Result<(), Failure> {
         let path = self.path_of(&destination.name)?;
+        self.likenesses.see(&path, &destination, true);
         // A stage that was made while this directory was listed had no marker yet.
         if !self.pass.params.delete || self.whole.holds(&path) || self.pass.stage.domains.is_in_stage(&path) {
             return Ok(());
