@@ -10,12 +10,11 @@ use agent::step::Step;
 use agent::step::registry::STEPS;
 use common::failure::Failure;
 use common::finding::Finding;
-use common::phase::Scope;
 use common::progress::Progress;
 use common::shutdown::Shutdown;
-use common::spec::{MaxDelete, ValidationLevel};
+use common::spec::MaxDelete;
 use common::step::StepKind;
-use common::step::file::{FileParams, VERSION};
+use common::step::file::FileParams;
 use rustix::fs::{AtFlags, CWD, Timespec, Timestamps, XattrFlags};
 use transfer::KillPoint;
 
@@ -111,21 +110,10 @@ pub(crate) fn differing_trees(hosts: &Arc<Hosts>) -> World {
     }
     fs::create_dir(folder.path().join("state")).unwrap();
     let params = FileParams {
-        version: VERSION,
-        source_root: text(&source),
-        destination_root: text(&destination),
-        exclude: Vec::new(),
-        include: Vec::new(),
         delete: true,
         max_delete: MaxDelete::Percent(100),
-        checksum: false,
         numeric_ids: true,
-        bandwidth_limit: None,
-        dry_run: false,
-        validation_level: ValidationLevel::Basic,
-        keep_way_back: true,
-        scope: Scope::Whole,
-        sanitize: None,
+        ..FileParams::between(&text(&source), &text(&destination))
     };
     World { hosts: Arc::clone(hosts), folder, params, attempts: 0 }
 }

@@ -8,11 +8,9 @@ use common::failure::Failure;
 use common::fence::FencingToken;
 use common::finding::Finding;
 use common::id::{HostName, TenantId};
-use common::phase::Scope;
 use common::progress::Progress;
 use common::shutdown::Shutdown;
-use common::spec::{MaxDelete, ValidationLevel};
-use common::step::file::{FileOutput, FileParams, SettleQuestion, VERSION};
+use common::step::file::{FileOutput, FileParams, SettleQuestion};
 use common::ticket::{Direction, Ticket, TicketKey};
 use tokio::sync::{mpsc, watch};
 use tokio_util::sync::CancellationToken;
@@ -21,6 +19,7 @@ use crate::authority::{Authority, CLUSTER};
 use crate::context::{LeaseKeeper, Peer, PeerNews, StepContext, hold_lease};
 use crate::endpoint::{Endpoint, EndpointSettings};
 use crate::findings::FindingSink;
+use crate::kill_point::KillPoint;
 use crate::reset_key::ResetKey;
 use crate::snapshot::Snapshot;
 
@@ -85,23 +84,8 @@ impl Pair {
         let (source, destination) = (open("web1", "source-state"), open("web2", "state"));
         let (progress_sender, progress) = watch::channel(Progress::default());
         let (source_root, destination_root) = (at("source"), at("destination"));
-        let params = FileParams {
-            version: VERSION,
-            source_root: source_root.to_str().unwrap().to_owned(),
-            destination_root: destination_root.to_str().unwrap().to_owned(),
-            exclude: Vec::new(),
-            include: Vec::new(),
-            delete: false,
-            max_delete: MaxDelete::default(),
-            checksum: false,
-            numeric_ids: true,
-            bandwidth_limit: None,
-            dry_run: false,
-            validation_level: ValidationLevel::Basic,
-            keep_way_back: true,
-            scope: Scope::Whole,
-            sanitize: None,
-        };
+        let roots = [&source_root, &destination_root].map(|root| root.to_str().unwrap());
+        let params = FileParams { numeric_ids: true, ..FileParams::between(roots[0], roots[1]) };
         Self {
             source_root,
             destination_root,
@@ -141,7 +125,7 @@ impl Pair {
             destination_root: self.params.destination_root.clone(),
             direction: Direction::Pull,
             token,
-            expires: WallMs(clock::wall().0 + 60_000),
+            expires: WallMs(clock::wall().0 + 3_600_000),
             sanitize: self.params.sanitize.clone(),
         };
         let (_renewals, ticket) = watch::channel(self.key.sign(&ticket).unwrap());
@@ -181,6 +165,27 @@ impl Pair {
         let (context, mut receiver) = self.context();
         let output = crate::copy::run_copy(context, &self.endpoint, self.params.clone()).await;
         (output, drain(&mut receiver))
+    }
+
+    /// Runs a copy that is held once it has seen both trees, until `act` was done; nothing is committed before.
+    pub(crate) async fn copy_meanwhile<T>(
+        &mut self,
+        act: impl FnOnce() -> T,
+    ) -> (Result<FileOutput, Failure>, Vec<Finding>, T) {
+        let (mut context, mut receiver) = self.context();
+        let kill = KillPoint::held();
+        context.lease = context.lease.with_kill_point(kill.clone());
+        let running = crate::copy::run_copy(context, &self.endpoint, self.params.clone());
+        tokio::pin!(running);
+        let (output, acted) = tokio::select! {
+            output = &mut running => panic!("it ended before it was let go: {output:?}"),
+            () = kill.compared() => {
+                let acted = act();
+                kill.let_go();
+                (running.await, acted)
+            }
+        };
+        (output, drain(&mut receiver), acted)
     }
 
     /// Runs a verification.

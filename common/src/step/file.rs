@@ -103,6 +103,28 @@ pub struct FileParams {
 }
 
 impl FileParams {
+    /// What a migration between two roots asks for that has no options; the way back is kept.
+    #[must_use]
+    pub fn between(source_root: &str, destination_root: &str) -> Self {
+        Self {
+            version: VERSION,
+            source_root: source_root.to_owned(),
+            destination_root: destination_root.to_owned(),
+            exclude: Vec::new(),
+            include: Vec::new(),
+            delete: false,
+            max_delete: MaxDelete::default(),
+            checksum: false,
+            numeric_ids: false,
+            bandwidth_limit: None,
+            dry_run: false,
+            validation_level: ValidationLevel::Basic,
+            keep_way_back: true,
+            scope: Scope::Whole,
+            sanitize: None,
+        }
+    }
+
     /// Returns the references that the agent of a side opens, and which version of a secret is meant.
     pub fn references(&self, side: RootSide) -> Vec<(&Reference, Option<u32>)> {
         let sanitize = self.sanitize.as_ref().filter(|_| side == RootSide::Source);

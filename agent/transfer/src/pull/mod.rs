@@ -14,15 +14,11 @@ mod apply;
 mod arrivals;
 mod ask;
 mod committing;
-#[cfg(test)]
-mod delete_tests;
 mod ending;
 pub(crate) mod flow;
 mod forecast;
 mod large;
 mod likeness;
-#[cfg(test)]
-mod link_tests;
 mod links;
 mod old_body;
 #[cfg(test)]

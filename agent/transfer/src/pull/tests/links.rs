@@ -4,8 +4,7 @@ use std::os::unix::fs::MetadataExt;
 
 use common::finding::Rule;
 
-use super::tests::{rules, write};
-use crate::kill_point::KillPoint;
+use super::{rules, write};
 use crate::pair::Pair;
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
@@ -19,26 +18,15 @@ async fn the_next_name_leads_when_the_first_one_vanished() {
     write(&pair.source_root, "m", b"renamed over", 0o600);
     std::fs::hard_link(pair.source_root.join("m"), pair.source_root.join("n")).unwrap();
     write(&pair.source_root, "other", b"holds the links back until it has landed", 0o600);
-    let (mut context, mut findings) = pair.context();
-    let kill = KillPoint::held();
-    context.lease = context.lease.with_kill_point(kill.clone());
-    let mut progress = pair.progress.clone();
-    let (params, endpoint) = (pair.params.clone(), pair.endpoint.clone());
-    let running = crate::copy::run_copy(context, &endpoint, params);
-    tokio::pin!(running);
-    let output = tokio::select! {
-        output = &mut running => panic!("it ended before it was let go: {output:?}"),
-        // The source was read to its end.
-        () = async { drop(progress.wait_for(|now| now.is_scan_complete).await) } => {
-            std::fs::remove_file(pair.source_root.join("a")).unwrap();
-            write(&pair.source_root, "new", b"another file", 0o600);
-            std::fs::rename(pair.source_root.join("new"), pair.source_root.join("m")).unwrap();
-            kill.let_go();
-            running.await
-        }
+    let root = pair.source_root.clone();
+    // The links wait for the content, which is held.
+    let vanish = || {
+        std::fs::remove_file(root.join("a")).unwrap();
+        write(&root, "new", b"another file", 0o600);
+        std::fs::rename(root.join("new"), root.join("m")).unwrap();
     };
-    let told: Vec<_> = std::iter::from_fn(|| findings.try_recv().ok()).collect();
-    assert_eq!(rules(&told), [(Rule::Vanished, "a")]);
+    let (output, findings, ()) = pair.copy_meanwhile(vanish).await;
+    assert_eq!(rules(&findings), [(Rule::Vanished, "a")]);
     assert!(!output.unwrap().is_partial);
     let read = |name: &str| std::fs::read(pair.destination_root.join(name)).unwrap();
     assert_eq!([read("b"), read("m"), read("n")].map(|read| read.len()), [6, 12, 12]);

@@ -7,8 +7,7 @@ use common::finding::Rule;
 use common::spec::MaxDelete;
 use rustix::mount::{MountFlags, UnmountFlags, mount, unmount};
 
-use super::tests::{rules, write};
-use crate::kill_point::KillPoint;
+use super::{rules, write};
 use crate::pair::{Pair, assert_same};
 use crate::snapshot::snapshot;
 
@@ -169,25 +168,11 @@ async fn what_appears_in_an_emptied_directory_keeps_it() {
     let mut pair = Pair::new();
     data_became_a_link(&pair);
     (pair.params.delete, pair.params.max_delete) = (true, MaxDelete::Percent(100));
-    let (mut context, mut findings) = pair.context();
-    let kill = KillPoint::held();
-    context.lease = context.lease.with_kill_point(kill.clone());
-    let (params, endpoint) = (pair.params.clone(), pair.endpoint.clone());
     let late = pair.destination_root.join("data/below/late");
-    let running = crate::copy::run_copy(context, &endpoint, params);
-    tokio::pin!(running);
-    let output = tokio::select! {
-        output = &mut running => panic!("it ended before it was let go: {output:?}"),
-        // Both trees were seen.
-        () = kill.compared() => {
-            std::fs::write(&late, "somebody's").unwrap();
-            kill.let_go();
-            running.await
-        }
-    };
+    let appear = || std::fs::write(&late, "somebody's").unwrap();
+    let (output, findings, ()) = pair.copy_meanwhile(appear).await;
     assert!(output.unwrap().is_partial);
-    let told: Vec<_> = std::iter::from_fn(|| findings.try_recv().ok()).collect();
-    assert_eq!(rules(&told), [(Rule::NotDeleted, "data/below"), (Rule::InTheWay, "data")]);
+    assert_eq!(rules(&findings), [(Rule::NotDeleted, "data/below"), (Rule::InTheWay, "data")]);
     assert_eq!(std::fs::read_to_string(&late).unwrap(), "somebody's");
     assert_eq!(std::fs::read(pair.destination_root.join("file")).unwrap(), b"of the source");
     pair.close().await;
@@ -210,5 +195,28 @@ async fn a_directory_that_went_and_came_again_is_given_back_with_what_others_put
     let mut undone = snapshot(&pair.destination_root);
     undone.remove(Path::new("data/theirs"));
     assert_same(&undone, &original, "undone");
+    pair.close().await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn deletes_are_guarded() {
+    let mut pair = Pair::new();
+    std::fs::create_dir(&pair.destination_root).unwrap();
+    for number in 0..10 {
+        write(&pair.destination_root, &format!("extra-{number}"), b"x", 0o600);
+    }
+    pair.params.delete = true;
+    let (output, findings) = pair.copy().await;
+    assert_eq!(rules(&findings), [(Rule::NotDeleted, ".")]);
+    assert!(findings[0].message.contains("empty") && output.unwrap().is_partial);
+
+    write(&pair.source_root, "one", b"1", 0o600);
+    let (_, findings) = pair.copy().await;
+    assert!(findings[0].message.contains("10 of 10"), "{findings:?}");
+    assert_eq!(std::fs::read_dir(&pair.destination_root).unwrap().count(), 12);
+    pair.params.max_delete = MaxDelete::Count(10);
+    let (output, findings) = pair.copy().await;
+    assert_eq!(findings, []);
+    assert_eq!(output.unwrap().deleted, 10);
     pair.close().await;
 }
