@@ -171,12 +171,7 @@ fn a_root_is_taken_until_its_migration_has_ended() {
 #[test]
 fn a_later_migration_settles_an_earlier_one_once_somebody_agreed() {
     let mut log = Log::new();
-    let keep = |create: &mut migration::Create| {
-        let mut spec = sample::spec();
-        spec.options.rollback_window_ms = Some(DAY_MS);
-        create.spec = spec.into();
-    };
-    log.create("m1", 1, keep).unwrap();
+    log.create_with("m1", 1, |options| options.rollback_window_ms = Some(DAY_MS));
     log.complete("m1", &copied(), &verified());
     let settles = |create: &mut migration::Create| {
         let mut plan = sample::plan(&create.migration);
@@ -287,12 +282,7 @@ fn a_dry_run_has_nothing_to_undo_however_it_ends() {
 #[test]
 fn what_comes_out_of_rest_finds_its_roots_free_or_is_refused() {
     let mut log = Log::new();
-    let keep = |create: &mut migration::Create| {
-        let mut spec = sample::spec();
-        spec.options.rollback_window_ms = Some(DAY_MS);
-        create.spec = spec.into();
-    };
-    log.create("m1", 1, keep).unwrap();
+    log.create_with("m1", 1, |options| options.rollback_window_ms = Some(DAY_MS));
     log.complete("m1", &copied(), &verified());
     // It reads what the first one wrote, which nobody may undo under its feet.
     let reads = |create: &mut migration::Create| {
