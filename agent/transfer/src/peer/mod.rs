@@ -292,6 +292,8 @@ impl Speaker {
         let (mut has_tickets, mut has_limits) = (true, true);
         loop {
             tokio::select! {
+                // What was told first is said first: a fresh ticket is never behind a limit.
+                biased;
                 changed = self.tickets.changed(), if has_tickets => {
                     has_tickets = changed.is_ok();
                     if has_tickets {

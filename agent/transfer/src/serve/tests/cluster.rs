@@ -73,7 +73,7 @@ impl Cluster {
             destination_root: "/nowhere".to_owned(),
             direction: Direction::Pull,
             token: FencingToken { epoch: 1, index: 9 },
-            expires: WallMs(clock::wall().0 + 60_000),
+            expires: WallMs(clock::wall().0 + 3_600_000),
             sanitize: None,
         }
     }

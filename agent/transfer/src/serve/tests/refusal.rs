@@ -2,9 +2,11 @@
 
 use std::time::Duration;
 
+use common::clock::WallMs;
 use common::failure::FailureKind;
 use common::id::TenantId;
 use common::principal::Principal;
+use sync::wire::content::{Fetch, What};
 use sync::wire::control::ToDestination;
 use sync::wire::error_code::ErrorCode;
 use sync::wire::hello::{Hello, Open, PROTOCOL_VERSION, ScanRequest};
@@ -12,10 +14,14 @@ use tokio::sync::watch;
 
 use super::cluster::{self, Cluster, connected, peer};
 use super::odd_tree::{noise, odd_tree, walk};
-use super::{entries, listings};
+use super::{ask, entries, listings, rel, stamp};
+use crate::endpoint::{Endpoint, EndpointSettings};
 use crate::lane::LaneError;
 use crate::peer::Source;
 use crate::window::Role;
+
+/// How long anything may take on a busy machine.
+const PATIENCE: Duration = Duration::from_secs(180);
 
 #[tokio::test(flavor = "multi_thread")]
 async fn tickets_for_anything_else_are_refused() {
@@ -35,7 +41,7 @@ async fn tickets_for_anything_else_are_refused() {
     ticket.tenant = "other".parse().unwrap();
     case("another tenant", &ticket, FailureKind::Denied);
     ticket = good.clone();
-    ticket.expires = common::clock::WallMs(1);
+    ticket.expires = WallMs(1);
     case("expired", &ticket, FailureKind::Timeout);
     ticket = good.clone();
     ticket.source_root = "relative".to_owned();
@@ -95,36 +101,51 @@ async fn garbage_on_the_port_harms_nobody() {
 #[tokio::test(flavor = "multi_thread")]
 async fn a_ticket_that_runs_out_ends_the_connection_and_a_fresh_one_does_not() {
     let (cluster, tree) = (Cluster::new(), odd_tree());
-    let (source, destination) = (cluster.endpoint("web1"), cluster.endpoint("web2"));
+    // The source's clock is the test's.
+    let (clock, clock_ahead_ms) = watch::channel(0);
+    let settings = EndpointSettings { clock_ahead_ms, ..cluster.settings("web1") };
+    let source = Endpoint::open(settings, &cluster.shutdown).unwrap();
+    let destination = cluster.endpoint("web2");
     let mut ticket = cluster.ticket(tree.path());
-    // Two handshakes and a renewal take a small part of this, also on a busy machine.
-    ticket.expires = common::clock::WallMs(common::clock::wall().0 + 8_000);
     let (renewed, renewals) = peer(&source, cluster.sign(&ticket));
     ticket.token.index += 1;
     let (mut left, _tickets) = peer(&source, cluster.sign(&ticket));
     left.token = ticket.token;
-    let kept = Source::open(&destination, &renewed, watch::channel(None).1).await.unwrap();
+    let (limit, bandwidth) = watch::channel(Some(1));
+    let kept = Source::open(&destination, &renewed, bandwidth).await.unwrap();
     let lost = Source::open(&destination, &left, watch::channel(None).1).await.unwrap();
-    renewals.send(cluster.sign(&cluster.ticket(tree.path()))).unwrap();
+    let later = 10 * 3_600_000;
+    let longer = |root| {
+        let ticket = cluster.ticket(root);
+        cluster.sign(&common::ticket::Ticket { expires: WallMs(ticket.expires.0 + later), ..ticket })
+    };
+    renewals.send(longer(tree.path())).unwrap();
+    limit.send(None).unwrap();
+    // What waited for the limit was sent, so the fresh ticket, which went before it, was taken.
+    let (sender, receiver) = kept.content(1).await.unwrap();
+    let stamp = stamp(&tree.path().join("large"));
+    let fetch = |index| Fetch { id: index, path: rel("large"), stamp, what: What::Range { index } };
+    ask(&sender, &receiver, vec![fetch(0), fetch(1)], 2).await;
+    clock.send(i64::try_from(later).unwrap()).unwrap();
     let wait = async {
         while lost.failure().is_none() {
             tokio::time::sleep(Duration::from_millis(20)).await;
         }
     };
-    tokio::time::timeout(Duration::from_secs(60), wait).await.unwrap();
+    tokio::time::timeout(PATIENCE, wait).await.unwrap();
     assert_eq!(lost.failure().unwrap().kind, FailureKind::Timeout);
     assert!(lost.manifest(ScanRequest::default()).await.is_err());
     let seen = entries(listings(kept.manifest(ScanRequest::default()).await.unwrap()).await);
     assert_eq!(seen.len(), walk(tree.path()).len());
     // A fresh ticket for another tree is no renewal.
     let other = tempfile::tempdir().unwrap();
-    renewals.send(cluster.sign(&cluster.ticket(other.path()))).unwrap();
+    renewals.send(longer(other.path())).unwrap();
     let wait = async {
         while kept.failure().is_none() {
             tokio::time::sleep(Duration::from_millis(20)).await;
         }
     };
-    tokio::time::timeout(Duration::from_secs(60), wait).await.unwrap();
+    tokio::time::timeout(PATIENCE, wait).await.unwrap();
     assert_eq!(kept.failure().unwrap().kind, FailureKind::Denied);
 }
 
