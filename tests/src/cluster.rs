@@ -11,6 +11,7 @@ use rustix::process::{Pid, Signal, kill_process};
 use serde_json::Value;
 use tempfile::TempDir;
 
+use crate::gate::{self, Gate};
 use crate::wait;
 
 /// How long a migration of a test may take on a busy machine with few cores.
@@ -141,6 +142,15 @@ impl Cluster {
         self.directory.path().join("cluster")
     }
 
+    fn gate_file(&self) -> PathBuf {
+        self.path("gate")
+    }
+
+    /// Closes the gate that every group of a move passes before it is committed.
+    pub fn close_gate(&self) -> Gate {
+        Gate::closed(self.gate_file())
+    }
+
     /// Returns a `ctl` that sees nothing of the machine but this cluster.
     pub fn command(&self) -> Command {
         let mut command = Command::new(self.binaries.join("ctl"));
@@ -150,6 +160,7 @@ impl Cluster {
             .env("HOME", self.directory.path())
             .env("DROVER_BIN_DIR", &self.binaries)
             .env("CTL_CONTEXT_FILE", self.cluster_directory().join("contexts.toml"))
+            .env(gate::VARIABLE, self.gate_file())
             .stdin(Stdio::null());
         if let Some(user) = self.user {
             command.uid(user).gid(user);

@@ -4,6 +4,7 @@
 
 pub mod canary;
 pub mod cluster;
+pub mod gate;
 pub mod home;
 pub mod intruder;
 pub mod judge;

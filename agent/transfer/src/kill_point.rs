@@ -22,6 +22,18 @@ pub struct KillPoint {
     is_other_boot: bool,
 }
 
+/// What every group of this process waits for.
+#[cfg(feature = "kill-points")]
+static EVERY_GROUP: std::sync::OnceLock<Box<dyn Fn() + Send + std::marker::Sync>> =
+    std::sync::OnceLock::new();
+
+/// Has every group of this process wait before it is committed, for tests with real processes; only the first call
+/// counts.
+#[cfg(feature = "kill-points")]
+pub fn before_every_group(wait: impl Fn() + Send + std::marker::Sync + 'static) {
+    EVERY_GROUP.set(Box::new(wait)).ok();
+}
+
 /// Told the number of every effect before it is made.
 #[cfg(test)]
 struct Watcher {
@@ -155,6 +167,10 @@ impl KillPoint {
     /// Waits for as long as the test holds groups.
     #[cfg(any(test, feature = "kill-points"))]
     pub(crate) fn hold(&self) {
+        #[cfg(feature = "kill-points")]
+        if let Some(wait) = EVERY_GROUP.get() {
+            wait();
+        }
         // Bounded, so that a test which fails before it lets go ends.
         const HELD_MAX: std::time::Duration = std::time::Duration::from_secs(120);
         let Some(gate) = &self.gate else { return };

@@ -88,7 +88,7 @@ pub use copy::run_copy;
 pub use endpoint::{Endpoint, EndpointSettings};
 pub use findings::{FindingSink, FindingTotals};
 #[cfg(feature = "kill-points")]
-pub use kill_point::KillPoint;
+pub use kill_point::{KillPoint, before_every_group};
 pub use patience::Patience;
 pub use peer::{ContentReceiver, Delivery, FetchSender, ManifestReceiver, Source};
 pub use reach::ServeOrder;

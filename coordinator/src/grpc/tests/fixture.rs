@@ -36,7 +36,8 @@ use crate::init::init;
 use crate::node::Node;
 use crate::vault::keyring::KeySources;
 
-pub(super) const PATIENCE: Duration = Duration::from_secs(20);
+/// How long anything may take on a machine that is busy with twenty other things.
+pub(super) const PATIENCE: Duration = Duration::from_secs(180);
 
 pub(super) struct Cluster {
     pub(super) directory: tempfile::TempDir,
