@@ -50,7 +50,7 @@ fn a_leader_that_hangs_is_left_by_everybody() {
     let gate = cluster.close_gate();
     let id = cluster.migrate_detached(&source, &destination, &[]);
     gate.let_pass(1);
-    let moving = cluster.wait_for(&id, "some bytes", |migration| migration["bytes_done"].as_u64() > Some(0));
+    let moving = cluster.status(&id);
     assert_eq!(moving["status"], "running");
     let old = leader(&cluster);
     cluster.signal(&old, Signal::STOP);

@@ -48,9 +48,9 @@ impl Drop for Gate {
     }
 }
 
-/// Waits until the gate lets a group pass; one that is not there lets all pass.
-pub fn pass(path: &Path) {
-    while let Some(left) = left(path) {
+/// Waits until the gate lets a group pass, or nobody wants it any more; a gate that is not there lets all pass.
+pub fn pass(path: &Path, is_over: &dyn Fn() -> bool) {
+    while let Some(left) = left(path).filter(|_left| !is_over()) {
         if left > 0 {
             return write(path, left - 1);
         }

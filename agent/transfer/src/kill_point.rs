@@ -22,15 +22,18 @@ pub struct KillPoint {
     is_other_boot: bool,
 }
 
+/// Waits, and asks now and then whether the lease is over, so that nobody need wait any more.
+#[cfg(feature = "kill-points")]
+type Wait = dyn Fn(&dyn Fn() -> bool) + Send + std::marker::Sync;
+
 /// What every group of this process waits for.
 #[cfg(feature = "kill-points")]
-static EVERY_GROUP: std::sync::OnceLock<Box<dyn Fn() + Send + std::marker::Sync>> =
-    std::sync::OnceLock::new();
+static EVERY_GROUP: std::sync::OnceLock<Box<Wait>> = std::sync::OnceLock::new();
 
 /// Has every group of this process wait before it is committed, for tests with real processes; only the first call
 /// counts.
 #[cfg(feature = "kill-points")]
-pub fn before_every_group(wait: impl Fn() + Send + std::marker::Sync + 'static) {
+pub fn before_every_group(wait: impl Fn(&dyn Fn() -> bool) + Send + std::marker::Sync + 'static) {
     EVERY_GROUP.set(Box::new(wait)).ok();
 }
 
@@ -166,10 +169,11 @@ impl KillPoint {
 
     /// Waits for as long as the test holds groups.
     #[cfg(any(test, feature = "kill-points"))]
-    pub(crate) fn hold(&self) {
+    #[cfg_attr(not(feature = "kill-points"), expect(unused_variables, reason = "only that feature asks"))]
+    pub(crate) fn hold(&self, is_over: impl Fn() -> bool) {
         #[cfg(feature = "kill-points")]
         if let Some(wait) = EVERY_GROUP.get() {
-            wait();
+            wait(&is_over);
         }
         // Bounded, so that a test which fails before it lets go ends.
         const HELD_MAX: std::time::Duration = std::time::Duration::from_secs(120);
@@ -180,7 +184,7 @@ impl KillPoint {
     /// Holds nothing.
     #[cfg(not(any(test, feature = "kill-points")))]
     #[expect(clippy::unused_self, reason = "it is something in tests only")]
-    pub(crate) fn hold(&self) {}
+    pub(crate) fn hold(&self, _is_over: impl Fn() -> bool) {}
 
     /// Has files synced as the test says.
     #[cfg(test)]

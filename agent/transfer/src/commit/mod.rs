@@ -151,7 +151,7 @@ impl Committer {
         if group.is_empty() {
             return Ok(Vec::new());
         }
-        self.kill.hold();
+        self.kill.hold(|| self.lease.check().is_err());
         self.lease.check()?;
         self.kill.pass()?;
         self.sync(&group)?;
