@@ -202,6 +202,16 @@ impl Pair {
         (undone.map(|preview| preview.kept_aside), drain(&mut receiver))
     }
 
+    /// Runs an undo that is killed before the effect of this number, if it has so many; says whether it was.
+    pub(crate) async fn undo_killed_at(&mut self, number: i64) -> bool {
+        let (mut context, _receiver) = self.context();
+        let kill = KillPoint::at(number);
+        context.lease = context.lease.with_kill_point(kill.clone());
+        let undone = crate::way_back::undo(context, self.params.clone()).await;
+        assert_eq!(undone.is_err(), kill.was_hit(), "{undone:?}");
+        kill.was_hit()
+    }
+
     /// Ends the way back.
     pub(crate) fn settle(&mut self) {
         let (context, _findings) = self.context();

@@ -161,10 +161,9 @@ impl Undo<'_> {
         let mut opened = Opened::default();
         opened.open(&parent).map_err(|error| of_stage(&error))?;
         let swap = Swap { stage: self.stage, findings: self.findings, kill: self.kill };
-        let is_swapped = swap.begin(history, &parent, &name)?;
+        let swapped = swap.begin(history, &parent, &name)?;
         self.down_at(history, &parent, &name)?;
-        if is_swapped {
-            swap.end(history, &parent, &name)?;
+        if swap.end(swapped, history, &parent, &name)? {
             self.swapped.mark_or_parent(&history.path);
         }
         Ok(())

@@ -2,7 +2,7 @@
 //!
 //! What the second holds goes into the first before anything below is looked at; so all that is below is undone as in
 //! a directory that never left. Killed anywhere, it is ended by the next undo: the second directory stands in `undo/`
-//! under a name of its own until it is empty.
+//! under a name of its own until it is empty, and what was moved is still known for ours when that is gone.
 
 use common::failure::Failure;
 use tree::{Dir, Kind, Name};
@@ -24,34 +24,63 @@ pub(crate) struct Swap<'a> {
     pub(crate) kill: &'a KillPoint,
 }
 
+/// How it stands with a swap.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Swapped {
+    /// There is none.
+    No,
+    /// It was begun: what the made directory holds is to be given to the kept one, once that is back.
+    Begun,
+    /// An undo before this one ended it.
+    Before,
+}
+
 impl Swap<'_> {
-    /// Takes a directory that the migration made out of the way of a kept one, if that is how it stands; says whether
-    /// what it holds is to be given to the kept one, once that is back.
-    pub(crate) fn begin(&self, history: &History, parent: &Dir, name: &Name) -> Result<bool, Failure> {
-        let Some((domain, seq)) = self.kept_directory(history)? else { return Ok(false) };
+    /// Takes a directory that the migration made out of the way of a kept one, if that is how it stands.
+    pub(crate) fn begin(&self, history: &History, parent: &Dir, name: &Name) -> Result<Swapped, Failure> {
+        let Some((domain, seq)) = self.kept_directory(history)? else { return Ok(Swapped::No) };
         let (kept, made) = (kept_name(seq), made_name(seq));
         let stands = |name: &Name| domain.undo.stat_if_exists(name).map_err(|error| of_stage(&error));
         if stands(&made)?.is_some() {
-            return Ok(true);
+            return Ok(Swapped::Begun);
         }
         let now = parent.stat_if_exists(name).map_err(|error| of_stage(&error))?;
+        if stands(&kept)?.is_none() {
+            // Only an undo gives it back.
+            let is_back = now.is_some_and(|now| is_original(history, &now));
+            return Ok(if is_back { Swapped::Before } else { Swapped::No });
+        }
         let is_made = now.is_some_and(|now| now.kind == Kind::Directory && history.is_made(now.ino));
-        if !is_made || stands(&kept)?.is_none() {
-            return Ok(false);
+        if !is_made {
+            return Ok(Swapped::No);
         }
         let dir = parent.open_dir(name).map_err(|error| of_stage(&error))?;
         if dir.holds_mounts().map_err(|error| of_stage(&error))? {
-            return Ok(false);
+            return Ok(Swapped::No);
         }
         self.kill.pass()?;
         dir.open_for_writing()
             .and_then(|_modes| parent.rename_over(name, &domain.undo, &made))
             .map_err(|error| of_stage(&error))?;
-        Ok(true)
+        Ok(Swapped::Begun)
     }
 
-    /// Gives what it holds to the one that is back.
-    pub(crate) fn end(&self, history: &History, parent: &Dir, name: &Name) -> Result<(), Failure> {
+    /// Gives what it holds to the one that is back, if that is still to be done; says whether there was a swap, by
+    /// which all below has another change time.
+    pub(crate) fn end(
+        &self,
+        swapped: Swapped,
+        history: &History,
+        parent: &Dir,
+        name: &Name,
+    ) -> Result<bool, Failure> {
+        if swapped == Swapped::Begun {
+            self.give(history, parent, name)?;
+        }
+        Ok(swapped != Swapped::No)
+    }
+
+    fn give(&self, history: &History, parent: &Dir, name: &Name) -> Result<(), Failure> {
         let Some((domain, seq)) = self.kept_directory(history)? else { return Ok(()) };
         let made = made_name(seq);
         let (from, to) = domain

@@ -199,6 +199,31 @@ async fn a_directory_that_went_and_came_again_is_given_back_with_what_others_put
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn an_undo_that_is_killed_takes_nothing_of_ours_for_somebody_else_s() {
+    for number in 0.. {
+        let mut pair = Pair::new();
+        data_became_a_link(&pair);
+        let original = snapshot(&pair.destination_root);
+        (pair.params.delete, pair.params.max_delete) = (true, MaxDelete::Percent(100));
+        assert_eq!(pair.copy().await.1, []);
+        std::fs::remove_file(pair.source_root.join("data")).unwrap();
+        write(&pair.source_root, "data/new", b"of the source", 0o600);
+        write(&pair.source_root, "data/below/2", b"of the source too", 0o600);
+        assert_eq!(pair.copy().await.1, []);
+        let is_killed = pair.undo_killed_at(number).await;
+        if is_killed {
+            assert_eq!(pair.undo().await, (Ok(0), Vec::new()), "killed before effect {number}");
+        }
+        assert_same(&snapshot(&pair.destination_root), &original, &format!("killed before effect {number}"));
+        pair.close().await;
+        if !is_killed {
+            assert!(number > 20, "it has {number} effects only");
+            return;
+        }
+    }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn deletes_are_guarded() {
     let mut pair = Pair::new();
     std::fs::create_dir(&pair.destination_root).unwrap();
