@@ -47,9 +47,19 @@ pub(crate) struct Memory {
 impl Memory {
     /// Opens the folder of a migration, making it if it is missing.
     pub(crate) fn open(state_dir: &Path, migration: &MigrationId) -> Result<Self, Failure> {
-        let folder = state_dir.join("transfer").join(migration.as_str());
-        std::fs::create_dir_all(&folder).map_err(|error| trouble("make", &folder, &error))?;
-        Ok(Self { folder })
+        let memory = Self::look(state_dir, migration);
+        memory.make()?;
+        Ok(memory)
+    }
+
+    /// Looks into the folder of a migration, whether or not there is one: what ends a migration that could begin
+    /// nothing on a full disk needs no room there.
+    pub(crate) fn look(state_dir: &Path, migration: &MigrationId) -> Self {
+        Self { folder: state_dir.join("transfer").join(migration.as_str()) }
+    }
+
+    fn make(&self) -> Result<(), Failure> {
+        std::fs::create_dir_all(&self.folder).map_err(|error| trouble("make", &self.folder, &error))
     }
 
     /// Returns the path of a list.
@@ -120,6 +130,7 @@ impl Memory {
     }
 
     fn write<T: Serialize>(&self, name: &str, record: &T) -> Result<(), Failure> {
+        self.make()?;
         let path = self.folder.join(name);
         let content = serde_json::to_vec(record)
             .map_err(|error| Failure::new(FailureKind::Bug, format!("failed to write a record: {error}")))?;

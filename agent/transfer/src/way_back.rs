@@ -2,6 +2,7 @@
 
 use std::fs::File;
 use std::path::Path;
+use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
 
 use common::failure::{Failure, FailureKind};
 use common::rel_path::is_component;
@@ -36,14 +37,15 @@ pub async fn undo(ctx: StepContext, params: FileParams) -> Result<UndoPreview, F
 }
 
 fn undo_blocking(ctx: &StepContext, params: &FileParams) -> Result<UndoPreview, Failure> {
-    let memory = Memory::open(&ctx.state_dir, &ctx.migration)?;
-    ctx.findings.list_in(&memory.list(UNDO_LIST))?;
+    let memory = Memory::look(&ctx.state_dir, &ctx.migration);
     begun::end(Path::new(&params.destination_root), &memory)?;
     let Some(root) = open_root_of_stage(&params.destination_root, &memory)? else {
         memory.forget()?;
         return Ok(UndoPreview::default());
     };
     let Some(stage) = Stage::find(&root, &ctx.migration, &memory)? else { return Ok(UndoPreview::default()) };
+    let memory = Memory::open(&ctx.state_dir, &ctx.migration)?;
+    ctx.findings.list_in(&memory.list(UNDO_LIST))?;
     // An undo must be possible on a full disk: what was staged and never got a name makes room for it, also for the
     // fence's own file. It is not ours to clear once somebody with a newer token came.
     let inside = Fence::of(&stage.dir, ctx.token).enter()?;
@@ -87,14 +89,19 @@ fn close(stage: Stage, memory: &Memory, kill: &KillPoint) -> Result<(), Failure>
 /// # Errors
 /// When the root or its stage cannot be read.
 pub fn undo_preview(state_dir: &Path, question: &UndoQuestion) -> Result<UndoPreview, Failure> {
-    let memory = Memory::open(state_dir, &question.migration)?;
+    let memory = Memory::look(state_dir, &question.migration);
     let Some(root) = open_root_of_stage(&question.params.destination_root, &memory)? else {
         return Ok(UndoPreview::default());
     };
     let Some(stage) = Stage::find(&root, &question.migration, &memory)? else {
         return Ok(UndoPreview::default());
     };
-    let mut histories = Histories::sort(read_settled(&stage.dir)?, &stage.spill, "preview")?;
+    // The stage's own spill files may be those of an attempt that runs, and two may look at once.
+    static PREVIEWS: AtomicU64 = AtomicU64::new(0);
+    let label = format!("preview-{}", PREVIEWS.fetch_add(1, Relaxed));
+    let memory = Memory::open(state_dir, &question.migration)?;
+    let spill = Root::open(memory.folder()).map_err(|error| of_stage(&error))?.dir();
+    let mut histories = Histories::sort(read_settled(&stage.dir)?, &spill, &label)?;
     preview(&stage, &mut histories)
 }
 
@@ -103,7 +110,7 @@ pub fn undo_preview(state_dir: &Path, question: &UndoQuestion) -> Result<UndoPre
 /// # Errors
 /// When a newer attempt works on the root (`Fenced`), or something cannot be removed; then it may be asked again.
 pub fn settle(state_dir: &Path, question: &SettleQuestion) -> Result<(), Failure> {
-    let memory = Memory::open(state_dir, &question.migration)?;
+    let memory = Memory::look(state_dir, &question.migration);
     begun::end(Path::new(&question.destination_root), &memory)?;
     let Some(root) = open_root(&question.destination_root)? else { return memory.forget() };
     let stage = match Stage::find(&root, &question.migration, &memory) {
@@ -139,7 +146,7 @@ pub fn open_list(state_dir: &Path, question: &ListQuestion) -> Result<File, Fail
     if !is_component(question.list_file.as_bytes()) {
         return Err(missing("it is not the name of a list"));
     }
-    let memory = Memory::open(state_dir, &question.migration)?;
+    let memory = Memory::look(state_dir, &question.migration);
     File::open(memory.list(&question.list_file)).map_err(|error| missing(&error.to_string()))
 }
 
