@@ -9,6 +9,7 @@ use std::time::Duration;
 
 use common::clock::{self, BootTime, WallMs};
 use common::failure::Failure;
+use common::host::HostStatus;
 use common::id::{HostName, TenantId};
 use common::plan::PlannedStep;
 use proto::v1;
@@ -57,7 +58,12 @@ pub fn due(
     for migration in state.migrations().active() {
         for Startable { place, is_undo } in migration.startable(now) {
             let planned = &migration.plan.steps[place];
-            let Some(incarnation) = incarnation_of(&migration.tenant, &planned.host) else { continue };
+            let connected = incarnation_of(&migration.tenant, &planned.host);
+            // A host that was revoked never connects; that is then a failure, and not waited for.
+            let Some(incarnation) = connected.or_else(|| revoked(state, &migration.tenant, &planned.host))
+            else {
+                continue;
+            };
             // What is to be put back waits for nobody.
             if !load.take(&migration.tenant, planned) && !is_undo {
                 continue;
@@ -75,6 +81,12 @@ pub fn due(
         }
     }
     due
+}
+
+/// Returns the last start that was known of an agent whose host was revoked.
+fn revoked(state: &State, tenant: &TenantId, host: &HostName) -> Option<u64> {
+    let host = state.hosts().get(tenant, host).filter(|host| host.status == HostStatus::Revoked)?;
+    Some(host.incarnation)
 }
 
 /// Steps under way at each host, as the one that is changed or as the one that is read.

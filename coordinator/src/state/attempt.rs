@@ -3,10 +3,11 @@
 use std::sync::Arc;
 
 use common::clock::WallMs;
-use common::failure::{Failure, FailureKind};
+use common::failure::{Failure, FailureKind, Retry};
 use common::fence::FencingToken;
 use common::host::HostStatus;
 use common::id::{HostName, MigrationId, StepId, TenantId};
+use common::limit::STEP_ATTEMPTS_MAX;
 use common::plan::PlannedStep;
 use common::view::{MigrationStatus, StepStatus};
 
@@ -103,34 +104,44 @@ impl Migration {
         Ok(lease)
     }
 
-    /// Fails a run without granting it, because the host that it reads from was revoked.
-    fn deny(&mut self, stamp: &Stamp, place: usize, peer: &HostName) -> Result<Vec<Effect>, Refusal> {
+    /// Fails a run or an undo without granting it, because a host that it needs was revoked.
+    fn deny(&mut self, stamp: &Stamp, startable: &Startable, why: Failure) -> Result<Vec<Effect>, Refusal> {
+        let Startable { place, is_undo } = *startable;
         let planned = &self.plan.steps[place];
-        if !self.startable(stamp.wall).contains(&Startable { place, is_undo: false }) {
+        if !self.startable(stamp.wall).contains(startable) {
             return Err(self.refused(&format!("{} cannot start now", named(&planned.id)), "look again"));
         }
-        let message = format!("nothing is read from the host `{peer}`, because it was revoked");
-        let failure = Failure::new(FailureKind::Denied, message)
-            .context("host", peer.to_string())
-            .hint(format!("if it is to be moved all the same, let it join again with `ctl host enroll {peer}`; then `ctl retry`, or a new migration where this one was undone"));
         let (kind, step) = (planned.kind, &mut self.steps[place]);
-        step.change(Change::Granted)?;
-        step.fail(kind, failure, false, stamp.wall)?;
+        if !is_undo {
+            step.change(Change::Granted)?;
+        } else if step.status != StepStatus::Undoing {
+            step.change(Change::UndoGranted)?;
+        }
+        step.fail(kind, why, is_undo, stamp.wall)?;
         self.advance(stamp)
     }
 
-    /// Ends a lease whose holder said nothing.
-    fn lose(&mut self, stamp: &Stamp, place: usize, reason: &str) -> Result<Vec<Effect>, Refusal> {
-        let step = &mut self.steps[place];
+    /// Ends a lease whose holder said nothing, or ended in the middle of its work.
+    fn lose(&mut self, stamp: &Stamp, place: usize, loss: Loss) -> Result<Vec<Effect>, Refusal> {
+        let (kind, step) = (self.plan.steps[place].kind, &mut self.steps[place]);
         let Some(lease) = step.end_lease(stamp.wall) else { return Ok(Vec::new()) };
-        step.change(if lease.is_undo { Change::UndoLost } else { Change::Lost })?;
+        match loss {
+            Loss::Restarted if step.failures + 1 >= STEP_ATTEMPTS_MAX => {
+                step.fail(kind, crashing(&lease.host), lease.is_undo, stamp.wall)?;
+            }
+            Loss::Restarted => {
+                step.failures += 1;
+                step.change(lost(&lease))?;
+            }
+            Loss::Silent(_) | Loss::Revoked => step.change(lost(&lease))?,
+        }
         let mut effects = vec![Effect::LeaseEnded {
             tenant: self.tenant.clone(),
             migration: self.id.clone(),
             step: self.plan.steps[place].id.clone(),
             host: lease.host,
             token: lease.token,
-            reason: reason.to_owned(),
+            reason: loss.reason().to_owned(),
         }];
         effects.extend(self.advance(stamp)?);
         Ok(effects)
@@ -196,12 +207,13 @@ impl Migrations {
                 if migration.plan.generation != generation || migration.plan.steps[place].host != host {
                     return Err(migration.refused("the plan has changed", "look again"));
                 }
-                let record = may_take(hosts, &tenant, &host, incarnation, is_undo)?;
-                if let Some(peer) = revoked_source(hosts, &migration, place).filter(|_| !is_undo) {
-                    let effects = migration.deny(stamp, place, &peer)?;
+                let startable = Startable { place, is_undo };
+                if let Some(why) = revoked(hosts, &migration, &startable) {
+                    let effects = migration.deny(stamp, &startable, why)?;
                     self.put(migration);
                     return Ok(Applied::done().effects(effects));
                 }
+                let record = may_take(hosts, &tenant, &host, incarnation, is_undo)?;
                 let lease = migration.grant(stamp, record, place, is_undo)?;
                 let changed = migration.changed();
                 self.put(migration);
@@ -212,7 +224,7 @@ impl Migrations {
                 let Some(place) = migration.held(&step, token) else {
                     return Err(migration.refused("this lease has ended already", "nothing needs doing"));
                 };
-                let effects = migration.lose(stamp, place, &reason)?;
+                let effects = migration.lose(stamp, place, Loss::Silent(&reason))?;
                 self.put(migration);
                 Ok(Applied::done().effects(effects))
             }
@@ -240,11 +252,11 @@ impl Migrations {
         incarnation: u64,
     ) -> Result<Vec<Effect>, Refusal> {
         let is_over = |_: &PlannedStep, lease: &Lease| lease.host == *host && lease.incarnation < incarnation;
-        self.lose_leases(stamp, tenant, "the agent started again", is_over)
+        self.lose_leases(stamp, tenant, Loss::Restarted, is_over)
     }
 
-    /// Ends the leases of a host that was revoked, and of all runs that read from it. The grant of such a run is a
-    /// failure from now on; see [`Migration::deny`].
+    /// Ends the leases of a host that was revoked, and of all runs that read from it. The grant of such a run, and of
+    /// anything at that host, is a failure from now on; see [`Migration::deny`].
     pub(super) fn cut_off(
         &mut self,
         stamp: &Stamp,
@@ -254,10 +266,11 @@ impl Migrations {
         let is_over = |planned: &PlannedStep, lease: &Lease| {
             lease.host == *host || (!lease.is_undo && reads_from(planned, host))
         };
-        let effects = self.lose_leases(stamp, tenant, "the host was revoked", is_over)?;
+        let effects = self.lose_leases(stamp, tenant, Loss::Revoked, is_over)?;
         // What waits for another try learns it at once.
-        let waits =
-            |planned: &PlannedStep, step: &Step| step.not_before.is_some() && reads_from(planned, host);
+        let waits = |planned: &PlannedStep, step: &Step| {
+            step.not_before.is_some() && (planned.host == *host || reads_from(planned, host))
+        };
         let is_concerned = |migration: &&Arc<Migration>| {
             migration.tenant == *tenant && migration.planned().any(|(planned, step)| waits(planned, step))
         };
@@ -278,7 +291,7 @@ impl Migrations {
         &mut self,
         stamp: &Stamp,
         tenant: &TenantId,
-        reason: &str,
+        loss: Loss<'_>,
         is_over: impl Fn(&PlannedStep, &Lease) -> bool,
     ) -> Result<Vec<Effect>, Refusal> {
         let is_lost = |migration: &Migration, place: usize| {
@@ -294,7 +307,7 @@ impl Migrations {
             let mut migration = migration.as_ref().clone();
             for place in 0..migration.steps.len() {
                 if is_lost(&migration, place) {
-                    effects.extend(migration.lose(stamp, place, reason)?);
+                    effects.extend(migration.lose(stamp, place, loss)?);
                 }
             }
             self.put(migration);
@@ -341,12 +354,66 @@ fn reads_from(planned: &PlannedStep, host: &HostName) -> bool {
     planned.kind.needs_peer() && planned.peer.as_ref() == Some(host)
 }
 
-/// Returns the host that a step reads from, if that was revoked.
-fn revoked_source(hosts: &Hosts, migration: &Migration, place: usize) -> Option<HostName> {
-    let planned = &migration.plan.steps[place];
-    let peer = planned.peer.as_ref().filter(|peer| reads_from(planned, peer))?;
-    let host = hosts.get(&migration.tenant, peer)?;
-    (host.status == HostStatus::Revoked).then(|| peer.clone())
+/// Returns why a step cannot start, if a host that it needs was revoked.
+fn revoked(hosts: &Hosts, migration: &Migration, startable: &Startable) -> Option<Failure> {
+    let Startable { place, is_undo } = *startable;
+    let (planned, step) = (&migration.plan.steps[place], &migration.steps[place]);
+    let is_revoked = |host: &&HostName| {
+        hosts.get(&migration.tenant, host).is_some_and(|host| host.status == HostStatus::Revoked)
+    };
+    let denied = |host: &HostName, what: &str, then: &str| {
+        Failure::new(FailureKind::Denied, format!("{what} the host `{host}`, because it was revoked"))
+            .context("host", host.to_string())
+            .hint(format!(
+                "if it shall be all the same, let it join again with `ctl host enroll {host}`; then {then}"
+            ))
+    };
+    let again = "`ctl retry`, or a new migration where this one was undone";
+    if is_revoked(&&planned.host) {
+        return Some(match is_undo {
+            true => denied(&planned.host, "nothing can be put back on", "`ctl retry`"),
+            false => denied(&planned.host, "nothing is changed on", again),
+        });
+    }
+    // A verification may do without the source; where it failed, that is why.
+    let reads = |peer: &&HostName| !is_undo && (reads_from(planned, peer) || step.failures > 0);
+    let peer = planned.peer.as_ref().filter(reads).filter(is_revoked)?;
+    Some(denied(peer, "nothing is read from", again))
+}
+
+/// How a lease ends that its holder does not end.
+#[derive(Clone, Copy, Debug)]
+enum Loss<'a> {
+    /// The holder said nothing for too long, or gave it back.
+    Silent(&'a str),
+    /// The holder's agent started again.
+    Restarted,
+    /// A host was revoked.
+    Revoked,
+}
+
+impl Loss<'_> {
+    fn reason(&self) -> &str {
+        match self {
+            Self::Silent(reason) => reason,
+            Self::Restarted => "the agent started again",
+            Self::Revoked => "the host was revoked",
+        }
+    }
+}
+
+fn lost(lease: &Lease) -> Change {
+    if lease.is_undo { Change::UndoLost } else { Change::Lost }
+}
+
+/// What is told of an agent that does not survive a step.
+fn crashing(host: &HostName) -> Failure {
+    let message = format!(
+        "the agent on `{host}` ended in the middle of this step, {STEP_ATTEMPTS_MAX} times in a row without coming further"
+    );
+    Failure { retry: Retry::AfterOperator, ..Failure::new(FailureKind::Unreachable, message) }
+        .context("host", host.to_string())
+        .hint("look into its log for what ends it, such as too little memory; then `ctl retry`")
 }
 
 /// Whether a host may take a step now.

@@ -1,13 +1,17 @@
 //! Who is believed what, and how much of it.
 
+use common::clock::WallMs;
+use common::digest::Digest;
 use common::failure::{Failure, FailureKind, Retry};
 use common::finding::{Finding, Rule};
 use common::host::HostFacts;
+use common::limit::STEP_ATTEMPTS_MAX;
+use common::progress::Progress;
 use common::view::{MigrationStatus, StepStatus};
 
 use super::effect::Effect;
 use super::host;
-use super::migration::{self, Act};
+use super::migration::{self, Act, Checkpoint};
 use super::sample::{self, Log, copied, failed, finding, verified};
 use super::step::Event;
 use super::{Command, Outcome, snapshot};
@@ -44,8 +48,101 @@ fn a_draining_host_takes_nothing_new_and_a_revoked_one_nothing() {
     assert!(log.grant("m1").is_undo);
     let revoked = log.host("web2", host::Change::Revoke).unwrap();
     assert!(revoked.effects.iter().any(|effect| matches!(effect, Effect::LeaseEnded { .. })));
-    assert!(log.try_grant("m1").is_err());
+    // Nobody can put back what was begun there, and nobody waits for it.
+    assert!(matches!(log.ask("m1"), Ok(Outcome::Done)));
+    assert_eq!((log.status("m1"), log.exit_code("m1")), (MigrationStatus::Stuck, Some(12)));
     assert!(log.host("web2", host::Change::Facts(HostFacts::default())).is_err());
+    enroll_again(&mut log, "web2");
+    log.act("m1", Act::Retry).unwrap();
+    assert!(log.grant("m1").is_undo);
+}
+
+fn enroll_again(log: &mut Log, name: &str) {
+    let token = Digest::of(b"again");
+    log.host(name, host::Change::Invite { token, expires: WallMs(u64::MAX) }).unwrap();
+    log.host(name, host::Change::Enroll { token, public_key: vec![2] }).unwrap();
+    log.host(name, host::Change::Started { incarnation: 9 }).unwrap();
+}
+
+#[test]
+fn a_revoked_destination_fails_what_was_to_be_changed_there() {
+    for may_unwind in [false, true] {
+        let mut log = Log::new();
+        log.create_with("m1", 1, |options| options.rollback_on_failure = may_unwind);
+        log.run("m1", &copied());
+        log.host("web2", host::Change::Revoke).unwrap();
+        assert!(matches!(log.ask("m1"), Ok(Outcome::Done)));
+        let failure = log.migration("m1").failures[0].clone();
+        assert_eq!((failure.kind, failure.retry), (FailureKind::Denied, Retry::Never));
+        assert!(failure.message.contains("nothing is changed on the host `web2`"), "{failure}");
+        if may_unwind {
+            assert!(matches!(log.ask("m1"), Ok(Outcome::Done)));
+            assert_eq!(log.status("m1"), MigrationStatus::Stuck);
+            let told = log.migration("m1").failures.last().unwrap().message.clone();
+            assert!(told.contains("nothing can be put back on the host `web2`"), "{told}");
+        } else {
+            assert_eq!(log.status("m1"), MigrationStatus::Failed);
+        }
+    }
+}
+
+#[test]
+fn a_verification_that_needs_a_revoked_source_fails_with_its_first_attempt() {
+    let mut log = Log::new();
+    log.create("m1", 1, |_| {}).unwrap();
+    log.run("m1", &copied());
+    log.host("web1", host::Change::Revoke).unwrap();
+    log.grant("m1");
+    log.report("m1", failed(FailureKind::Unreachable, Retry::Later));
+    log.now += 60_000;
+    assert!(matches!(log.ask("m1"), Ok(Outcome::Done)));
+    let failure = log.migration("m1").failures[0].clone();
+    assert_eq!(failure.kind, FailureKind::Denied);
+    assert!(failure.message.contains("nothing is read from the host `web1`"), "{failure}");
+}
+
+#[test]
+fn an_agent_that_ends_in_each_attempt_is_not_tried_for_ever() {
+    let mut log = Log::new();
+    log.create("m1", 1, |_| {}).unwrap();
+    let mut crashes = 0;
+    while log.status("m1") == MigrationStatus::Running {
+        assert!(!log.grant("m1").is_undo);
+        crashes += 1;
+        log.host("web2", host::Change::Started { incarnation: 1 + crashes }).unwrap();
+    }
+    assert_eq!(crashes, u64::from(STEP_ATTEMPTS_MAX));
+    let failure = log.migration("m1").failures[0].clone();
+    assert_eq!((failure.kind, failure.retry), (FailureKind::Unreachable, Retry::AfterOperator));
+    assert!(failure.message.contains("the agent on `web2` ended"), "{failure}");
+    // The undo has as many.
+    while log.status("m1") == MigrationStatus::Unwinding {
+        assert!(log.grant("m1").is_undo);
+        crashes += 1;
+        log.host("web2", host::Change::Started { incarnation: 1 + crashes }).unwrap();
+    }
+    assert_eq!(log.status("m1"), MigrationStatus::Stuck);
+}
+
+#[test]
+fn an_agent_that_ends_now_and_then_loses_nothing() {
+    let mut log = Log::new();
+    log.create("m1", 1, |_| {}).unwrap();
+    for round in 1..40 {
+        let token = log.grant("m1").token;
+        let progress = Progress { bytes_done: round, ..Progress::default() };
+        let checkpoint = Checkpoint {
+            migration: "m1".parse().unwrap(),
+            step: "file.copy-1".parse().unwrap(),
+            token,
+            progress,
+        };
+        let command =
+            migration::Command::Progress { tenant: sample::tenant(), checkpoints: vec![checkpoint] };
+        log.apply(sample::node(), Command::Migration(command)).unwrap();
+        log.host("web2", host::Change::Started { incarnation: 1 + round }).unwrap();
+    }
+    assert_eq!(log.status("m1"), MigrationStatus::Running);
 }
 
 #[test]
