@@ -162,6 +162,28 @@ impl Cluster {
         self.running.insert(id, Running { node, shutdown });
     }
 
+    /// Returns why a node cannot be opened, once nobody else has its files.
+    async fn refused(&self, id: u64) -> Failure {
+        loop {
+            let way = Arc::new(Way { net: self.net.clone(), from: name(id) });
+            let settings = RaftSettings { node_id: id, directory: self.path(id) };
+            let shutdown = Shutdown::new();
+            match RaftNode::open(settings, way, &shutdown).await {
+                Err(error) => {
+                    let failure = Failure::from(error);
+                    if !failure.message.contains("lock") {
+                        return failure;
+                    }
+                    tokio::task::yield_now().await;
+                }
+                Ok(node) => {
+                    node.stop_at_once().await;
+                    panic!("it opened");
+                }
+            }
+        }
+    }
+
     /// Cuts a node off and stops it without a word to the others.
     async fn kill(&mut self, id: u64) {
         self.net.servers.lock().unwrap().remove(&name(id));
@@ -357,6 +379,46 @@ async fn a_cluster_that_was_off_comes_back_with_its_snapshot() {
     cluster.assert_equal().await;
     let replica = cluster.agreed().await;
     assert_eq!(replica.state.hosts().table().len(), 21);
+    cluster.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_snapshot_that_is_damaged_or_gone_is_told_at_the_start() {
+    let mut cluster = Cluster::of(1).await;
+    for number in 0..20 {
+        cluster.write(&format!("web-{number}")).await;
+    }
+    let leader = cluster.leader().await;
+    leader.snapshot_now().await;
+    leader.purge_now().await;
+    drop(leader);
+    cluster.kill(1).await;
+    let snapshots: Vec<PathBuf> = std::fs::read_dir(cluster.path(1).join("snapshots"))
+        .unwrap()
+        .map(|entry| entry.unwrap().path())
+        .collect();
+    let [path] = &snapshots[..] else { panic!("{snapshots:?}") };
+    let whole = std::fs::read(path).unwrap();
+    let flipped = |at: usize| {
+        let mut bytes = whole.clone();
+        bytes[at] ^= 0x10;
+        Some(bytes)
+    };
+    let mut damages = vec![None, Some(Vec::new()), Some(whole[..whole.len() / 2].to_vec())];
+    // The description at the front, and the state behind it.
+    damages.extend((0..120).chain((120..whole.len()).step_by(whole.len() / 10)).map(flipped));
+    for (number, damage) in damages.into_iter().enumerate() {
+        match damage {
+            Some(bytes) => std::fs::write(path, bytes).unwrap(),
+            None => std::fs::remove_file(path).unwrap(),
+        }
+        let refused = cluster.refused(1).await;
+        let known = [FailureKind::Corrupt, FailureKind::Unsupported];
+        assert!(known.contains(&refused.kind) && refused.hint.is_some(), "damage {number}: {refused:?}");
+        std::fs::write(path, &whole).unwrap();
+    }
+    cluster.start(1).await;
+    assert_eq!(cluster.agreed().await.state.hosts().table().len(), 20);
     cluster.stop().await;
 }
 

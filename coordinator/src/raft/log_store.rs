@@ -169,6 +169,15 @@ impl LogStore {
         drop(tokio::task::spawn_blocking(move || floor.write()).await);
     }
 
+    /// Returns the last entry that was dropped because a snapshot holds it.
+    ///
+    /// # Errors
+    /// When that is not readable.
+    pub fn purged(&self, directory: &Path) -> Result<Option<LogId>, OpenError> {
+        let unread = |error| OpenError::Record(directory.display().to_string(), Box::new(error));
+        self.read_meta(PURGED).map_err(unread)
+    }
+
     /// Returns how long flushes take.
     pub fn flush_time(&self) -> FlushTime {
         self.flush_time.clone()

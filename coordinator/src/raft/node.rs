@@ -1,5 +1,6 @@
 //! One member's raft: everything of it opened in order, and stopped in order.
 
+use std::io::ErrorKind;
 use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
@@ -55,6 +56,9 @@ impl From<RaftError> for Failure {
     fn from(error: RaftError) -> Self {
         let kind = match &error {
             RaftError::Log(error) => error.kind(),
+            RaftError::Snapshots(SnapshotError::Io(error)) if error.kind() == ErrorKind::UnexpectedEof => {
+                FailureKind::Corrupt
+            }
             RaftError::Snapshots(SnapshotError::Io(error)) => disk::kind_of(error),
             RaftError::Snapshots(SnapshotError::Version(_)) => FailureKind::Unsupported,
             RaftError::Snapshots(SnapshotError::Record(_) | SnapshotError::Damaged(_)) => {
@@ -122,6 +126,11 @@ impl RaftNode {
         let flush_time = log_store.flush_time();
         let (state_machine, published) = StateMachine::open(directory.join("snapshots"))?;
         let snapshots = state_machine.snapshots();
+        // What the log has dropped stands in a snapshot, or nowhere.
+        let held = snapshots.current().and_then(|(meta, _file)| meta.last_log_id);
+        if log_store.purged(&directory)? > held {
+            return Err(SnapshotError::Damaged("the one that holds what the log has dropped is gone").into());
+        }
         let network = Network::new(Arc::clone(&wire));
         let raft = Raft::new(node_id, Arc::new(config()?), network, log_store, state_machine)
             .await

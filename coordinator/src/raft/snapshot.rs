@@ -1,6 +1,7 @@
 //! Snapshot files: build, keep, send, receive, install.
 //!
-//! A snapshot is one plain file: a byte of version, the length and postcard of openraft's description, then the state.
+//! A snapshot is one plain file: a byte of version, the length and postcard of openraft's description, since version 2
+//! the BLAKE3 of these, then the state, which bears a check of its own.
 //! It is written beside, synced and renamed, so that a file under its final name is whole. One is kept; what a follower
 //! is still being sent stays readable through the open file after its name is gone.
 
@@ -17,8 +18,9 @@ use super::Member;
 use crate::state::State;
 use crate::state::snapshot::{self, SnapshotError};
 
-/// The version of the file around the state.
-const FILE_VERSION: u8 = 1;
+/// The version of the file around the state, and the first one, whose description has no check.
+const FILE_VERSION: u8 = 2;
+const FILE_VERSION_MIN: u8 = 1;
 /// The largest description that is believed: it holds the members.
 const META_BYTES_MAX: u32 = 64 * 1024;
 /// What finished files end with.
@@ -100,7 +102,7 @@ impl SnapshotFile {
         let mut from = BufReader::new(Cursor { file: &self.file, offset: 0 });
         let mut head = [0; 5];
         from.read_exact(&mut head)?;
-        if head[0] != FILE_VERSION {
+        if !(FILE_VERSION_MIN..=FILE_VERSION).contains(&head[0]) {
             return Err(SnapshotError::Version(head[0]));
         }
         let length = u32::from_le_bytes([head[1], head[2], head[3], head[4]]);
@@ -109,9 +111,21 @@ impl SnapshotFile {
         }
         let mut meta = vec![0; usize::try_from(length).unwrap_or(0)];
         from.read_exact(&mut meta)?;
+        if head[0] > FILE_VERSION_MIN {
+            let mut check = [0; blake3::OUT_LEN];
+            from.read_exact(&mut check)?;
+            if check != check_of(&head, &meta) {
+                return Err(SnapshotError::Damaged("its description is altered"));
+            }
+        }
         let meta = postcard::from_bytes(&meta)?;
         Ok((meta, snapshot::read(&mut from)?))
     }
+}
+
+/// Returns the check of what stands before the state.
+fn check_of(head: &[u8], meta: &[u8]) -> [u8; blake3::OUT_LEN] {
+    *blake3::Hasher::new().update(head).update(meta).finalize().as_bytes()
 }
 
 /// Reads a shared file from the start without moving its position.
@@ -184,9 +198,10 @@ impl Snapshots {
         let encoded = postcard::to_stdvec(meta)?;
         let length =
             u32::try_from(encoded.len()).or(Err(SnapshotError::Damaged("its description is too large")))?;
-        to.write_all(&[FILE_VERSION])?;
-        to.write_all(&length.to_le_bytes())?;
+        let head = [&[FILE_VERSION][..], &length.to_le_bytes()].concat();
+        to.write_all(&head)?;
         to.write_all(&encoded)?;
+        to.write_all(&check_of(&head, &encoded))?;
         snapshot::write(state, &mut to)?;
         let file = to.into_inner().map_err(|error| error.into_error())?;
         file.sync_all()?;
