@@ -14,20 +14,22 @@ use common::ticket::{Direction, Ticket, TicketKey};
 use tokio::sync::{mpsc, watch};
 use tokio_util::sync::CancellationToken;
 use transfer::{
-    Endpoint, EndpointSettings, FindingSink, KillPoint, LeaseKeeper, Peer, PeerNews, ResetKey, Secrets,
-    StepContext, hold_lease,
+    Endpoint, EndpointSettings, FindingSink, KillPoint, LeaseKeeper, Patience, Peer, PeerNews, ResetKey,
+    Secrets, StepContext, hold_lease,
 };
 
 use crate::authority::{Authority, CLUSTER};
 
-const SOURCE: &str = "web1";
-const DESTINATION: &str = "web2";
+pub(crate) const SOURCE: &str = "web1";
+pub(crate) const DESTINATION: &str = "web2";
 
 /// A source and a destination.
 pub(crate) struct Hosts {
     _source: Endpoint,
     pub(crate) destination: Endpoint,
-    source_address: SocketAddr,
+    /// Where the destination finds the source.
+    pub(crate) source_address: SocketAddr,
+    pub(crate) authority: Authority,
     key: TicketKey,
     _clock: watch::Sender<i64>,
     _folder: tempfile::TempDir,
@@ -55,6 +57,11 @@ pub(crate) struct Which<'a> {
 impl Hosts {
     /// Opens both ports.
     pub(crate) fn open() -> Self {
+        Self::open_with(Patience::default())
+    }
+
+    /// Opens both ports, of hosts that wait for each other so long.
+    pub(crate) fn open_with(patience: Patience) -> Self {
         rustls::crypto::aws_lc_rs::default_provider().install_default().ok();
         let folder = tempfile::tempdir().unwrap();
         let (authority, shutdown) = (Authority::new(), Shutdown::new());
@@ -72,7 +79,7 @@ impl Hosts {
                 reset_key: ResetKey::new([7; 32]),
                 secrets: Secrets::none(),
                 segmentation_offload: true,
-                patience: transfer::Patience::default(),
+                patience,
             };
             Endpoint::open(settings, &shutdown).unwrap()
         };
@@ -82,6 +89,7 @@ impl Hosts {
             _source: source,
             destination,
             key: authority.tickets(),
+            authority,
             _clock: clock,
             _folder: folder,
         }

@@ -8,6 +8,7 @@
 
 #[path = "../../agent/transfer/src/authority.rs"]
 mod authority;
+mod between;
 mod damage;
 mod destination;
 mod hosts;

@@ -2,6 +2,7 @@
 
 #![expect(clippy::panic, clippy::print_stderr, reason = "a harness ends the test that asked, and says why")]
 
+pub mod alteration;
 pub mod canary;
 pub mod cluster;
 pub mod gate;
