@@ -82,6 +82,7 @@ impl Daemon {
         steps: &'static [&'static dyn Step],
     ) -> Result<Self, Failure> {
         let membership = Membership::load(state_dir.path())?;
+        membership.check()?;
         let (identity, coordinators) = ways(&membership)?;
         let journal = open_journal(state_dir).await?;
         let outbox = Outbox::open(journal.clone())?;

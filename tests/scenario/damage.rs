@@ -230,6 +230,11 @@ fn what_an_agent_keeps_is_noticed_or_made_again() {
             ("state/membership.toml", Damage::Half, Refused(8, "membership.toml")),
             ("state/membership.toml", Damage::Empty, Refused(8, "membership.toml")),
             ("state/membership.toml", Damage::Noise, Refused(8, "membership.toml")),
+            ("state/membership.toml", Damage::Flip(15), Refused(8, "membership.toml")),
+            ("state/membership.toml", Damage::Flip(30), Refused(8, "membership.toml")),
+            ("state/membership.toml", Damage::Flip(45), Refused(8, "membership.toml")),
+            ("state/membership.toml", Damage::Flip(60), Refused(8, "membership.toml")),
+            ("state/membership.toml", Damage::Flip(75), Refused(8, "membership.toml")),
             ("state/membership.toml", Damage::Flip(92), Refused(8, "membership.toml")),
             ("state/membership.toml", Damage::Gone, Refused(4, "has not joined a cluster")),
             (

@@ -15,6 +15,7 @@ use common::digest::Digest;
 use common::failure::{Failure, FailureKind};
 use common::id::{HostName, TenantId};
 use common::principal::Principal;
+use common::tls::signature::is_issued_by;
 use common::tls::{self, Identity, Peer};
 use rcgen::{CertificateParams, KeyPair};
 use rustls::pki_types::{CertificateDer, PrivateKeyDer};
@@ -101,6 +102,9 @@ pub enum MembershipError {
     /// The key and certificates do not fit together.
     #[error("the key and certificates in membership.toml are damaged")]
     Tls(#[from] tls::TlsError),
+    /// What the file holds does not belong together.
+    #[error("membership.toml is damaged: {0}")]
+    Mixed(&'static str),
     /// The key or the request cannot be made.
     #[error("making a key and its request for a certificate")]
     Key(#[from] rcgen::Error),
@@ -132,7 +136,7 @@ impl From<MembershipError> for Failure {
             MembershipError::Version { .. } => {
                 Self::of(FailureKind::Unsupported, &error).hint("install the newer agent again")
             }
-            MembershipError::Form { .. } | MembershipError::Tls(_) => {
+            MembershipError::Form { .. } | MembershipError::Tls(_) | MembershipError::Mixed(_) => {
                 Self::of(FailureKind::Corrupt, &error).hint(DAMAGED)
             }
             MembershipError::Key(_) => Self::of(FailureKind::Bug, &error),
@@ -159,6 +163,31 @@ impl Membership {
             return Err(MembershipError::Version { path, found: version });
         }
         toml::from_str(&text).map_err(form)
+    }
+
+    /// Checks that what the file holds belongs together, so that a byte that rotted is told here, and not by whoever
+    /// is dialled.
+    ///
+    /// # Errors
+    /// When it does not.
+    pub fn check(&self) -> Result<(), MembershipError> {
+        let (chain, key) = self.credentials()?;
+        let authority = self.authority()?;
+        let [leaf, ..] = &chain[..] else { return Err(MembershipError::Mixed("it holds no certificate")) };
+        if !is_issued_by(leaf, &authority) {
+            return Err(MembershipError::Mixed(
+                "the authority that it names did not sign the certificate in it",
+            ));
+        }
+        if !is_issued_by(&authority, &authority) {
+            return Err(MembershipError::Mixed("the certificate of the authority is altered"));
+        }
+        let peer = Identity::new(chain, key)?.peer()?;
+        let expected = Principal::Agent { tenant: self.tenant.clone(), host: self.name.clone() };
+        if peer.principal != expected {
+            return Err(MembershipError::Mixed("the certificate in it is another host's"));
+        }
+        Ok(())
     }
 
     /// Whether this host has joined already.

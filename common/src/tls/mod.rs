@@ -7,7 +7,7 @@
 
 pub mod keyed;
 mod pinned;
-mod signature;
+pub mod signature;
 
 use std::fmt;
 use std::sync::Arc;
