@@ -245,6 +245,9 @@ pub struct MigrationView {
     pub findings: Vec<Finding>,
     /// All findings.
     pub findings_total: u64,
+    /// Whether it only says what it would do, and changes nothing.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub dry_run: bool,
     /// To how many files each rule of `sanitize` applied, in the order of the rules.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub sanitized: Vec<Sanitized>,

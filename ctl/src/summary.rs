@@ -112,7 +112,12 @@ fn moved(view: &MigrationView) -> Text {
     text.field(
         "files",
         Meaning::Plain,
-        format!("{} in all, {} sent", human::count(view.files_total), human::count(view.files_sent)),
+        format!(
+            "{} in all, {} {}",
+            human::count(view.files_total),
+            human::count(view.files_sent),
+            if view.dry_run { "would be sent" } else { "sent" }
+        ),
     );
     let mut bytes = format!(
         "{} in all, {} on the wire",
@@ -290,6 +295,12 @@ mod tests {
              verified    yes: content of 1 200 files (1.00 MiB)\n  \
              way back    open: `ctl rollback b7k2m9x4qz`\n"
         );
+    }
+
+    #[test]
+    fn a_dry_run_has_sent_nothing() {
+        let compared = MigrationView { status: MigrationStatus::Completed, dry_run: true, ..view() };
+        assert!(text(&compared, None, false).render(false).contains("4 000 in all, 1 200 would be sent"));
     }
 
     #[test]

@@ -74,6 +74,7 @@ fn migration() -> MigrationView {
         }],
         findings: vec![finding(Severity::Notice, "later"), finding(Severity::Error, HOSTILE)],
         findings_total: 5,
+        dry_run: false,
         sanitized: Vec::new(),
         proof: Proof { content_files: 12_000, content_bytes: 1 << 29, unproven_files: 1, ..Proof::default() },
         source_digest: Some(Digest::of(b"a")),

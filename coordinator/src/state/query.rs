@@ -241,6 +241,7 @@ impl Migration {
             steps: if is_whole { self.step_views(now, live) } else { Vec::new() },
             findings: if is_whole { self.findings.iter().cloned().collect() } else { Vec::new() },
             findings_total: self.findings.total().max(summary.found_moving + summary.found_checking),
+            dry_run: self.spec.options.dry_run,
             sanitized: summary.moved.sanitized.clone(),
             proof: summary.proof.proof,
             source_digest: summary.proof.source_digest.or(summary.moved.source_digest),

@@ -220,6 +220,7 @@ pub(crate) mod tests {
             steps: Vec::new(),
             findings: Vec::new(),
             findings_total: 0,
+            dry_run: false,
             sanitized: Vec::new(),
             proof: common::step::file::Proof::default(),
             source_digest: None,
