@@ -5,6 +5,7 @@ use std::time::Duration;
 
 use common::clock;
 use common::finding::Finding;
+use common::host::HostStatus;
 use common::view::MigrationView;
 use proto::status::to_status;
 use proto::v1::Document;
@@ -17,6 +18,7 @@ use super::refuse;
 use crate::access::call::Call;
 use crate::hub::Hub;
 use crate::raft::state_machine::Replica;
+use crate::state::attempt::Startable;
 use crate::state::migration::Migration;
 
 /// The least time between two views of a watched migration, except for the last one.
@@ -29,6 +31,7 @@ const FINDINGS_BYTES_MAX: usize = 3 * 1024 * 1024;
 pub fn view(hub: &Hub, migration: &Migration, is_whole: bool) -> MigrationView {
     let mut view = migration.view(clock::wall(), &|step| hub.live(migration, step), is_whole);
     view.bandwidth_now = hub.pace(migration).and_then(|pace| pace.bytes_per_s);
+    view.warnings.extend(waits(hub, migration));
     let mut bytes = 0;
     let size = |finding: &Finding| serde_json::to_string(finding).map_or(0, |text| text.len() + ",".len());
     let fits = view.findings.iter().take_while(|finding| {
@@ -38,6 +41,27 @@ pub fn view(hub: &Hub, migration: &Migration, is_whole: bool) -> MigrationView {
     let fits = fits.count();
     view.findings.truncate(fits);
     view
+}
+
+/// Returns what steps that could go on wait for, where that is a host.
+fn waits(hub: &Hub, migration: &Migration) -> Vec<String> {
+    let state = hub.state();
+    let waits = migration.startable(clock::wall()).into_iter().filter_map(|Startable { place, is_undo }| {
+        let planned = &migration.plan.steps[place];
+        let (step, host) = (&planned.id, &planned.host);
+        let is_draining = state
+            .hosts()
+            .get(&migration.tenant, host)
+            .is_some_and(|host| host.status == HostStatus::Draining && !is_undo);
+        if is_draining {
+            return Some(format!("`{step}` waits, because the host `{host}` is draining; `ctl host drain {host} --end` lets it go on"));
+        }
+        hub.sessions
+            .of(&migration.tenant, host)
+            .is_none()
+            .then(|| format!("`{step}` waits for the agent on `{host}`, which is not connected"))
+    });
+    waits.collect()
 }
 
 /// Pushes views of a migration until its end, until nobody reads, or until this node leads no more.

@@ -73,15 +73,18 @@ async fn report_and_renew(cluster: &Cluster, destination: &mut Agent, copy: &v1:
         matches!(destination.next_but_roots().await, Some(ToAgent::Revoke(_))),
         "a lease that nobody holds"
     );
-    let view: MigrationView = {
-        let request = v1::MigrationRequest { migration: copy.migration.clone() };
-        let call = |channel| {
-            let request = request.clone();
-            async move { control_client(channel).get_migration(request).await }
-        };
-        serde_json::from_str(&cluster.operator.call(PATIENCE, call).await.unwrap().document).unwrap()
-    };
+    let view = look(cluster, &copy.migration).await;
     assert_eq!((view.status, view.files_done), (MigrationStatus::Running, 5));
+}
+
+/// Looks at a migration.
+async fn look(cluster: &Cluster, migration: &str) -> MigrationView {
+    let request = v1::MigrationRequest { migration: migration.to_owned() };
+    let call = |channel| {
+        let request = request.clone();
+        async move { control_client(channel).get_migration(request).await }
+    };
+    document(&cluster.operator.call(PATIENCE, call).await.unwrap())
 }
 
 /// Asks for a migration between two connected agents and returns the first grant.
@@ -105,6 +108,22 @@ pub(super) async fn begin(
 /// Connects the agent again under its own certificate.
 async fn again(way: &Coordinators, host: &str, incarnation: u64) -> Agent {
     Agent::connect(way, host, incarnation).await.unwrap()
+}
+
+#[tokio::test]
+async fn what_a_move_waits_for_is_said() {
+    let cluster = Cluster::start().await;
+    let (_, mut source) = connect(&cluster, "web1").await;
+    let (_, mut destination) = connect(&cluster, "web2").await;
+    let (made, grant) = begin(&cluster, &mut source, &mut destination).await;
+    let drain = |way| async move {
+        control_client(way).drain_host(v1::DrainRequest { host: "web2".to_owned(), drain: true }).await
+    };
+    cluster.operator.call(PATIENCE, drain).await.unwrap();
+    destination.succeed(&grant, &FileOutput { version: 1, ..FileOutput::default() }).await;
+    let warnings = look(&cluster, made.id.as_str()).await.warnings;
+    assert!(warnings.iter().any(|line| line.contains("the host `web2` is draining")), "{warnings:?}");
+    cluster.stop().await;
 }
 
 #[tokio::test]
