@@ -14,6 +14,7 @@ use std::fmt;
 use std::ops::RangeInclusive;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::path::Path;
+use std::time::Duration;
 
 use common::clock;
 use common::failure::{Failure, FailureKind};
@@ -34,6 +35,8 @@ const SEGMENT_BYTES: usize = 64 * 1024;
 /// Events are stored in parts of this size: a leaf of the store holds up to sixteen, and a leaf above a quarter of a
 /// segment would go to a file that the store never frees.
 const PART_BYTES: usize = 768;
+/// How long a flush may take before a line in the log says so, again and again.
+const SLOW: Duration = Duration::from_secs(10);
 /// The version of every record; it stands in front of each.
 const RECORD_VERSION: u8 = 1;
 
@@ -288,9 +291,18 @@ impl Journal {
     pub async fn flush(&self) -> Result<(), JournalError> {
         // Not on the store's own threads: there are seven, and flushes that fill them wait for a write behind them.
         let db = self.db.clone();
-        let flushed = tokio::task::spawn_blocking(move || db.flush()).await;
-        flushed.map_err(|_panic| JournalError::Panicked)??;
-        Ok(())
+        let mut flushing = tokio::task::spawn_blocking(move || db.flush());
+        loop {
+            tokio::select! {
+                flushed = &mut flushing => {
+                    flushed.map_err(|_panic| JournalError::Panicked)??;
+                    return Ok(());
+                }
+                () = tokio::time::sleep(SLOW) => {
+                    tracing::warn!("the disk of the state directory takes nothing; steps wait until it does");
+                }
+            }
+        }
     }
 }
 
