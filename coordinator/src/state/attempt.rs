@@ -45,6 +45,16 @@ pub(super) struct Source {
 }
 
 impl Migration {
+    /// Returns the place of a step in the plan.
+    pub fn place(&self, step: &StepId) -> Option<usize> {
+        self.plan.steps.iter().position(|planned| planned.id == *step)
+    }
+
+    /// Returns the steps with what was planned for them.
+    pub fn planned(&self) -> impl Iterator<Item = (&PlannedStep, &Step)> {
+        self.plan.steps.iter().zip(&self.steps)
+    }
+
     /// Returns what may be granted now, in the order of the plan.
     pub fn startable(&self, now: WallMs) -> Vec<Startable> {
         let Ok(dag) = self.dag() else { return Vec::new() };

@@ -435,16 +435,6 @@ impl Migration {
         }
     }
 
-    /// Returns the place of a step in the plan.
-    pub fn place(&self, step: &StepId) -> Option<usize> {
-        self.plan.steps.iter().position(|planned| planned.id == *step)
-    }
-
-    /// Returns the steps with what was planned for them.
-    pub fn planned(&self) -> impl Iterator<Item = (&PlannedStep, &Step)> {
-        self.plan.steps.iter().zip(&self.steps)
-    }
-
     /// Whether something happens, or is to happen, by itself.
     pub fn is_active(&self) -> bool {
         !self.status.is_end() || matches!(self.way_back, WayBack::Settling(_))
