@@ -5,6 +5,7 @@
 //! and what a crash leaves after each of its arrows.
 
 mod account;
+mod assembly;
 #[cfg(test)]
 mod authority;
 mod begun;

@@ -71,8 +71,20 @@ impl Workbench {
         data: &[u8],
     ) -> Result<Made, TreeError> {
         let (dir, name) = (self.dir(domain)?, self.name());
+        Self::file_at(domain, &dir, &name, wanted, layout, data)
+    }
+
+    /// Makes one in another directory of the stage.
+    pub(crate) fn file_at(
+        domain: &Domain,
+        dir: &Dir,
+        name: &Name,
+        wanted: &Entry,
+        layout: &Layout,
+        data: &[u8],
+    ) -> Result<Made, TreeError> {
         let (size, length) = (wanted.size(), usize::try_from(wanted.size()).unwrap_or(usize::MAX));
-        let file = dir.create_file(&name, 0o600)?;
+        let file = dir.create_file(name, 0o600)?;
         let mut end = 0;
         for (offset, piece) in pack::pieces(layout, length, data) {
             file.write_at(piece, offset)?;
@@ -81,7 +93,7 @@ impl Workbench {
         if end < size {
             file.set_len(size)?;
         }
-        finish_file(&dir, file, wanted, &domain.disk.durable)
+        finish_file(dir, file, wanted, &domain.disk.durable)
     }
 
     /// Makes anything that has no content: a directory, a link, a fifo, a socket's name, a device.

@@ -75,6 +75,11 @@ impl Committer {
         staged: &Staged,
         new: &Entry,
     ) -> Result<Outcome, Stop> {
+        let is_directory = new.kind.is_directory();
+        if !is_directory && staged.assembly.as_ref().is_some_and(|assembly| assembly.is_live()) {
+            // It came with its directory, and has been as it is since it was staged.
+            return Ok(Outcome::Done { ctime: Some(new.ctime), problems: Vec::new() });
+        }
         let (parent, name) = self.parent(&task.path)?;
         self.open_for_writing(&parent)?;
         self.kill.pass()?;
@@ -82,6 +87,9 @@ impl Committer {
             staged.dir.hard_link(&staged.name, &parent, &name).map_err(conflict_if_exists)?;
         } else {
             self.rename_new(domain, staged, &parent, &name, new)?;
+        }
+        if let Some(assembly) = staged.assembly.as_ref().filter(|_assembly| is_directory) {
+            assembly.set_live();
         }
         changed(done(&parent, &name))
     }

@@ -1,5 +1,7 @@
 //! What a group is made of, and what became of it.
 
+use std::sync::Arc;
+
 use common::digest::Digest;
 use common::rel_path::RelPath;
 use serde::{Deserialize, Serialize};
@@ -7,6 +9,7 @@ use sync::entry::Entry;
 use sync::stamp::Time;
 use tree::{Dir, Name, Problem, TreeError};
 
+use crate::assembly::Assembly;
 use crate::domain::DomainId;
 use crate::ledger::Change;
 
@@ -65,6 +68,8 @@ pub(crate) struct Staged {
     pub(crate) is_anchor: bool,
     /// Whether it is durable already, by a sync of its own.
     pub(crate) is_synced: bool,
+    /// The directory that is filled in the stage: this one, or the one in which this file was made.
+    pub(crate) assembly: Option<Arc<Assembly>>,
 }
 
 /// What the scan saw at a path.

@@ -13,7 +13,7 @@ use sync::range::RANGE_BYTES;
 use sync::sanitize::UNMASKED_HINT;
 use sync::stamp::Stamp;
 use sync::wire::content::{Digested, Failed, Fetch, Layout, Pack, PackedFile, Reply, What, Why};
-use tree::Name;
+use tree::{Name, TreeError};
 
 use super::arrivals::Arrival;
 use super::ask::Ask;
@@ -23,10 +23,11 @@ use super::links::{LinkName, anchor, doubtful, weight};
 use super::old_body::Asked;
 use super::plan::same_content;
 use super::{Again, Compare, Item, Landing, Pass as Shared, RangeWish, Small, Wish, data_of, unasked};
+use crate::assembly::Seat;
 use crate::breach::{breach, shown};
 use crate::commit::{Effect, Seen, Staged};
 use crate::content::read;
-use crate::domain::DomainId;
+use crate::domain::{Domain, DomainId};
 use crate::peer::{ContentReceiver, Delivery};
 use crate::staged::{Made, Workbench};
 use crate::trouble::{is_fatal, of_stage};
@@ -131,7 +132,7 @@ impl Applier<'_> {
 
     /// Stages a small file; returns where it is, if it could be written.
     pub(super) fn small(&mut self, small: Small, came: &Came<'_>) -> Result<Option<Arrival>, Failure> {
-        let Small { path, domain: id, mut source, seen, mut is_anchor, times_asked, cost } = small;
+        let Small { path, domain: id, mut source, seen, mut is_anchor, times_asked, cost, seat } = small;
         let mut again = Again {
             path: path.clone(),
             domain: id,
@@ -148,7 +149,7 @@ impl Applier<'_> {
         // It may have changed since the scan: what is written is what was read.
         source.kind = Kind::File { size: came.stamp.size, allocated_bytes: came.data.len() as u64 };
         source.mtime = came.stamp.mtime;
-        let made = match self.bench.file(&domain, &source, came.layout, came.data) {
+        let (made, seat) = match self.make(&domain, &path, seat, (&source, came.layout, came.data)) {
             Ok(made) => made,
             Err(error) if is_fatal(&error) => return Err(of_stage(&error)),
             Err(error) => {
@@ -160,10 +161,43 @@ impl Applier<'_> {
         let arrival = Arrival::new(&made, &path, came.digest);
         let made = if is_anchor { anchor(&domain, made, &source)? } else { made };
         let (digest, is_copied) = (came.digest, came.is_copied);
-        let landed =
-            Landed { made, digest, is_anchor, is_copied, cost, sidecar: None, again: Box::new(again) };
+        let again = Box::new(again);
+        let landed = Landed { made, digest, is_anchor, is_copied, cost, sidecar: None, again, seat };
         self.install(path, id, seen, landed)?;
         Ok(Some(arrival))
+    }
+
+    /// Makes a small file: in the directory that shall hold it if that is still in the stage.
+    fn make(
+        &mut self,
+        domain: &Domain,
+        path: &RelPath,
+        seat: Option<Seat>,
+        (source, layout, data): (&Entry, &Layout, &[u8]),
+    ) -> Result<(Made, Option<Seat>), TreeError> {
+        let name = path.split().and_then(|(_parent, name)| Name::new(name).ok());
+        if let (Some(seat), Some(name)) = (seat, name)
+            && let Some(dir) = seat.take()?
+        {
+            match Workbench::file_at(domain, &dir, &name, source, layout, data) {
+                Ok(made) => return Ok((made, Some(seat))),
+                Err(error) if error.is_exists() => {
+                    // The file system takes it for another name of this directory: the commit says so.
+                    seat.give_back();
+                }
+                Err(error) => {
+                    match dir.unlink(&name) {
+                        Err(left) if !left.is_not_found() => {
+                            // It would come with the directory.
+                            self.pass.flow.fail(of_stage(&left));
+                        }
+                        _gone => seat.give_back(),
+                    }
+                    return Err(error);
+                }
+            }
+        }
+        Ok((self.bench.file(domain, source, layout, data)?, None))
     }
 
     fn install(
@@ -173,16 +207,17 @@ impl Applier<'_> {
         seen: Option<Box<Seen>>,
         landed: Landed,
     ) -> Result<(), Failure> {
-        let Landed { made, digest, is_anchor, is_copied, cost, sidecar, again } = landed;
+        let Landed { made, digest, is_anchor, is_copied, cost, sidecar, again, seat } = landed;
         let Made { dir, name, entry, problems, is_synced } = made;
         // The ranges of a large file were counted one by one.
         let is_counted = entry.size() > RANGE_BYTES;
         let (bytes, data) = (entry.size(), data_of(&entry));
         let landing = Landing::Content { bytes, data, is_counted, is_copied };
-        let staged = Staged { dir, name, is_anchor, is_synced };
+        let assembly = seat.as_ref().map(|seat| Arc::clone(seat.assembly()));
+        let staged = Staged { dir, name, is_anchor, is_synced, assembly };
         let effect = Effect::Install { staged, new: Box::new(entry), digest: Some(digest), seen };
         let item = Item::new(path, domain, effect, landing);
-        self.send(Item { cost: Some(cost), problems, sidecar, again: Some(again), ..item })
+        self.send(Item { cost: Some(cost), problems, sidecar, again: Some(again), seat, ..item })
     }
 
     /// Goes on with a large file.
@@ -218,7 +253,7 @@ impl Applier<'_> {
                     path,
                     large.domain,
                     seen,
-                    Landed { made, digest, is_anchor, is_copied: false, cost, sidecar, again },
+                    Landed { made, digest, is_anchor, is_copied: false, cost, sidecar, again, seat: None },
                 )
             }
             Next::Changed => {
@@ -289,7 +324,7 @@ impl Applier<'_> {
         match self.pass.take_wish(id)? {
             Wish::Small(small) => {
                 self.came(id, None)?;
-                let Small { path, domain, source, seen, is_anchor, times_asked, cost } = *small;
+                let Small { path, domain, source, seen, is_anchor, times_asked, cost, seat: _ } = *small;
                 let again = Again { path, domain, source, seen, is_anchor, times_asked };
                 self.again_or_report(again, why)?;
                 self.pass.flow.release(cost);
@@ -371,6 +406,8 @@ struct Landed {
     sidecar: Option<Name>,
     /// How to ask for it once more.
     again: Box<Again>,
+    /// Where it was made in the directory that shall hold it.
+    seat: Option<Seat>,
 }
 
 fn again_of(large: &Large) -> Again {

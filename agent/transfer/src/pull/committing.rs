@@ -11,6 +11,7 @@ use sync::entry::Entry;
 use tree::{Attribute, Name, Problem, TreeError};
 
 use super::apply::TIMES_ASKED_MAX;
+use super::gathering::Gathering;
 use super::{Again, Item, Landing, Pass};
 use crate::commit::{Committer, Outcome, Seen};
 use crate::standing::look;
@@ -28,28 +29,36 @@ const PATIENCE: Duration = Duration::from_millis(5);
 
 /// Commits what comes, until every sender is gone or the pass fails.
 pub(super) fn run(pass: &Pass, committer: &mut Committer, items: &Receiver<Item>) -> Result<(), Failure> {
-    let mut group: Vec<Item> = Vec::new();
-    let (mut bytes, mut first) = (0, clock::boot());
+    let mut gathering = Gathering::default();
+    let mut first = clock::boot();
     loop {
         let received = items.recv_timeout(PATIENCE);
         let is_idle = received.is_err();
         let is_at_end = matches!(received, Err(RecvTimeoutError::Disconnected));
         if let Ok(item) = received {
-            if group.is_empty() {
+            if gathering.is_empty() {
                 first = clock::boot();
             }
-            bytes += item.cost.unwrap_or(0);
-            group.push(item);
+            gathering.push(item)?;
         }
         pass.flow.check()?;
-        let is_full = group.len() >= GROUP_FILES_MAX
-            || bytes >= pass.flow.group_bytes()
-            || (group.len() >= GROUP_FILES && is_idle)
+        let is_full = gathering.len() >= GROUP_FILES_MAX
+            || gathering.bytes() >= pass.flow.group_bytes()
+            || (gathering.len() >= GROUP_FILES && is_idle)
             || clock::boot().since(first) >= GROUP_AGE;
-        if !group.is_empty() && (is_full || is_at_end || (is_idle && pass.flow.is_waited_for())) {
+        let is_wanted = is_at_end || (is_idle && pass.flow.is_waited_for());
+        if !gathering.is_empty() && (is_full || is_wanted) {
             pass.flow.wait_until_let_go()?;
-            commit(pass, committer, std::mem::take(&mut group))?;
-            bytes = 0;
+            gathering.choose(is_wanted);
+            while !gathering.is_whole() {
+                // An applier is about to send what it has begun, or the pass has failed.
+                match items.recv_timeout(PATIENCE) {
+                    Ok(item) => gathering.push(item)?,
+                    Err(_nothing) => pass.flow.check()?,
+                }
+            }
+            commit(pass, committer, gathering.take())?;
+            first = clock::boot();
         }
         if is_at_end {
             return committer.finish();
@@ -63,7 +72,7 @@ pub(super) fn commit(pass: &Pass, committer: &mut Committer, group: Vec<Item>) -
     let held_bytes = group.iter().map(Item::held_bytes).sum();
     let mut tasks = Vec::with_capacity(items);
     let mut rest = Vec::with_capacity(items);
-    for Item { task, landing, cost, problems, sidecar, again } in group {
+    for Item { task, landing, cost, problems, sidecar, again, seat: _, assembly: _ } in group {
         refuse_quota(&problems)?;
         rest.push((task.path.clone(), task.domain, landing, cost, problems, sidecar, again));
         tasks.push(task);

@@ -389,7 +389,7 @@ impl Linker<'_, '_> {
         new.name.clone_from(&source.name);
         new.nlink = source.nlink;
         let (dir, name) = (stage.anchors.clone(), anchor_name(group));
-        let staged = Staged { dir, name, is_anchor: true, is_synced: true };
+        let staged = Staged { dir, name, is_anchor: true, is_synced: true, assembly: None };
         let effect = Effect::Install { staged, new: Box::new(new), digest: *digest, seen };
         pass.flow.acquire(0)?;
         self.planner.send(Item { cost: Some(0), ..Item::new(path, domain, effect, Landing::Place) })

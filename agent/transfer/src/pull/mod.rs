@@ -17,6 +17,7 @@ mod committing;
 mod ending;
 pub(crate) mod flow;
 mod forecast;
+mod gathering;
 mod large;
 mod likeness;
 mod links;
@@ -33,6 +34,7 @@ mod room;
 mod same;
 #[cfg(test)]
 mod same_tests;
+mod seating;
 mod sidecar;
 mod source;
 #[cfg(test)]
@@ -53,6 +55,7 @@ use sync::stamp::Stamp;
 use sync::wire::content::{Fetch, What};
 use tree::{Name, Problem};
 
+use crate::assembly::{Assembly, Held, Seat};
 use crate::breach::breach;
 use crate::buffer::Buffers;
 use crate::commit::{Committer, Effect, Seen, Task};
@@ -112,10 +115,12 @@ pub(crate) struct Pass {
     first_pass: u32,
     /// Which files come otherwise than they are at the source.
     sanitizer: Option<Sanitizer>,
+    /// New directories that are filled in the stage.
+    held: Held,
 }
 
 /// What is asked of the source and not yet answered.
-#[derive(Clone, Debug)]
+#[derive(Debug)]
 enum Wish {
     /// A small file.
     Small(Box<Small>),
@@ -141,7 +146,7 @@ struct RangeWish {
 }
 
 /// A small file that is asked for.
-#[derive(Clone, Debug)]
+#[derive(Debug)]
 struct Small {
     path: RelPath,
     domain: DomainId,
@@ -154,6 +159,8 @@ struct Small {
     times_asked: u32,
     /// What it weighs in the flow.
     cost: u64,
+    /// Where it may be made in the directory that shall hold it.
+    seat: Option<Seat>,
 }
 
 /// A file whose content is compared.
@@ -191,6 +198,10 @@ pub(crate) struct Item {
     sidecar: Option<Name>,
     /// How to ask for it once more, if what it replaces is no longer what the scan saw.
     again: Option<Box<Again>>,
+    /// Of a file that was made in a directory which is still in the stage.
+    seat: Option<Seat>,
+    /// Of a directory that is filled in the stage.
+    assembly: Option<Arc<Assembly>>,
 }
 
 impl Item {
@@ -203,6 +214,8 @@ impl Item {
             problems: Vec::new(),
             sidecar: None,
             again: None,
+            seat: None,
+            assembly: None,
         }
     }
 
@@ -275,6 +288,7 @@ impl Pass {
         Ok(Self {
             params,
             sanitizer,
+            held: Held::default(),
             number: host.pass,
             stage,
             findings,

@@ -1,6 +1,6 @@
 //! Deciding entry by entry, in order, what has to be done, and handing it on.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeSet, HashMap};
 use std::sync::Arc;
 use std::sync::atomic::Ordering::Relaxed;
 use std::sync::mpsc::{Sender, SyncSender};
@@ -29,6 +29,7 @@ use super::likeness::Likenesses;
 use super::links::{self, LinkName};
 use super::put_off::spilled;
 use super::{Again, Compare, Item, Landing, Pass, RangeWish, Small, Wish, data_of, lock, room};
+use crate::assembly::Assembly;
 use crate::commit::{Effect, Seen, Staged};
 use crate::domain::{DomainId, HOME};
 use crate::external_sort::Sorter;
@@ -72,6 +73,8 @@ pub(super) struct Planner<'a> {
     pub(super) whole: Subtrees,
     /// Rename domains, other than the root's, in whose stages something may be on its way.
     pub(super) in_flight: BTreeSet<DomainId>,
+    /// Directories that are filled in the stage, and whose listings have not come yet.
+    pub(super) ahead: HashMap<RelPath, Arc<Assembly>>,
 }
 
 /// The directory whose entries are being decided.
@@ -81,6 +84,16 @@ pub(super) struct Open {
     pub(super) is_at_source: bool,
     pub(super) is_at_destination: bool,
     pub(super) is_touched: bool,
+    /// Of a directory that is filled in the stage.
+    pub(super) assembly: Option<Arc<Assembly>>,
+}
+
+impl Drop for Open {
+    fn drop(&mut self) {
+        if let Some(assembly) = &self.assembly {
+            assembly.seal();
+        }
+    }
 }
 
 impl<'a> Planner<'a> {
@@ -107,6 +120,7 @@ impl<'a> Planner<'a> {
             open: None,
             whole: Subtrees::default(),
             in_flight: BTreeSet::new(),
+            ahead: HashMap::new(),
         })
     }
 
@@ -119,7 +133,9 @@ impl<'a> Planner<'a> {
             match decision? {
                 Decision::Began { path, is_at_source, is_at_destination } => {
                     self.whole.advance(&path);
-                    self.open = Some(Open { path, is_at_source, is_at_destination, is_touched: false });
+                    let assembly = self.assembly_of(&path);
+                    let is_touched = false;
+                    self.open = Some(Open { path, is_at_source, is_at_destination, is_touched, assembly });
                 }
                 Decision::Entry(found) => self.entry(found)?,
                 Decision::Stage { name, is_at_source } => self.stage(&name, is_at_source)?,
@@ -236,11 +252,12 @@ impl<'a> Planner<'a> {
         if wanted.source.size() > RANGE_BYTES {
             return self.fetch_large(wanted);
         }
+        let seat = self.seat(&wanted);
         let Again { path, domain, source, seen, is_anchor, times_asked } = wanted;
         let cost = source.size().saturating_add(weight_of(&path, &source, seen.as_deref()));
         let stamp = source.stamp();
         self.pass.flow.acquire(cost)?;
-        let small = Small { path: path.clone(), domain, source, seen, is_anchor, times_asked, cost };
+        let small = Small { path: path.clone(), domain, source, seen, is_anchor, times_asked, cost, seat };
         let id = self.pass.wish(Wish::Small(Box::new(small)));
         self.ask(Fetch { id, path, stamp, what: What::Whole })
     }
@@ -310,7 +327,11 @@ impl<'a> Planner<'a> {
     }
 
     /// Has something without content committed.
-    pub(super) fn install_placed(&self, wanted: Again, made: Result<Made, TreeError>) -> Result<(), Failure> {
+    pub(super) fn install_placed(
+        &mut self,
+        wanted: Again,
+        made: Result<Made, TreeError>,
+    ) -> Result<(), Failure> {
         let Made { dir, name, entry, problems, is_synced } = match made {
             Ok(made) => made,
             Err(error) if is_fatal(&error) => return Err(of_stage(&error)),
@@ -321,14 +342,15 @@ impl<'a> Planner<'a> {
         };
         let Again { path, domain, source, seen, is_anchor, .. } = wanted.clone();
         let digest = source.kind.is_file().then(|| Digest::of(b""));
-        let staged = Staged { dir, name, is_anchor, is_synced };
+        let assembly = self.assemble(&wanted, &dir, &name);
+        let staged = Staged { dir, name, is_anchor, is_synced, assembly: assembly.clone() };
         let effect = Effect::Install { staged, new: Box::new(entry), digest, seen };
         // Further names of its group refer to the anchor.
         let again = (!is_anchor).then(|| Box::new(wanted));
         // What may be asked for again must be waited for.
         self.pass.flow.acquire(0)?;
         let item = Item::new(path, domain, effect, landing_of(&source));
-        self.send(Item { problems, cost: Some(0), again, ..item })
+        self.send(Item { problems, cost: Some(0), again, assembly, ..item })
     }
 
     fn both(&mut self, path: RelPath, source: Entry, destination: Entry) -> Result<(), Failure> {

@@ -88,8 +88,13 @@ pub(super) fn task(
     seen: Option<Box<Seen>>,
 ) -> Option<Task> {
     let name = Name::new(format!("{number}")).unwrap();
-    let mut staged =
-        Staged { dir: domain.new.clone(), name: name.clone(), is_anchor: false, is_synced: false };
+    let mut staged = Staged {
+        dir: domain.new.clone(),
+        name: name.clone(),
+        is_anchor: false,
+        is_synced: false,
+        assembly: None,
+    };
     let mut digest = None;
     let mtime = tree::Time { seconds: 1_500_000_000, nanos: 7 };
     match wanted {
@@ -132,7 +137,13 @@ pub(super) fn task(
                 write(&domain.anchors, &anchor, "group", 0o600);
             }
             digest = Some(Digest::of(b"group"));
-            staged = Staged { dir: domain.anchors.clone(), name: anchor, is_anchor: true, is_synced: true };
+            staged = Staged {
+                dir: domain.anchors.clone(),
+                name: anchor,
+                is_anchor: true,
+                is_synced: true,
+                assembly: None,
+            };
         }
     }
     let mut new = look(&staged.dir, &staged.name).unwrap().unwrap();
