@@ -128,3 +128,127 @@ impl Gathering {
         group
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use sync::entry::{Entry as Source, Kind};
+    use tree::{Dir, Name, Root};
+
+    use super::*;
+    use crate::assembly::Held;
+    use crate::commit::{Effect, Staged};
+    use crate::domain::HOME;
+    use crate::pull::Landing;
+
+    fn path(text: &str) -> RelPath {
+        RelPath::try_from(text.as_bytes().to_vec()).unwrap()
+    }
+
+    fn directory(bench: &Dir, text: &str) -> (Item, Arc<Assembly>) {
+        let name = Name::new(text.replace('/', "-")).unwrap();
+        bench.create_dir(&name, 0o700).unwrap();
+        let assembly = Assembly::new(bench.clone(), name.clone(), Held::default());
+        (item(bench, text, Some(Arc::clone(&assembly))), assembly)
+    }
+
+    fn item(bench: &Dir, text: &str, assembly: Option<Arc<Assembly>>) -> Item {
+        let name = Name::new("x").unwrap();
+        let staged = Staged {
+            dir: bench.clone(),
+            name,
+            is_anchor: false,
+            is_synced: true,
+            assembly: assembly.clone(),
+        };
+        let new = Box::new(Source {
+            name: Vec::new(),
+            kind: Kind::Fifo,
+            mode: 0,
+            uid: 0,
+            gid: 0,
+            mtime: sync::stamp::Time { seconds: 0, nanos: 0 },
+            ctime: sync::stamp::Time { seconds: 0, nanos: 0 },
+            dev: 0,
+            ino: 0,
+            nlink: 1,
+            xattrs: Vec::new(),
+        });
+        let effect = Effect::Install { staged, new, digest: None, seen: None };
+        let item = Item::new(path(text), HOME, effect, Landing::Place);
+        Item { cost: Some(100), assembly, ..item }
+    }
+
+    fn file(bench: &Dir, text: &str, assembly: &Arc<Assembly>) -> Item {
+        let seat = assembly.seat();
+        assert!(seat.take().unwrap().is_some());
+        Item { seat: Some(seat), ..item(bench, text, None) }
+    }
+
+    fn names(group: &[Item]) -> Vec<String> {
+        group.iter().map(|item| item.task.path.to_string()).collect()
+    }
+
+    #[test]
+    fn a_directory_waits_for_its_files_and_comes_before_them() {
+        let folder = tempfile::tempdir().unwrap();
+        let bench = Root::open(folder.path()).unwrap().dir();
+        let mut gathering = Gathering::default();
+        let (first, whole) = directory(&bench, "a");
+        let (second, open) = directory(&bench, "b");
+        gathering.push(first).unwrap();
+        gathering.push(second).unwrap();
+        let promised = open.seat();
+        for text in ["a/1", "a/2", "a/3"] {
+            gathering.push(file(&bench, text, &whole)).unwrap();
+        }
+        gathering.push(file(&bench, "b/1", &open)).unwrap();
+        gathering.push(item(&bench, "c", None)).unwrap();
+        whole.seal();
+        open.seal();
+        gathering.choose(false);
+        assert!(gathering.is_whole());
+        assert_eq!(names(&gathering.take()), ["a", "a/1", "a/2", "a/3", "c"]);
+        assert_eq!((gathering.len(), gathering.bytes()), (2, 200));
+        // What is begun before it is closed belongs to it; what comes later is staged by itself.
+        assert!(promised.take().unwrap().is_some());
+        gathering.choose(true);
+        assert!(!gathering.is_whole());
+        assert!(open.seat().take().unwrap().is_none());
+        gathering.push(Item { seat: Some(promised), ..item(&bench, "b/2", None) }).unwrap();
+        assert!(gathering.is_whole());
+        assert_eq!(names(&gathering.take()), ["b", "b/1", "b/2"]);
+        assert!(gathering.is_empty());
+    }
+
+    #[test]
+    fn what_is_needed_comes_though_it_is_not_full() {
+        let folder = tempfile::tempdir().unwrap();
+        let bench = Root::open(folder.path()).unwrap().dir();
+        let mut gathering = Gathering::default();
+        let (above, open) = directory(&bench, "a");
+        let (below, whole) = directory(&bench, "a/b");
+        let (other, waiting) = directory(&bench, "other");
+        let promised = [open.seat(), waiting.seat()];
+        gathering.push(above).unwrap();
+        gathering.push(below).unwrap();
+        gathering.push(other).unwrap();
+        gathering.push(file(&bench, "a/b/1", &whole)).unwrap();
+        whole.seal();
+        gathering.choose(false);
+        assert_eq!(names(&gathering.take()), ["a", "a/b", "a/b/1"]);
+        assert!(open.is_closed() && !waiting.is_closed());
+        // A file that could not be made is not waited for.
+        assert!(promised[1].take().unwrap().is_some());
+        gathering.choose(true);
+        assert!(!gathering.is_whole());
+        promised[1].give_back();
+        assert!(gathering.is_whole());
+        assert_eq!(names(&gathering.take()), ["other"]);
+        let stray = file(&bench, "nowhere/1", &whole_again(&bench));
+        assert!(gathering.push(stray).is_err());
+    }
+
+    fn whole_again(bench: &Dir) -> Arc<Assembly> {
+        directory(bench, "again").1
+    }
+}

@@ -1,6 +1,7 @@
 //! A small synchroniser.
 
 use std::collections::BTreeMap;
+use std::sync::Arc;
 
 use common::digest::Digest;
 use common::failure::Failure;
@@ -10,6 +11,7 @@ use tree::{Dir, Name};
 use super::super::{Committer, Effect, Outcome, Seen, Staged, Task};
 use super::wanted::{Step, Wanted};
 use super::world::{Ground, World, path};
+use crate::assembly::{Assembly, Held};
 use crate::domain::Domain;
 use crate::domains::Refusal;
 use crate::kill_point::KillPoint;
@@ -35,6 +37,8 @@ pub(super) fn bring(world: &mut World, kill: &KillPoint, wanted: &[Step]) -> Res
     }
     let mut touched = std::collections::BTreeSet::new();
     let mut group = Vec::new();
+    // A new directory is filled in the stage, and comes in one group with the files that follow it.
+    let mut filled: Option<(RelPath, Arc<Assembly>)> = None;
     for (number, (text, wanted)) in wanted.iter().enumerate() {
         let path = path(text);
         let (parent, name) = path.split().unwrap();
@@ -58,7 +62,25 @@ pub(super) fn bring(world: &mut World, kill: &KillPoint, wanted: &[Step]) -> Res
             .as_ref()
             .is_some_and(|seen| ours.get(&path).is_some_and(|inodes| inodes.contains(&seen.ino)));
         let seen = seen.map(|entry| Box::new(Seen { entry, is_ours }));
+        if let (Some((directory, assembly)), Wanted::File(content, mode)) = (&filled, wanted)
+            && *directory == parent
+        {
+            group.push(file_within(&domain, &path, assembly, content, *mode));
+            continue;
+        }
+        if filled.take().is_some() {
+            commit(&mut committer, pass, &mut group)?;
+        }
+        let is_new = seen.is_none();
         group.extend(task(&domain, number, &path, wanted, seen));
+        if let (true, Wanted::Directory(_), Some(Task { effect: Effect::Install { staged, .. }, .. })) =
+            (is_new, wanted, group.last_mut())
+        {
+            let assembly = Assembly::new(staged.dir.clone(), staged.name.clone(), Held::default());
+            staged.assembly = Some(Arc::clone(&assembly));
+            filled = Some((path, assembly));
+            continue;
+        }
         // A directory must stand before what is in it is compared; four keep several tasks in one group.
         if group.len() >= 4 || matches!(wanted, Wanted::Directory(_)) {
             commit(&mut committer, pass, &mut group)?;
@@ -78,6 +100,19 @@ fn commit(committer: &mut Committer, pass: u32, group: &mut Vec<Task>) -> Result
         assert!(matches!(outcome, Outcome::Done { .. }), "{path}: {outcome:?}");
     }
     Ok(())
+}
+
+/// Makes a file in a directory that is still in the stage.
+fn file_within(domain: &Domain, path: &RelPath, assembly: &Arc<Assembly>, content: &str, mode: u32) -> Task {
+    let name = Name::new(path.split().unwrap().1).unwrap();
+    let dir = assembly.seat().take().unwrap().unwrap();
+    write(&dir, &name, content, mode);
+    let new = Box::new(look(&dir, &name).unwrap().unwrap());
+    let assembly = Some(Arc::clone(assembly));
+    let staged = Staged { dir, name, is_anchor: false, is_synced: false, assembly };
+    let digest = Some(Digest::of(content.as_bytes()));
+    let effect = Effect::Install { staged, new, digest, seen: None };
+    Task { path: path.clone(), domain: domain.id, effect }
 }
 
 pub(super) fn task(

@@ -33,7 +33,7 @@ fn on(ground: Ground, everywhere: &[Step], in_domains: &[Step]) -> Vec<Step> {
     [everywhere, in_domains].concat()
 }
 
-const FIRST: [Step; 18] = [
+const FIRST: [Step; 19] = [
     ("becomes-directory", Directory(0o750)),
     ("becomes-directory/child", File("in a new directory", 0o600)),
     ("becomes-file/inner/x", Absent),
@@ -51,6 +51,7 @@ const FIRST: [Step; 18] = [
     ("new", File("brand new", 0o640)),
     ("new-directory", Directory(0o711)),
     ("new-directory/a", File("a", 0o600)),
+    ("new-directory/c", File("came with its directory", 0o4755)),
     ("replaced", File("new content", 0o600)),
 ];
 
