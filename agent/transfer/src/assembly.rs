@@ -84,6 +84,11 @@ impl Assembly {
         self.lock().begun
     }
 
+    /// Returns the directory, once there is something in it.
+    pub(crate) fn dir(&self) -> Option<Dir> {
+        self.lock().dir.clone()
+    }
+
     /// Notes that the directory has got its name, and what is in it with it.
     pub(crate) fn set_live(&self) {
         self.lock().is_live = true;

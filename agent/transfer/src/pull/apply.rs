@@ -158,7 +158,7 @@ impl Applier<'_> {
                 return Ok(None);
             }
         };
-        let arrival = Arrival::new(&made, &path, came.digest);
+        let arrival = Arrival::new(&made, seat.as_ref(), &path, came.digest);
         let made = if is_anchor { anchor(&domain, made, &source)? } else { made };
         let (digest, is_copied) = (came.digest, came.is_copied);
         let again = Box::new(again);

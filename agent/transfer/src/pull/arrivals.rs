@@ -5,15 +5,16 @@
 //! to whoever works there: it is looked at, read, and believed only if its digest is the one that it came with.
 
 use std::collections::HashMap;
-use std::sync::{Arc, Mutex, MutexGuard};
+use std::sync::{Arc, Mutex, MutexGuard, Weak};
 
 use common::digest::Digest;
 use common::rel_path::RelPath;
 use sync::stamp::Time;
 use sync::wire::content::Same;
-use tree::{Dir, Name, ReadFile, TreeError};
+use tree::{Dir, Name, ReadFile};
 
 use super::{Small, lock};
+use crate::assembly::{Assembly, Seat};
 use crate::recent::Recent;
 use crate::serve::{REMEMBERED_MAX, WORTH_BYTES_MIN};
 use crate::staged::Made;
@@ -32,9 +33,16 @@ pub(super) struct Arrival {
     ino: u64,
     mtime: Time,
     path: RelPath,
-    /// Where it stands until it is committed.
-    dir: Dir,
-    name: Name,
+    place: Place,
+}
+
+/// Where a file stands until it is committed.
+#[derive(Debug)]
+enum Place {
+    /// In the place of a thread.
+    Bench(Dir, Name),
+    /// In the directory that shall hold it. That is not kept open for this: descriptors are scarce.
+    Assembly(Weak<Assembly>),
 }
 
 /// A file that is to be made from another one.
@@ -130,33 +138,37 @@ impl Arrivals {
 
 impl Arrival {
     /// Notes a file of this digest that was staged for this path.
-    pub(super) fn new(made: &Made, path: &RelPath, digest: Digest) -> Self {
+    pub(super) fn new(made: &Made, seat: Option<&Seat>, path: &RelPath, digest: Digest) -> Self {
+        let place = match seat {
+            Some(seat) => Place::Assembly(Arc::downgrade(seat.assembly())),
+            None => Place::Bench(made.dir.clone(), made.name.clone()),
+        };
         Self {
             digest,
             size: made.entry.size(),
             ino: made.entry.ino,
             mtime: made.entry.mtime,
             path: path.clone(),
-            dir: made.dir.clone(),
-            name: made.name.clone(),
+            place,
         }
     }
 
     /// Reads the file into `content`; says whether that is what came.
     pub(super) fn read(&self, root: &Dir, content: &mut Vec<u8>) -> bool {
-        let live = || -> Result<ReadFile, TreeError> {
-            let (parent, name) = self.path.split().unwrap_or_default();
-            let name = Name::new(name).expect("a file has a name");
-            root.open_beneath(parent.as_bytes())?.open_file(&name)
+        let (parent, last) = self.path.split().unwrap_or_default();
+        let last = Name::new(last).expect("a file has a name");
+        let live = || root.open_beneath(parent.as_bytes()).and_then(|dir| dir.open_file(&last)).ok();
+        let staged = || match &self.place {
+            Place::Bench(dir, name) => dir.open_file(name).ok(),
+            Place::Assembly(assembly) => assembly.upgrade()?.dir()?.open_file(&last).ok(),
         };
-        let staged = || self.dir.open_file(&self.name);
         // It goes from the stage into the tree once, perhaps between two looks.
         let is_it = |file: &ReadFile| {
             let stat = file.opened();
             stat.ino == self.ino && stat.size == self.size && time(stat.mtime) == self.mtime
         };
-        let found: [&dyn Fn() -> Result<ReadFile, TreeError>; 3] = [&live, &staged, &live];
-        let Some(file) = found.iter().find_map(|open| open().ok().filter(is_it)) else { return false };
+        let found: [&dyn Fn() -> Option<ReadFile>; 3] = [&live, &staged, &live];
+        let Some(file) = found.iter().find_map(|open| open().filter(is_it)) else { return false };
         let Ok(size) = usize::try_from(self.size) else { return false };
         content.resize(size, 0);
         let is_whole = file.read_at(content, 0).is_ok_and(|count| count == size);
