@@ -16,12 +16,12 @@ use tree::{Dir, Name};
 use crate::frame_file::{FrameReader, FrameWriter};
 use crate::trouble::of_stage;
 
-/// Values gathered in memory: about 16 MiB of usual records.
-const RUN_VALUES_MAX: usize = 32 * 1024;
+/// Values gathered in memory: about 8 MiB of usual records, which take more there than in a file.
+const RUN_VALUES_MAX: usize = 16 * 1024;
 /// What they may take when they are written, however many they are: a record of one entry may be a mebibyte.
-const RUN_BYTES_MAX: usize = 16 * 1024 * 1024;
-/// Runs of one level that become one of the next: with a buffer of 256 KiB each, and a million records in each of the
-/// second level, two levels are all that any tree needs.
+const RUN_BYTES_MAX: usize = 8 * 1024 * 1024;
+/// Runs of one level that become one of the next: with a buffer of 64 KiB each, and half a million records in each of
+/// the second level, two levels are all that any tree needs. A verification has four sorters at once.
 const MERGED_RUNS: usize = 32;
 
 /// Takes values in any order.

@@ -16,8 +16,8 @@ use crate::trouble::of_stage;
 const PAYLOAD_BYTES_MAX: usize = 8 * 1024 * 1024;
 /// Bytes of a frame that are not payload.
 const OVERHEAD_BYTES: usize = 4 + 8 + 4;
-/// What is read at once.
-const READ_BYTES: usize = 256 * 1024;
+/// What is read at once: a merge reads dozens of files.
+const READ_BYTES: usize = 64 * 1024;
 /// What is gathered before it is written.
 const WRITE_BYTES: usize = 256 * 1024;
 
