@@ -179,6 +179,9 @@ async fn a_destination_opens_one_lane_before_its_ticket_was_seen_and_ten_then() 
     let (eleventh, broken) = tokio::join!(eleventh, breaking);
     broken.unwrap();
     let refused = eleventh.map(|_| ()).unwrap_err();
-    assert!(matches!(refused, LaneError::Closed { code: ErrorCode::Protocol, .. }), "{refused}");
+    // The packet that says why may be lost; then the next one is answered with a reset.
+    let is_closed =
+        matches!(refused, LaneError::Closed { code: ErrorCode::Protocol, .. } | LaneError::Lost(_));
+    assert!(is_closed, "{refused}");
     cluster.shutdown.finish().await;
 }
