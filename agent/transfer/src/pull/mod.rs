@@ -24,6 +24,7 @@ mod links;
 mod old_body;
 #[cfg(test)]
 mod old_body_tests;
+mod placing;
 mod plan;
 #[cfg(test)]
 mod power_cut;

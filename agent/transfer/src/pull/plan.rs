@@ -5,7 +5,6 @@ use std::sync::Arc;
 use std::sync::atomic::Ordering::Relaxed;
 use std::sync::mpsc::{Sender, SyncSender};
 
-use common::digest::Digest;
 use common::failure::{Failure, FailureKind};
 use common::finding::{Rule, Severity};
 use common::rel_path::RelPath;
@@ -18,10 +17,8 @@ use sync::sanitize::UNMASKED_HINT;
 use sync::stamp::Stamp;
 use sync::subtrees::Subtrees;
 use sync::wire::content::{Fetch, What};
-use tree::TreeError;
 
 use super::ask::Ask;
-use super::committing::{landing_of, unwritable};
 use super::ending::{self, Candidate};
 use super::flow::unusual_bytes;
 use super::large::Large;
@@ -30,7 +27,7 @@ use super::links::{self, LinkName};
 use super::put_off::spilled;
 use super::{Again, Compare, Item, Landing, Pass, RangeWish, Small, Wish, data_of, lock, room};
 use crate::assembly::Assembly;
-use crate::commit::{Effect, Seen, Staged};
+use crate::commit::{Effect, Seen};
 use crate::domain::{DomainId, HOME};
 use crate::external_sort::Sorter;
 use crate::frame_file::FrameWriter;
@@ -38,9 +35,9 @@ use crate::in_the_way::is_in_the_way;
 use crate::ledger::{Histories, History};
 use crate::manifest::ManifestFile;
 use crate::scan::Scan;
-use crate::staged::{Made, Workbench};
+use crate::staged::Workbench;
 use crate::tally::add;
-use crate::trouble::{finding, is_fatal, of_stage};
+use crate::trouble::finding;
 
 /// A directory whose metadata is set at the end of the pass.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -56,7 +53,7 @@ pub(super) struct Planner<'a> {
     pub(super) histories: Histories,
     asks: Sender<Ask>,
     pub(super) items: SyncSender<Item>,
-    bench: Workbench,
+    pub(super) bench: Workbench,
     pub(super) directories: FrameWriter<Later>,
     pub(super) candidates: FrameWriter<Candidate>,
     /// What takes the place of directories, once these are empty.
@@ -297,60 +294,6 @@ impl<'a> Planner<'a> {
 
     fn ask(&self, fetch: Fetch) -> Result<(), Failure> {
         self.asks.send(Ask::Fetch(fetch)).or_else(|_ended| self.pass.flow.check())
-    }
-
-    /// Makes something without content.
-    fn place(
-        &mut self,
-        path: RelPath,
-        domain: DomainId,
-        source: &Entry,
-        seen: Option<Box<Seen>>,
-    ) -> Result<(), Failure> {
-        if source.kind.is_directory() {
-            self.directories.write(&Later { path: path.clone(), wanted: source.clone() })?;
-        }
-        let made = self.make(domain, source)?;
-        let source = source.clone();
-        let wanted = Again { path, domain, source, seen, is_anchor: false, times_asked: 0 };
-        self.install_placed(wanted, made)
-    }
-
-    /// Makes something without content in the stage.
-    pub(super) fn make(
-        &mut self,
-        domain: DomainId,
-        source: &Entry,
-    ) -> Result<Result<Made, TreeError>, Failure> {
-        let domain = self.pass.stage.domains.get(domain)?;
-        Ok(self.bench.place(&domain, source))
-    }
-
-    /// Has something without content committed.
-    pub(super) fn install_placed(
-        &mut self,
-        wanted: Again,
-        made: Result<Made, TreeError>,
-    ) -> Result<(), Failure> {
-        let Made { dir, name, entry, problems, is_synced } = match made {
-            Ok(made) => made,
-            Err(error) if is_fatal(&error) => return Err(of_stage(&error)),
-            Err(error) => {
-                unwritable(self.pass, &wanted.path, &error);
-                return Ok(());
-            }
-        };
-        let Again { path, domain, source, seen, is_anchor, .. } = wanted.clone();
-        let digest = source.kind.is_file().then(|| Digest::of(b""));
-        let assembly = self.assemble(&wanted, &dir, &name);
-        let staged = Staged { dir, name, is_anchor, is_synced, assembly: assembly.clone() };
-        let effect = Effect::Install { staged, new: Box::new(entry), digest, seen };
-        // Further names of its group refer to the anchor.
-        let again = (!is_anchor).then(|| Box::new(wanted));
-        // What may be asked for again must be waited for.
-        self.pass.flow.acquire(0)?;
-        let item = Item::new(path, domain, effect, landing_of(&source));
-        self.send(Item { problems, cost: Some(0), again, assembly, ..item })
     }
 
     fn both(&mut self, path: RelPath, source: Entry, destination: Entry) -> Result<(), Failure> {
