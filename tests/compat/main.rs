@@ -32,7 +32,7 @@ const MESSAGES: &str = "tests/compat/messages.rs";
 const TICKET: &str = "tests/compat/ticket.rs";
 const STAGE: &str = "agent/transfer/src/fixture_test.rs";
 const MANIFEST: &str = "agent/transfer/src/manifest.rs";
-const SIDE_CAR: &str = "agent/transfer/src/pull/large.rs";
+const SIDE_CAR: &str = "agent/transfer/src/pull/sidecar.rs";
 const JOURNAL: &str = "agent/src/journal/mod.rs";
 const LOG: &str = "coordinator/src/raft/log_store.rs";
 
@@ -44,6 +44,7 @@ const FIXTURES: &[Fixture] = &[
     of("1/commands.frames", STATE),
     of("1/contexts.toml", DOCUMENTS),
     of("1/coordinator.toml", DOCUMENTS),
+    of("1/counters-deduplicated.frames", STAGE),
     of("1/counters.frames", STAGE),
     of("1/error-view.json", DOCUMENTS),
     of("1/exceptions.frames", MANIFEST),
