@@ -12,6 +12,7 @@ mod domain;
 mod fidelity;
 mod hostile;
 mod kill;
+mod long_link;
 mod network;
 mod plain;
 mod refusal;

@@ -19,7 +19,6 @@ mod leader;
 mod mutant;
 mod operator;
 mod oracle;
-mod random;
 mod schedule;
 mod wire;
 mod world;

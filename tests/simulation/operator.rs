@@ -18,10 +18,10 @@ use coordinator::state::roots::{Root, Roots};
 use coordinator::state::{Command, Outcome, host};
 
 use crate::cluster::Unproposed;
-use crate::random::Random;
 use crate::schedule::Event;
 use crate::wire::Place;
 use crate::world::World;
+use tests::random::Random;
 
 /// Hosts with the machine that each stands on: `web2` and `web3` are two agents on one.
 pub(crate) const HOSTS: [(&str, u64); 4] = [("web1", 1), ("web2", 2), ("web3", 2), ("web4", 3)];

@@ -17,9 +17,9 @@ use crate::disk::Disk;
 use crate::mutant::Mutant;
 use crate::operator::{self, HOSTS};
 use crate::oracle::Told;
-use crate::random::Random;
 use crate::schedule::{Event, Schedule};
 use crate::wire::Session;
+use tests::random::Random;
 
 /// How long things break, at least and at most.
 const STORM_MS: (u64, u64) = (60_000, 240_000);

@@ -74,7 +74,7 @@ impl Cluster {
     ///
     /// # Panics
     /// When it does not come up.
-    pub fn start_with(agents: u32, coordinators: u32, prepare: impl Fn(&Path)) -> Self {
+    pub fn start_with(agents: u32, coordinators: u32, prepare: impl FnOnce(&Path)) -> Self {
         Self::start_as(None, agents, coordinators, prepare)
     }
 
@@ -89,7 +89,7 @@ impl Cluster {
         })
     }
 
-    fn start_as(user: Option<u32>, agents: u32, coordinators: u32, prepare: impl Fn(&Path)) -> Self {
+    fn start_as(user: Option<u32>, agents: u32, coordinators: u32, prepare: impl FnOnce(&Path)) -> Self {
         let directory =
             tempfile::Builder::new().prefix("drover-test-").tempdir().expect("a directory can be made");
         let binaries = directory.path().join("bin");

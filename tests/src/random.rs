@@ -2,10 +2,11 @@
 
 /// A generator (splitmix64): the same number gives the same run.
 #[derive(Clone, Debug)]
-pub(crate) struct Random(u64);
+pub struct Random(u64);
 
 impl Random {
-    pub(crate) fn new(number: u64) -> Self {
+    /// Starts from a number.
+    pub fn new(number: u64) -> Self {
         Self(number.wrapping_mul(0x9e37_79b9_7f4a_7c15) ^ 0x5851_f42d_4c95_7f2d)
     }
 
@@ -17,23 +18,26 @@ impl Random {
     }
 
     /// A number from zero to `end`, without `end`.
-    pub(crate) fn below(&mut self, end: u64) -> u64 {
+    pub fn below(&mut self, end: u64) -> u64 {
         self.next() % end.max(1)
     }
 
     /// A number from `from` to `to`, both included.
-    pub(crate) fn between(&mut self, from: u64, to: u64) -> u64 {
+    pub fn between(&mut self, from: u64, to: u64) -> u64 {
         from + self.below(to - from + 1)
     }
 
     /// True in so many of a thousand cases.
-    pub(crate) fn permille(&mut self, part: u64) -> bool {
+    pub fn permille(&mut self, part: u64) -> bool {
         self.below(1_000) < part
     }
 
     /// One of a list that is not empty.
-    pub(crate) fn pick<'a, T>(&mut self, of: &'a [T]) -> &'a T {
-        let place = usize::try_from(self.below(of.len() as u64)).unwrap();
+    ///
+    /// # Panics
+    /// When the list is empty.
+    pub fn pick<'a, T>(&mut self, of: &'a [T]) -> &'a T {
+        let place = usize::try_from(self.below(of.len() as u64)).expect("it is below a length");
         &of[place]
     }
 }
