@@ -3,6 +3,7 @@
 #
 #   tests/bench.sh files [CORPUS…]     mails sites large delta noop (default: all)
 #   tests/bench.sh access              what policy, audit and secrets cost, and what floods of logins and refusals do
+#   tests/bench.sh links               one file and 5 000 mails over long links: 100 ms with loss, 100 ms without, 20 Mbit/s
 #   tests/bench.sh memory [COUNT]      peak memory of the agents at 10 000 and COUNT (default 1 000 000) names
 #
 # Needs root (loop mounts), a release build's time, and about 15 GiB. ROUNDS sets the timed rounds (default 3).
@@ -14,7 +15,7 @@ cd "$(dirname "$0")/.."
 export LC_ALL=C PATH="$PATH:/usr/sbin:/sbin"
 
 usage() {
-    echo "usage: tests/bench.sh access | files [mails|sites|large|delta|noop …] | memory [COUNT]" >&2
+    echo "usage: tests/bench.sh access | files [mails|sites|large|delta|noop …] | links | memory [COUNT]" >&2
     exit 2
 }
 case "${1:-}" in
@@ -28,7 +29,7 @@ access)
     "$bin/access" "$work/cluster/contexts.toml"
     exit
     ;;
-files | memory) ;;
+files | links | memory) ;;
 *) usage ;;
 esac
 suite=$1
@@ -53,6 +54,7 @@ image="$work/image"
 cleanup() {
     "$bin/ctl" dev down --dir "$work/cluster" >/dev/null 2>&1 || true
     [ ! -f "$work/ssh/pid" ] || kill "$(cat "$work/ssh/pid")" 2>/dev/null || true
+    [ -z "${router:-}" ] || exec {router}>&-
     umount -q "$mount_point" 2>/dev/null || true
     [ -n "${BENCH_DIR:-}" ] || rm -rf "$work"
 }
@@ -66,7 +68,10 @@ fresh() {
     mount -o loop "$image" "$mount_point"
 }
 
+# Starts sshd at an address, by a command if it is to run elsewhere.
 start_sshd() {
+    local address=$1
+    shift
     ssh-keygen -q -t ed25519 -N '' -f "$work/ssh/host"
     ssh-keygen -q -t ed25519 -N '' -f "$work/ssh/user"
     cp "$work/ssh/user.pub" "$work/ssh/authorized"
@@ -74,7 +79,7 @@ start_sshd() {
     port=$((20000 + RANDOM % 20000))
     cat >"$work/ssh/config" <<EOF
 Port $port
-ListenAddress 127.0.0.1
+ListenAddress $address
 HostKey $work/ssh/host
 AuthorizedKeysFile $work/ssh/authorized
 PidFile $work/ssh/pid
@@ -82,7 +87,7 @@ StrictModes no
 UsePAM no
 PermitRootLogin yes
 EOF
-    "$(command -v sshd)" -f "$work/ssh/config"
+    "$@" "$(command -v sshd)" -f "$work/ssh/config"
     remote_shell="ssh -p $port -i $work/ssh/user -o StrictHostKeyChecking=no -o UserKnownHostsFile=/dev/null -o LogLevel=ERROR"
 }
 
@@ -250,12 +255,77 @@ bench_memory() {
     done
 }
 
-[ -f "$image" ] || dd if=/dev/zero of="$image" bs=8M count=768 conv=fsync status=none
-start_cluster
+# Lays a link of this weather, and starts a cluster and an sshd with the destination at its other end.
+lay_link() {
+    link="drover-bench-$$"
+    rm -rf "$work/far" "$work/cluster" "$work/ssh" "$work/router"
+    mkdir -p "$work/far" "$work/ssh"
+    ln -s "$bin/ctl" "$bin/drover-agent" "$bin/drover-coordinator" "$work/far/"
+    exec {router}> >("$bin/router" "$link" "$@" programs="$work/far" >"$work/router")
+    until grep -q ready "$work/router"; do sleep 0.1; done
+    export DROVER_BIN_DIR="$work/far" CTL_CONTEXT_FILE="$work/cluster/contexts.toml"
+    "$work/far/ctl" dev up --dir "$work/cluster" --agents 2 --coordinators 1 >/dev/null
+    start_sshd 10.77.2.1 nsenter --net="/run/netns/$link-b"
+}
+
+# Removes the link and says what happened on the way to the destination.
+lift_link() {
+    "$work/far/ctl" dev down --dir "$work/cluster" >/dev/null
+    kill "$(cat "$work/ssh/pid")"
+    rm -f "$work/ssh/pid"
+    exec {router}>&-
+    router=
+    until [ ! -e "/run/netns/$link-b" ]; do sleep 0.1; done
+    grep -o '"a_to_b":{[^}]*}' "$work/router" | sed 's/^/  /'
+}
+
+# Moves a corpus by a peer for LIMIT seconds at the most; prints the rate of the content that arrived.
+cross() {
+    local peer=$1 corpus=$2 destination="$work/moved" t0 t1 bytes
+    rm -rf "$destination"
+    t0=$(date +%s%N)
+    case $peer in
+    drover)
+        "$work/far/ctl" --output json migrate "agent-1:$corpus" "agent-2:$destination" --yes >"$work/drover.json"
+        grep -q '"verified": *true' "$work/drover.json"
+        ;;
+    rsync)
+        timeout "${LIMIT:-60}" nsenter --net="/run/netns/$link-a" rsync -a --inplace -e "$remote_shell" \
+            "$corpus/" "10.77.2.1:$destination/" || [ $? -eq 124 ]
+        ;;
+    esac
+    t1=$(date +%s%N)
+    # A file that is written in place has its size at the end; what is allocated has come.
+    bytes=$(du -s --block-size=1 "$destination" | cut -f1)
+    echo "  $(basename "$corpus") $peer: $(((t1 - t0) / 1000000)) ms, $((bytes * 1000 / ((t1 - t0) / 1000))) kB/s"
+}
+
+bench_links() {
+    local weather corpus round
+    mkdir -p "$work/corpus/file" "$work/corpus/mails"
+    head -c 200M /dev/urandom >"$work/corpus/file/image.raw"
+    "$bin/corpus" mails "$work/corpus/mails" 5000
+    for weather in 'rate=300Mbit loss=0.5% queue=2MiB' 'rate=300Mbit queue=2MiB' 'rate=20Mbit queue=128KiB'; do
+        echo "== 50 ms each way, $weather"
+        # shellcheck disable=SC2086  # Words of the router.
+        lay_link delay=50ms $weather
+        for round in $(seq 1 "$rounds"); do
+            for corpus in file mails; do
+                cross drover "$work/corpus/$corpus"
+                cross rsync "$work/corpus/$corpus"
+            done
+        done
+        lift_link
+    done
+}
+
+[ $suite = links ] || [ -f "$image" ] || dd if=/dev/zero of="$image" bs=8M count=768 conv=fsync status=none
+[ $suite = links ] || start_cluster
 case $suite in
 files)
-    start_sshd
+    start_sshd 127.0.0.1
     bench_files "$@"
     ;;
+links) bench_links ;;
 memory) bench_memory "$@" ;;
 esac

@@ -149,7 +149,7 @@ fn only_tree_touches_paths_below_a_root() {
 
 #[test]
 fn only_the_endpoint_knows_quic() {
-    let doors = ["endpoint", "lane", "link", "reset_key", "window"];
+    let doors = ["congestion", "endpoint", "lane", "link", "reset_key", "window"];
     let is_door = |path: &str| doors.iter().any(|name| path == format!("agent/transfer/src/{name}.rs"));
     let offences: Vec<String> = shipped()
         .iter()

@@ -73,10 +73,19 @@ impl LinkMeter {
     }
 
     /// Returns how many bytes per second the link takes; none when it takes whatever comes.
-    fn bytes_per_s(&self) -> Option<f64> {
+    ///
+    /// `path` is what the connection knows of that: its window takes the first megabytes of a lane at once, however
+    /// slowly they leave.
+    pub(crate) fn bytes_per_s(&self, path: Option<u64>) -> Option<f64> {
         let measured = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        #[expect(clippy::cast_precision_loss, reason = "a rate is far below 2^53 bytes per second")]
+        let path = path.map(|rate| rate as f64);
+        let taken = match (measured.bytes_per_s, path) {
+            (Some(measured), Some(path)) => Some(measured.min(path)),
+            (measured, path) => measured.or(path),
+        };
         // Far links begin as slow ones: 10 Mbit/s.
-        measured.bytes_per_s.or(measured.is_far.then_some(1.25e6))
+        taken.or(measured.is_far.then_some(1.25e6))
     }
 }
 
@@ -130,10 +139,10 @@ impl UnitCompressor {
         Ok(Self { compressor, level, speeds: SPEEDS_FIRST, ratio: 0.4, scratch: Vec::new() })
     }
 
-    /// Compresses `content` into `stored` if that pays; else leaves `stored` empty and says [`Coding::Plain`].
-    pub(crate) fn compress(&mut self, content: &[u8], stored: &mut Vec<u8>, link: &LinkMeter) -> Coding {
+    /// Compresses `content` into `stored` if that pays on a link of this rate; else leaves `stored` empty and says [`Coding::Plain`].
+    pub(crate) fn compress(&mut self, content: &[u8], stored: &mut Vec<u8>, link: Option<f64>) -> Coding {
         stored.clear();
-        let level = link.bytes_per_s().and_then(|rate| choose(rate, self.ratio, &self.speeds));
+        let level = link.and_then(|rate| choose(rate, self.ratio, &self.speeds));
         let Some(level) = level.filter(|_| content.len() >= UNIT_BYTES_MIN) else { return Coding::Plain };
         if content.len() >= SAMPLED_BYTES_MIN && !self.sample_shrinks(content) {
             return Coding::Plain;
@@ -216,19 +225,19 @@ mod tests {
 
     #[test]
     fn only_what_shrinks_is_compressed_and_comes_back() {
-        let slow = LinkMeter::new(FAR);
+        let slow = LinkMeter::new(FAR).bytes_per_s(None);
         let mut compressor = UnitCompressor::new().unwrap();
         let mut stored = Vec::new();
         let text = b"the same words again and again ".repeat(5_000);
-        assert_eq!(compressor.compress(&text, &mut stored, &slow), Coding::Zstd);
+        assert_eq!(compressor.compress(&text, &mut stored, slow), Coding::Zstd);
         assert_eq!(zstd::bulk::decompress(&stored, text.len()).unwrap(), text);
         let mut noise = vec![0; 200_000];
         blake3::Hasher::new().finalize_xof().fill(&mut noise);
-        assert_eq!(compressor.compress(&noise, &mut stored, &slow), Coding::Plain);
-        assert_eq!(compressor.compress(&noise[..5_000], &mut stored, &slow), Coding::Plain);
-        assert_eq!(compressor.compress(b"short", &mut stored, &slow), Coding::Plain);
-        let near = LinkMeter::new(Duration::ZERO);
-        assert_eq!(compressor.compress(&text, &mut stored, &near), Coding::Plain);
+        assert_eq!(compressor.compress(&noise, &mut stored, slow), Coding::Plain);
+        assert_eq!(compressor.compress(&noise[..5_000], &mut stored, slow), Coding::Plain);
+        assert_eq!(compressor.compress(b"short", &mut stored, slow), Coding::Plain);
+        let near = LinkMeter::new(Duration::ZERO).bytes_per_s(None);
+        assert_eq!(compressor.compress(&text, &mut stored, near), Coding::Plain);
     }
 
     #[test]

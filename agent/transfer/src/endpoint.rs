@@ -28,6 +28,7 @@ use sync::wire::error_code::ErrorCode;
 use sync::wire::hello::{Hello, Offer, PROTOCOL_VERSION};
 use tokio::sync::{Semaphore, watch};
 
+use crate::congestion::Congestion;
 use crate::handshakes::{Admission, Handshake, Handshakes};
 use crate::link::Link;
 use crate::patience::Patience;
@@ -55,6 +56,9 @@ const NO_LANE: u32 = 0;
 const SOCKET_BUFFER_BYTES: usize = 4 * 1024 * 1024;
 /// Above this ten segments no longer fit into one offloaded send, and throughput collapses.
 const PATH_MTU_MAX: u16 = 6_500;
+/// Packets that may overtake one before it counts as lost; on a path that reorders, three are overtaken all the time.
+/// What is really lost is noticed by time as well, an eighth of a round trip late.
+const OVERTAKEN_PACKETS_MAX: u32 = 256;
 const IDLE_MAX_MS: u32 = 30_000;
 
 /// How an endpoint is set up.
@@ -338,6 +342,8 @@ fn transport(settings: &EndpointSettings, lanes: u32) -> TransportConfig {
         .max_concurrent_bidi_streams(VarInt::from_u32(lanes))
         .max_concurrent_uni_streams(VarInt::from_u32(0))
         .datagram_receive_buffer_size(None)
+        .congestion_controller_factory(Arc::new(Congestion))
+        .packet_threshold(OVERTAKEN_PACKETS_MAX)
         .stream_receive_window(VarInt::from_u64(WINDOW_BYTES_MAX).unwrap_or(VarInt::MAX))
         // What a connection may hold before its share is known.
         .receive_window(VarInt::from_u32(1024 * 1024))

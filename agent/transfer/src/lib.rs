@@ -14,6 +14,7 @@ mod buffer;
 mod capacity;
 mod commit;
 mod compress;
+mod congestion;
 mod content;
 mod context;
 mod copy;

@@ -9,6 +9,7 @@ use quinn::rustls::pki_types::CertificateDer;
 use quinn::{Connection, VarInt};
 use sync::wire::error_code::ErrorCode;
 
+use crate::congestion::Control;
 use crate::lane::{Lane, LaneError};
 use crate::window::{Role, WindowShare};
 
@@ -101,6 +102,12 @@ impl Link {
     /// Returns the time of a round trip, as it is estimated now.
     pub(crate) fn round_trip(&self) -> std::time::Duration {
         self.0.connection.rtt()
+    }
+
+    /// Returns how many bytes per second the path takes; none while it takes all that there is to send.
+    pub(crate) fn filled_bytes_per_s(&self) -> Option<u64> {
+        let state = self.0.connection.congestion_state().into_any();
+        state.downcast::<Control>().ok()?.filled_bytes_per_s()
     }
 
     /// Fits the windows to the round trips that are known by now; asked for each second.

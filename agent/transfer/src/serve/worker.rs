@@ -386,7 +386,8 @@ impl Worker {
     /// Returns the compressed form where that is the better one.
     fn compress(&mut self, content: &[u8]) -> Option<Buffer> {
         let mut stored = self.session.buffers.take();
-        let coding = self.compressor.compress(content, &mut stored, &self.session.meter);
+        let rate = self.session.meter.bytes_per_s(self.session.link.filled_bytes_per_s());
+        let coding = self.compressor.compress(content, &mut stored, rate);
         (coding == Coding::Zstd).then_some(stored)
     }
 
