@@ -3,6 +3,7 @@
 //! The keys are those of the user's document (design 8.3); flags are turned into the same value. Keys that are known
 //! but not served yet are refused by name where documents are read, so this type holds only what is served.
 
+use std::fmt;
 use std::str::FromStr;
 
 use serde::{Deserialize, Serialize};
@@ -84,6 +85,62 @@ pub struct TransferSpec {
     pub numeric_ids: bool,
     /// How fast the source may send; none is no limit.
     pub bandwidth_limit: Option<Bandwidth>,
+    /// Whether content is compressed on its way.
+    #[serde(skip_serializing_if = "Compression::is_auto")]
+    pub compression: Compression,
+}
+
+/// Whether content is compressed on its way.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Compression {
+    /// Where it pays, by what the link and the processor were measured to do.
+    #[default]
+    Auto,
+    /// Never.
+    Off,
+    /// At this level of zstd, whatever shrinks.
+    Level(u8),
+}
+
+/// The levels of zstd that may be asked for; those above take memory that no transfer has.
+pub const COMPRESSION_LEVELS: std::ops::RangeInclusive<u8> = 1..=19;
+
+impl Compression {
+    /// Whether it is left to measurement.
+    pub fn is_auto(&self) -> bool {
+        *self == Self::Auto
+    }
+}
+
+impl fmt::Display for Compression {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Auto => f.write_str("auto"),
+            Self::Off => f.write_str("off"),
+            Self::Level(level) => level.fmt(f),
+        }
+    }
+}
+
+/// A text that names no compression.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+#[error("`{0}` is none of auto, off and 1 to 19")]
+pub struct InvalidCompression(String);
+
+impl FromStr for Compression {
+    type Err = InvalidCompression;
+
+    fn from_str(text: &str) -> Result<Self, Self::Err> {
+        match text {
+            "auto" => Ok(Self::Auto),
+            "off" => Ok(Self::Off),
+            level => {
+                let level = level.parse().ok().filter(|level| COMPRESSION_LEVELS.contains(level));
+                level.map(Self::Level).ok_or_else(|| InvalidCompression(text.to_owned()))
+            }
+        }
+    }
 }
 
 /// The guard of deletes.

@@ -218,6 +218,12 @@ pub struct MigrationView {
     pub bytes_resent: u64,
     /// Content taken from what the destination held.
     pub bytes_deduplicated: u64,
+    /// Content that was compressed on its way.
+    #[serde(default)]
+    pub bytes_compressed: u64,
+    /// What it was compressed to.
+    #[serde(default)]
+    pub bytes_compressed_to: u64,
     /// Which of both agents dialled the other, once they have met.
     #[serde(default)]
     pub reach: Option<Reach>,

@@ -4,7 +4,7 @@ use common::clock::WallMs;
 use common::context::Contexts;
 use common::host::HostFacts;
 use common::progress::Progress;
-use common::spec::{MaxDelete, ValidationLevel};
+use common::spec::{Compression, MaxDelete, ValidationLevel};
 use common::step::file::{FileOutput, FileParams, VERSION};
 use common::view::{ErrorView, ReportView};
 use serde::Serialize;
@@ -76,6 +76,7 @@ fn fixtures_of_documents_between_parts_are_read() {
         checksum: true,
         numeric_ids: true,
         bandwidth_limit: Some(1024),
+        compression: Compression::Auto,
         dry_run: false,
         validation_level: ValidationLevel::Strict,
         keep_way_back: true,

@@ -9,6 +9,7 @@ use common::finding::Finding;
 use common::id::{HostName, TenantId};
 use common::progress::Progress;
 use common::shutdown::Shutdown;
+use common::spec::Compression;
 use common::step::file::FileParams;
 use common::ticket::{Direction, Ticket, TicketKey};
 use tokio::sync::{mpsc, watch};
@@ -127,6 +128,7 @@ impl Hosts {
             ticket: shown,
             news: watch::channel(PeerNews::default()).1,
             was_reached: false,
+            compression: Compression::Auto,
         };
         let (progress, progress_seen) = watch::channel(Progress::default());
         let context = StepContext {

@@ -11,6 +11,7 @@ use common::failure::{Failure, FailureKind};
 use common::finding::Finding;
 use common::progress::Progress;
 use common::shutdown::Shutdown;
+use common::spec::Compression;
 use tokio::sync::{mpsc, watch};
 use tokio::task::{JoinError, JoinHandle};
 use tokio::time::MissedTickBehavior;
@@ -136,6 +137,7 @@ fn context(
         ticket: lease.ticket(),
         news: lease.news(),
         was_reached: false,
+        compression: Compression::Auto,
     });
     StepContext {
         migration: lease.migration().clone(),

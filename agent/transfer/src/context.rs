@@ -14,6 +14,7 @@ use common::fence::FencingToken;
 use common::id::{HostName, MigrationId, StepId, TenantId};
 use common::limit;
 use common::progress::Progress;
+use common::spec::Compression;
 use tokio::sync::watch;
 use tokio_util::sync::CancellationToken;
 
@@ -69,6 +70,8 @@ pub struct Peer {
     pub news: watch::Receiver<PeerNews>,
     /// Whether an attempt of this migration has reached it before.
     pub was_reached: bool,
+    /// Whether it shall compress content.
+    pub compression: Compression,
 }
 
 /// What the leader says of a peer's agent.

@@ -71,7 +71,8 @@ pub async fn run_copy(
     let memory = Memory::open(&ctx.state_dir, &ctx.migration)?;
     ctx.findings.list_in(&memory.list(FINDINGS_LIST))?;
     let peer = peer_of(&ctx)?.clone();
-    let source = reach::open(&ctx, endpoint, &memory).await?;
+    let source = reach::open(&ctx, endpoint, &memory, params.compression).await?;
+    let packed = source.packed();
     let incoming = incoming(&source, &params).await?;
     let (rules, destination) = (params.sanitize.clone(), params.destination_root.clone());
     let attempt = Arc::new(Attempt::new(&ctx, began, source.opened()));
@@ -84,6 +85,8 @@ pub async fn run_copy(
     done.map_err(|failure| name_destination(name_source(failure, &peer), &destination))?;
     let mut output = attempt.output(wire, counted.content_bytes);
     output.sanitized = sanitized(rules.as_ref(), &attempt.counters);
+    output.bytes_compressed = packed.bytes.load(Relaxed);
+    output.bytes_compressed_to = packed.stored_bytes.load(Relaxed);
     output.findings_total = ctx.findings.totals().total;
     output.reach = ctx.progress.borrow().reach;
     output.list_file = Some(FINDINGS_LIST.to_owned());

@@ -20,6 +20,7 @@ use common::clock;
 use common::failure::{Failure, FailureKind};
 use common::finding::{Rule, Severity};
 use common::rel_path::RelPath;
+use common::spec::Compression;
 use common::step::file::{FileOutput, FileParams, VERSION};
 use serde::Serialize;
 use sync::diff::{Decision, Difference, Found, Join};
@@ -77,7 +78,7 @@ pub(crate) async fn dry_run(
     let began = clock::boot();
     let memory = Memory::open(&ctx.state_dir, &ctx.migration)?;
     let peer = peer_of(&ctx)?.clone();
-    let source = reach::open(&ctx, endpoint, &memory).await?;
+    let source = reach::open(&ctx, endpoint, &memory, Compression::Auto).await?;
     let manifest = source.manifest(request_of(&params)).await?;
     let content = if params.checksum { Some(content_of(&source).await?) } else { None };
     let is_stopped = Arc::new(AtomicBool::new(false));

@@ -4,6 +4,7 @@ use std::path::PathBuf;
 
 use common::progress::Progress;
 use common::rel_path::RelPath;
+use common::spec::Compression;
 use serde::Serialize;
 use serde::de::DeserializeOwned;
 use sync::byte_string::ByteString;
@@ -152,7 +153,12 @@ fn messages<M: Message + PartialEq + std::fmt::Debug>(name: &str, expected: &[M]
 
 #[test]
 fn fixtures_of_the_data_port_are_spoken() {
-    let open = Open { version: 1, ticket: b"ticket".to_vec(), bandwidth_limit: Some(9) };
+    let open = Open {
+        version: 1,
+        ticket: b"ticket".to_vec(),
+        bandwidth_limit: Some(9),
+        compression: Compression::Level(9),
+    };
     let scan = ScanRequest { exclude: vec![ByteString(b"*.log".to_vec())], include: Vec::new() };
     messages("hello.messages", &[Hello::Control(open), Hello::Manifest(scan), Hello::Content]);
     messages(

@@ -10,6 +10,7 @@ use common::finding::Finding;
 use common::id::{HostName, TenantId};
 use common::progress::Progress;
 use common::shutdown::Shutdown;
+use common::spec::Compression;
 use common::step::file::{FileOutput, FileParams, SettleQuestion};
 use common::ticket::{Direction, Ticket, TicketKey};
 use tokio::sync::{mpsc, watch};
@@ -139,6 +140,7 @@ impl Pair {
             ticket,
             news: watch::channel(PeerNews::default()).1,
             was_reached: false,
+            compression: Compression::Auto,
         };
         let context = StepContext {
             migration: "m1".parse().unwrap(),

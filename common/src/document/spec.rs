@@ -9,7 +9,8 @@ use crate::grant::Labels;
 use crate::id::HostName;
 use crate::location::Location;
 use crate::spec::{
-    MaxDelete, MigrationSpec, OptionsSpec, Origin, SPEC_VERSION, SideSpec, TransferSpec, ValidationLevel,
+    Compression, MaxDelete, MigrationSpec, OptionsSpec, Origin, SPEC_VERSION, SideSpec, TransferSpec,
+    ValidationLevel,
 };
 
 use super::fields::{Fields, Known, Problems};
@@ -175,7 +176,7 @@ fn transfer(node: &Node, problems: &mut Problems) -> Option<TransferSpec> {
         }
     };
     fields.read("files", problems, only("sync"));
-    fields.read("compression", problems, only("auto"));
+    let compression = |text: &str| text.parse::<Compression>().map_err(|error| error.to_string());
     let bandwidth = |text: &str| text.parse::<Bandwidth>().map_err(|error| error.to_string());
     let guard = |text: &str| text.parse::<MaxDelete>().map_err(|error| error.to_string());
     Some(TransferSpec {
@@ -184,6 +185,7 @@ fn transfer(node: &Node, problems: &mut Problems) -> Option<TransferSpec> {
         checksum: fields.truth("checksum", false, problems),
         numeric_ids: fields.truth("numeric_ids", false, problems),
         bandwidth_limit: fields.read("bandwidth_limit", problems, bandwidth),
+        compression: fields.read("compression", problems, compression).unwrap_or_default(),
     })
 }
 
@@ -227,7 +229,7 @@ source:
   host: web1
   paths: { root: /var/www/shop, exclude: ["cache/**", '*.tmp'] }
 destination: { host: web2, paths: { root: /var/www/shop } }
-transfer: { files: sync, bandwidth_limit: 50MiB, delete: true, max_delete: 80% }
+transfer: { files: sync, bandwidth_limit: 50MiB, compression: 9, delete: true, max_delete: 80% }
 options: { rollback_window: 24h, timeout: 3600000, zero_downtime: false, auto_rollback: false, validation_level: full }
 sanitize:
   key: "${secret:mask}"
@@ -256,6 +258,7 @@ paths.root = "/var/www/shop"
 [transfer]
 files = "sync"
 bandwidth_limit = "50MiB"
+compression = 9
 delete = true
 max_delete = "80%"
 [options]
@@ -290,6 +293,7 @@ regex = 'password\s*=\s*(\S+)'
         assert_eq!(read(TOML, Form::Toml).unwrap(), spec);
         assert_eq!(spec.source.location.to_string(), "web1:/var/www/shop");
         assert_eq!(spec.transfer.bandwidth_limit, Some(Bandwidth::always(50 << 20)));
+        assert_eq!(spec.transfer.compression, Compression::Level(9));
         assert_eq!(
             (spec.options.rollback_window_ms, spec.options.timeout_ms),
             (Some(86_400_000), Some(3_600_000))

@@ -190,6 +190,7 @@ fn moved(migration: &MigrationView, is_dry: bool) -> Vec<(&'static str, String)>
         facts.extend([
             ("Sent again after interruptions", exact_bytes(migration.bytes_resent)),
             ("Taken from what was there", exact_bytes(migration.bytes_deduplicated)),
+            ("Compressed on the way", compressed(migration)),
             ("Rate of content, what was there already included", rate(migration.bytes_done, duration_ms)),
             ("Rate on the wire", rate(migration.bytes_on_wire, duration_ms)),
             ("Rate of files, what was there already included", files_rate(migration.files_done, duration_ms)),
@@ -400,9 +401,17 @@ fn asked(spec: &MigrationSpec) -> Vec<(&'static str, String)> {
             "Limit on the wire",
             spec.transfer.bandwidth_limit.as_ref().map_or_else(|| "none".to_owned(), ToString::to_string),
         ),
+        ("Compression", spec.transfer.compression.to_string()),
         ("Undo on failure", yes_no(spec.options.rollback_on_failure)),
         ("Way back after the end", milliseconds(spec.rollback_window_ms())),
     ]
+}
+
+fn compressed(migration: &MigrationView) -> String {
+    match migration.bytes_compressed {
+        0 => "nothing".to_owned(),
+        bytes => format!("{}, to {}", exact_bytes(bytes), exact_bytes(migration.bytes_compressed_to)),
+    }
 }
 
 fn about(view: &ReportView) -> Vec<(&'static str, String)> {

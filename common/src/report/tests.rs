@@ -52,6 +52,8 @@ fn migration() -> MigrationView {
         bytes_on_wire: 700_000_000,
         bytes_resent: 1_536,
         bytes_deduplicated: 0,
+        bytes_compressed: 0,
+        bytes_compressed_to: 0,
         reach: None,
         bytes_per_s: 0,
         deleted: 3,

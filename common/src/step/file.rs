@@ -11,7 +11,7 @@ use crate::phase::{Phase, Scope};
 use crate::reach::Reach;
 use crate::reference::Reference;
 use crate::sanitize::Sanitize;
-use crate::spec::{MaxDelete, ValidationLevel};
+use crate::spec::{Compression, MaxDelete, ValidationLevel};
 
 /// The version of [`FileParams`] and [`FileOutput`].
 pub const VERSION: u32 = 1;
@@ -89,6 +89,9 @@ pub struct FileParams {
     /// Bytes per second on the wire as they were asked for, if they are the same at all times; what holds now comes
     /// with each renewal of the lease.
     pub bandwidth_limit: Option<u64>,
+    /// Whether content is compressed on its way; an agent that does not know of it refuses the step.
+    #[serde(default, skip_serializing_if = "Compression::is_auto")]
+    pub compression: Compression,
     /// Change nothing; list what would be done.
     pub dry_run: bool,
     /// How much is proven.
@@ -117,6 +120,7 @@ impl FileParams {
             checksum: false,
             numeric_ids: false,
             bandwidth_limit: None,
+            compression: Compression::Auto,
             dry_run: false,
             validation_level: ValidationLevel::Basic,
             keep_way_back: true,
@@ -170,6 +174,12 @@ pub struct FileOutput {
     pub bytes_resent: u64,
     /// Content of those files that was not sent, but copied from what the destination held already.
     pub bytes_deduplicated: u64,
+    /// Content that was compressed on its way, in this attempt.
+    #[serde(skip_serializing_if = "is_zero")]
+    pub bytes_compressed: u64,
+    /// What it was compressed to.
+    #[serde(skip_serializing_if = "is_zero")]
+    pub bytes_compressed_to: u64,
     /// Time that the step worked, over all attempts.
     pub duration_ms: u64,
     /// How many files and bytes each level of proof held for; `file.verify` only.
@@ -190,6 +200,10 @@ pub struct FileOutput {
     pub sanitized: Vec<Sanitized>,
     /// Where the itemised list of a dry run, or the whole list of findings, stands at the destination's agent.
     pub list_file: Option<String>,
+}
+
+fn is_zero(number: &u64) -> bool {
+    *number == 0
 }
 
 /// How many files and bytes each level of proof held for.

@@ -72,6 +72,7 @@ fn step(
         checksum: spec.transfer.checksum || is_deep,
         numeric_ids: spec.transfer.numeric_ids,
         bandwidth_limit: spec.transfer.bandwidth_limit.as_ref().and_then(Bandwidth::fixed),
+        compression: spec.transfer.compression,
         dry_run: spec.options.dry_run,
         validation_level: if is_deep { ValidationLevel::Strict } else { spec.options.validation_level },
         keep_way_back: spec.rollback_window_ms() > 0,

@@ -229,6 +229,8 @@ impl Migration {
                 + summary.proof.bytes_on_wire,
             bytes_resent: summary.moved.bytes_resent,
             bytes_deduplicated: summary.moved.bytes_deduplicated,
+            bytes_compressed: summary.moved.bytes_compressed,
+            bytes_compressed_to: summary.moved.bytes_compressed_to,
             reach: summary.moved.reach.filter(|_| has_totals).or(progress.reach),
             bytes_per_s: if self.status.is_end() { 0 } else { progress.bytes_per_s },
             deleted: summary.moved.deleted,
@@ -416,6 +418,8 @@ fn add(earlier: FileOutput, pass: FileOutput) -> FileOutput {
         bytes_on_wire: earlier.bytes_on_wire + pass.bytes_on_wire,
         bytes_resent: earlier.bytes_resent + pass.bytes_resent,
         bytes_deduplicated: earlier.bytes_deduplicated + pass.bytes_deduplicated,
+        bytes_compressed: earlier.bytes_compressed + pass.bytes_compressed,
+        bytes_compressed_to: earlier.bytes_compressed_to + pass.bytes_compressed_to,
         duration_ms: earlier.duration_ms + pass.duration_ms,
         proof: Proof::default(),
         ..pass

@@ -10,7 +10,8 @@ use common::grant::ScopeItem;
 use common::human;
 use common::location::Location;
 use common::spec::{
-    MaxDelete, MigrationSpec, OptionsSpec, Origin, SPEC_VERSION, SideSpec, TransferSpec, ValidationLevel,
+    Compression, MaxDelete, MigrationSpec, OptionsSpec, Origin, SPEC_VERSION, SideSpec, TransferSpec,
+    ValidationLevel,
 };
 use common::view::{MigrationStatus, MigrationView};
 
@@ -51,7 +52,7 @@ pub(crate) struct MigrateArgs {
         value_name = "SPEC",
         conflicts_with_all = [
             "source", "destination", "delete", "max_delete", "exclude", "include", "checksum", "numeric_ids",
-            "bandwidth", "rollback_window", "label",
+            "bandwidth", "compress", "rollback_window", "label",
         ]
     )]
     file: Option<PathBuf>,
@@ -81,6 +82,9 @@ pub(crate) struct MigrateArgs {
     /// 08:00-20:00=20MiB,else=none, in UTC unless zone=+02:00 stands there too
     #[arg(long, value_name = "LIMIT")]
     bandwidth: Option<Bandwidth>,
+    /// Compress content on its way: auto (where it pays), off, or a level of zstd from 1 to 19 [default: auto]
+    #[arg(long, value_name = "auto|off|LEVEL")]
+    compress: Option<Compression>,
     /// Keep the way back open for so long after the end, as 24h [default: 0s]
     #[arg(long, value_name = "TIME", value_parser = human::parse_duration)]
     rollback_window: Option<Duration>,
@@ -153,6 +157,7 @@ impl MigrateArgs {
                 checksum: self.checksum,
                 numeric_ids: self.numeric_ids,
                 bandwidth_limit: self.bandwidth.clone(),
+                compression: self.compress.unwrap_or_default(),
             },
             options: OptionsSpec {
                 dry_run: self.dry_run,
@@ -289,7 +294,7 @@ mod tests {
     #[test]
     fn flags_become_a_spec() {
         let line = "web1:/srv/ web2:/srv --delete --max-delete 80% --exclude *.log --exclude tmp/** --include keep.log \
-                    --checksum --dry-run --numeric-ids --bandwidth 10MiB --rollback-window 24h";
+                    --checksum --dry-run --numeric-ids --bandwidth 10MiB --compress 9 --rollback-window 24h";
         let spec = parse(line).unwrap().spec().unwrap();
         assert_eq!(spec.name, "web1:/srv to web2:/srv");
         assert_eq!(spec.source.exclude, ["*.log", "tmp/**"]);
@@ -302,6 +307,7 @@ mod tests {
                 checksum: true,
                 numeric_ids: true,
                 bandwidth_limit: Some(Bandwidth::always(10 << 20)),
+                compression: Compression::Level(9),
             }
         );
         assert!(spec.options.dry_run);

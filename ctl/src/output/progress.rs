@@ -208,6 +208,8 @@ pub(crate) mod tests {
             bytes_on_wire: 500_000,
             bytes_resent: 0,
             bytes_deduplicated: 0,
+            bytes_compressed: 0,
+            bytes_compressed_to: 0,
             reach: None,
             bytes_per_s: 10 << 10,
             deleted: 0,

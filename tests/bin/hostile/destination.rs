@@ -10,6 +10,7 @@ use agent::step::{Step, StepFuture};
 use common::clock;
 use common::failure::{Failure, FailureKind};
 use common::principal::Principal;
+use common::spec::Compression;
 use common::step::StepDescriptor;
 use common::step::file::{self, FileParams};
 use common::ticket::{Ticket, TicketKey};
@@ -144,7 +145,12 @@ async fn strike(attacker: &Attacker, attack: &Attack, peer: &Peer) -> Outcome<se
             send.write_all(&message(HELLO, &hello)).await?;
         }
         _ => {
-            let open = Open { version: PROTOCOL_VERSION, ticket, bandwidth_limit: None };
+            let open = Open {
+                version: PROTOCOL_VERSION,
+                ticket,
+                bandwidth_limit: None,
+                compression: Compression::Auto,
+            };
             send.write_all(&message(HELLO, &Hello::Control(open))).await?;
         }
     }

@@ -1,5 +1,6 @@
 //! The first frame of every lane.
 
+use common::spec::{COMPRESSION_LEVELS, Compression};
 use serde::{Deserialize, Serialize};
 
 use crate::byte_string::ByteString;
@@ -47,6 +48,8 @@ pub struct Open {
     pub ticket: Vec<u8>,
     /// Bytes per second that the source may send.
     pub bandwidth_limit: Option<u64>,
+    /// Whether content shall be compressed.
+    pub compression: Compression,
 }
 
 /// What a scan leaves out.
@@ -66,8 +69,12 @@ impl Message for Hello {
     fn is_within_bounds(&self) -> bool {
         let is_pattern = |pattern: &ByteString| pattern.0.len() <= filter::PATTERN_BYTES_MAX;
         match self {
-            Self::Control(Open { version: _, ticket, bandwidth_limit: _ }) => {
-                ticket.len() <= TICKET_BYTES_MAX
+            Self::Control(Open { version: _, ticket, bandwidth_limit: _, compression }) => {
+                let is_level = match compression {
+                    Compression::Level(level) => COMPRESSION_LEVELS.contains(level),
+                    Compression::Auto | Compression::Off => true,
+                };
+                ticket.len() <= TICKET_BYTES_MAX && is_level
             }
             Self::Manifest(ScanRequest { exclude, include }) => {
                 exclude.len() + include.len() <= filter::PATTERNS_MAX

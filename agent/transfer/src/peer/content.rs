@@ -110,7 +110,17 @@ pub struct ContentReceiver {
     answers: Arc<Mutex<mpsc::Receiver<Answer>>>,
     buffers: Buffers,
     ended: Ended,
+    packed: Arc<Packed>,
     decompressor: Option<Decompressor<'static>>,
+}
+
+/// Content that came compressed.
+#[derive(Debug, Default)]
+pub(crate) struct Packed {
+    /// What it is.
+    pub(crate) bytes: AtomicU64,
+    /// What travelled.
+    pub(crate) stored_bytes: AtomicU64,
 }
 
 /// An answer whose bytes are as they travelled.
@@ -138,6 +148,7 @@ pub(super) fn start(
     lanes: Vec<Lane>,
     buffers: &Buffers,
     demand: &Demand,
+    packed: &Arc<Packed>,
     ended: &Ended,
     tasks: &Shutdown,
 ) -> (FetchSender, ContentReceiver) {
@@ -176,8 +187,13 @@ pub(super) fn start(
     }
     let sender = FetchSender { lanes: inputs.into(), demand: demand.clone(), ended: ended.clone() };
     let answers = Arc::new(Mutex::new(receiver));
-    let receiver =
-        ContentReceiver { answers, buffers: buffers.clone(), ended: ended.clone(), decompressor: None };
+    let receiver = ContentReceiver {
+        answers,
+        buffers: buffers.clone(),
+        ended: ended.clone(),
+        packed: Arc::clone(packed),
+        decompressor: None,
+    };
     (sender, receiver)
 }
 
@@ -273,6 +289,7 @@ impl Clone for ContentReceiver {
             answers: Arc::clone(&self.answers),
             buffers: self.buffers.clone(),
             ended: self.ended.clone(),
+            packed: Arc::clone(&self.packed),
             decompressor: None,
         }
     }
@@ -325,6 +342,8 @@ impl ContentReceiver {
             .as_mut()
             .and_then(|decompressor| decompressor.decompress_to_buffer(stored, &mut *content).ok());
         if written == Some(content_bytes) {
+            self.packed.bytes.fetch_add(content_bytes as u64, Ordering::Relaxed);
+            self.packed.stored_bytes.fetch_add(stored.len() as u64, Ordering::Relaxed);
             return Ok(content);
         }
         Err(breach(FrameError::Body(FrameKind::Reply)))

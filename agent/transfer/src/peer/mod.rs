@@ -40,6 +40,7 @@ pub(crate) use content::batch_of;
 pub use content::{ContentReceiver, Delivery, FetchSender};
 pub use manifest::ManifestReceiver;
 
+use content::Packed;
 use demand::Demand;
 use listener::{Listener, Restart};
 
@@ -58,6 +59,7 @@ pub struct Source {
     commands: mpsc::Sender<oneshot::Sender<()>>,
     ended: Ended,
     demand: Demand,
+    packed: Arc<Packed>,
     buffers: Buffers,
     tasks: Shutdown,
 }
@@ -116,7 +118,8 @@ impl Source {
         let Reached { link, reach, incarnation } = reach::connect(endpoint, peer).await?;
         let mut tickets = peer.ticket.clone();
         let ticket = tickets.borrow_and_update().clone();
-        let open = Open { version: PROTOCOL_VERSION, ticket, bandwidth_limit: *bandwidth.borrow() };
+        let bandwidth_limit = *bandwidth.borrow();
+        let open = Open { version: PROTOCOL_VERSION, ticket, bandwidth_limit, compression: peer.compression };
         let opening = greet(&link, open);
         let (lane, opened) = match tokio::time::timeout(OPEN_DEADLINE, opening).await {
             Ok(opened) => opened.map_err(|failure| failure.context("host", peer.host.to_string()))?,
@@ -150,7 +153,8 @@ impl Source {
             listener_ended.end(code, failure.context("host", peer_name));
         });
         let buffers = Buffers::default();
-        Ok(Self { link, reach, opened, counters, commands, ended, demand, buffers, tasks })
+        let packed = Arc::default();
+        Ok(Self { link, reach, opened, counters, commands, ended, demand, buffers, packed, tasks })
     }
 
     /// Returns which of both agents dialled the other.
@@ -182,7 +186,12 @@ impl Source {
         for _ in 0..lanes.max(1) {
             open.push(self.lane(&Hello::Content).await?);
         }
-        Ok(content::start(open, &self.buffers, &self.demand, &self.ended, &self.tasks))
+        Ok(content::start(open, &self.buffers, &self.demand, &self.packed, &self.ended, &self.tasks))
+    }
+
+    /// Returns what counts the content that comes compressed.
+    pub(crate) fn packed(&self) -> Arc<Packed> {
+        Arc::clone(&self.packed)
     }
 
     /// Returns what the source has counted, a second ago as a rule; while this side takes nothing, what it told last.

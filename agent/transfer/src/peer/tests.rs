@@ -11,6 +11,7 @@ use common::fence::FencingToken;
 use common::id::TenantId;
 use common::rel_path::RelPath;
 use common::shutdown::Shutdown;
+use common::spec::Compression;
 use common::tls::{self, Clients};
 use quinn::crypto::rustls::QuicServerConfig;
 use sync::codec;
@@ -113,6 +114,7 @@ async fn connect(cluster: &Cluster, hostile: &Hostile) -> Source {
         ticket: watch::channel(vec![1]).1,
         news: watch::channel(PeerNews::default()).1,
         was_reached: false,
+        compression: Compression::Auto,
     };
     let destination = cluster.endpoint("web2");
     Source::open(&destination, &peer, watch::channel(None).1).await.unwrap()

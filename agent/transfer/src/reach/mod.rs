@@ -23,6 +23,7 @@ use std::time::Duration;
 use common::failure::{Failure, FailureKind, Retry};
 use common::principal::Principal;
 use common::reach::Reach;
+use common::spec::Compression;
 use tokio::time::Instant;
 
 use crate::context::{Peer, StepContext};
@@ -57,8 +58,13 @@ pub(crate) struct Reached {
 ///
 /// # Errors
 /// When it cannot be reached or does not let this agent in, and when the step must stop.
-pub(crate) async fn open(ctx: &StepContext, endpoint: &Endpoint, memory: &Memory) -> Result<Source, Failure> {
-    let peer = Peer { was_reached: memory.was_reached(), ..peer_of(ctx)?.clone() };
+pub(crate) async fn open(
+    ctx: &StepContext,
+    endpoint: &Endpoint,
+    memory: &Memory,
+    compression: Compression,
+) -> Result<Source, Failure> {
+    let peer = Peer { was_reached: memory.was_reached(), compression, ..peer_of(ctx)?.clone() };
     let source = tokio::select! {
         source = Source::open(endpoint, &peer, ctx.bandwidth.clone()) => source?,
         () = ctx.lease.stop().cancelled() => return Err(stopped(ctx)),

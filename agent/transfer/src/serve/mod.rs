@@ -18,6 +18,7 @@ use std::time::Duration;
 use common::clock;
 use common::failure::FailureKind;
 use common::shutdown::Shutdown;
+use common::spec::Compression;
 use common::ticket::Ticket;
 use sync::sanitize::Sanitizer;
 use sync::stamp::Time;
@@ -80,6 +81,8 @@ struct Session {
     settings: Arc<EndpointSettings>,
     throttle: Throttle,
     meter: LinkMeter,
+    /// Whether content shall be compressed.
+    compression: Compression,
     counter: Counter,
     sent: Sent,
     buffers: Buffers,
@@ -153,7 +156,7 @@ async fn begin(
     settings: Arc<EndpointSettings>,
     offers: &Offers,
 ) -> Result<(Session, Ticket, Opened, Served), Bye> {
-    let Hello::Control(Open { version, ticket, bandwidth_limit }) = hello else {
+    let Hello::Control(Open { version, ticket, bandwidth_limit, compression }) = hello else {
         return Err(protocol("the first lane does not open the connection"));
     };
     if version != PROTOCOL_VERSION {
@@ -182,6 +185,7 @@ async fn begin(
         settings,
         throttle: Throttle::new(bandwidth_limit),
         meter: LinkMeter::new(link.round_trip()),
+        compression,
         counter: Counter::default(),
         sent: Sent::default(),
         buffers: Buffers::default(),

@@ -53,8 +53,8 @@ enum Stop {
 
 impl Worker {
     pub(super) fn new(session: Arc<Session>, units: mpsc::Sender<Outgoing>) -> Result<Self, Failure> {
-        let compressor =
-            UnitCompressor::new().map_err(|error| Failure::of(FailureKind::Exhausted, &error))?;
+        let compressor = UnitCompressor::new(session.compression)
+            .map_err(|error| Failure::of(FailureKind::Exhausted, &error))?;
         let directories = Directories::new(session.root.clone());
         let pack = OpenPack::new(&session.buffers);
         let sanitized = session.sanitizer.clone().map(Reader::new);

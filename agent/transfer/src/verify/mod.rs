@@ -25,7 +25,7 @@ use common::failure::{Failure, FailureKind};
 use common::finding::Rule;
 use common::id::MigrationId;
 use common::rel_path::RelPath;
-use common::spec::ValidationLevel;
+use common::spec::{Compression, ValidationLevel};
 use common::step::file::{FileOutput, FileParams, VERSION};
 use sync::diff::{Decision, Found, Join};
 use sync::listing::{Listing, ListingEnd};
@@ -74,7 +74,8 @@ pub async fn run_verify(
     let (path, migration, known) = (params.destination_root.clone(), ctx.migration.clone(), memory.clone());
     let (root, stage) = run_blocking(move || find(&path, &migration, &known)).await?;
     let is_deep = params.checksum || params.validation_level == ValidationLevel::Strict || stage.is_none();
-    let source = if is_deep { Some(reach::open(&ctx, endpoint, &memory).await?) } else { None };
+    let source =
+        if is_deep { Some(reach::open(&ctx, endpoint, &memory, Compression::Auto).await?) } else { None };
     let content = match &source {
         Some(source) => Some(content_of(source).await?),
         None => None,

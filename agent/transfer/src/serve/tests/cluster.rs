@@ -7,6 +7,7 @@ use common::clock::{self, WallMs};
 use common::fence::FencingToken;
 use common::id::TenantId;
 use common::shutdown::Shutdown;
+use common::spec::Compression;
 use common::ticket::{Direction, Ticket, TicketKey};
 use tokio::net::UdpSocket;
 use tokio::sync::watch;
@@ -94,6 +95,7 @@ pub(crate) fn peer(endpoint: &Endpoint, ticket: Vec<u8>) -> (Peer, watch::Sender
         ticket,
         news: watch::channel(PeerNews::default()).1,
         was_reached: false,
+        compression: Compression::Auto,
     };
     (peer, sender)
 }

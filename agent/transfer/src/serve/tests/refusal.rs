@@ -6,6 +6,7 @@ use common::clock::WallMs;
 use common::failure::FailureKind;
 use common::id::TenantId;
 use common::principal::Principal;
+use common::spec::Compression;
 use sync::wire::content::{Fetch, What};
 use sync::wire::control::ToDestination;
 use sync::wire::error_code::ErrorCode;
@@ -160,8 +161,12 @@ async fn a_destination_opens_one_lane_before_its_ticket_was_seen_and_ten_then() 
     let further = link.open_lane();
     tokio::pin!(further);
     let greeting = async {
-        let open =
-            Open { version: PROTOCOL_VERSION, ticket: peer.ticket.borrow().clone(), bandwidth_limit: None };
+        let open = Open {
+            version: PROTOCOL_VERSION,
+            ticket: peer.ticket.borrow().clone(),
+            bandwidth_limit: None,
+            compression: Compression::Auto,
+        };
         control.sender.message(&Hello::Control(open)).await.unwrap();
         control.receiver.message::<ToDestination>(&mut Vec::new()).await.unwrap()
     };
