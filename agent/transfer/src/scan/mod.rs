@@ -194,6 +194,11 @@ impl State {
             && self.waiting.first_key_value().is_none_or(|(first, _)| first >= path)
     }
 
+    /// Whether somebody who takes listings can only wait for one of this directory.
+    fn is_wanted(&self, path: &RelPath) -> bool {
+        self.is_least(path) && self.active.get(path).is_none_or(|active| active.parts.is_empty())
+    }
+
     /// Takes the next part, if it is there.
     fn take_ready(&mut self) -> Option<Listing> {
         let path = self.active.first_key_value()?.0.clone();
@@ -287,7 +292,7 @@ impl Shared {
         let mut state = self.lock();
         let bytes = bytes_of(&listing);
         while state.ready_bytes >= self.bounds.ahead_bytes
-            && !state.is_least(&listing.path)
+            && !state.is_wanted(&listing.path)
             && !state.is_stopped
         {
             state = self.work.wait(state).unwrap_or_else(PoisonError::into_inner);
@@ -410,6 +415,28 @@ mod tests {
             let bounds = Bounds { ahead_bytes: 10_000, children };
             assert_eq!(scan(root.path(), 2, bounds).0.len(), count + 2, "{children}");
         }
+    }
+
+    #[test]
+    fn a_very_wide_directory_is_not_read_ahead_without_end() {
+        let (folder, spill) = (tempfile::tempdir().unwrap(), tempfile::tempdir().unwrap());
+        for number in 0..5_000 {
+            std::fs::write(folder.path().join(format!("{number}")), "").unwrap();
+        }
+        let ahead_bytes = 100_000;
+        let dir = tree::Root::open(folder.path()).unwrap().dir();
+        let scan =
+            Scan::start_with(dir, settings(spill.path(), 1), Bounds { ahead_bytes, ..BOUNDS }).unwrap();
+        while scan.shared.lock().ready_bytes < ahead_bytes {
+            std::thread::yield_now();
+        }
+        for _ in 0..10_000 {
+            // One part of a thousand entries takes it over the bound.
+            assert!(scan.shared.lock().ready_bytes < 3 * ahead_bytes);
+            std::thread::yield_now();
+        }
+        let entries: usize = scan.map(|listing| listing.unwrap().entries.len()).sum();
+        assert_eq!(entries, 5_000);
     }
 
     #[test]
