@@ -264,10 +264,11 @@ lay_link() {
     ln -s "$bin/ctl" "$bin/drover-agent" "$bin/drover-coordinator" "$work/far/"
     exec {router}> >("$bin/router" "$link" "$@" programs="$work/far" >"$work/router")
     timeout 10 sh -c "until grep -q ready '$work/router'; do sleep 0.1; done"
-    # As Linux comes; what this machine is set to may be another.
+    # As Linux comes. A machine that is set to another allows namespaces only that one, and says so here.
     for end in a b; do
-        nsenter --net="/run/netns/$link-$end" sysctl -qw net.ipv4.tcp_congestion_control="${TCP:-cubic}"
+        nsenter --net="/run/netns/$link-$end" sysctl -qw net.ipv4.tcp_congestion_control=cubic 2>/dev/null || true
     done
+    echo "  ssh goes by $(nsenter --net="/run/netns/$link-a" sysctl -n net.ipv4.tcp_congestion_control)"
     export DROVER_BIN_DIR="$work/far" CTL_CONTEXT_FILE="$work/cluster/contexts.toml"
     "$work/far/ctl" dev up --dir "$work/cluster" --agents 2 --coordinators 1 >/dev/null
     start_sshd 10.77.2.1 nsenter --net="/run/netns/$link-b"
