@@ -258,10 +258,11 @@ bench_memory() {
 # Lays a link of this weather, and starts a cluster and an sshd with the destination at its other end.
 lay_link() {
     local end
-    link="drover-bench-$$"
+    link="drover$$"
     rm -rf "$work/far" "$work/cluster" "$work/ssh" "$work/router"
     mkdir -p "$work/far" "$work/ssh"
     ln -s "$bin/ctl" "$bin/drover-agent" "$bin/drover-coordinator" "$work/far/"
+    : >"$work/router"
     exec {router}> >("$bin/router" "$link" "$@" programs="$work/far" >"$work/router")
     timeout 10 sh -c "until grep -q ready '$work/router'; do sleep 0.1; done"
     # As Linux comes. A machine that is set to another allows namespaces only that one, and says so here.
