@@ -359,6 +359,7 @@ fn content_that_is_none() {
         ("content-mute", "", &[], Hangs),
         ("size-2t", "", &[], Hangs),
         ("many-huge", "", &[], Hangs),
+        ("same-of-nothing", "", &[], Lands(0, "")),
         ("counters-max", "", &[], Lands(0, "")),
         ("counters-flood", "", &[], Lands(0, "")),
         ("version", "", &[], Refused(6, "version 9")),

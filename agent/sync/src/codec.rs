@@ -88,7 +88,7 @@ mod tests {
     use super::{Message, decode, encode, take};
     use crate::frame::{FrameError, FrameKind, HEADER_BYTES, Header};
     use crate::stamp::{Stamp, Time};
-    use crate::wire::content::{Extent, Fetch, Layout, Reply, Request, Same, What};
+    use crate::wire::content::{Extent, Fetch, Have, Layout, Reply, Request, Same, What};
     use crate::wire::control::{Counters, ToDestination, ToSource};
     use crate::wire::hello::Hello;
     use crate::wire::manifest::{End, Item};
@@ -157,6 +157,17 @@ mod tests {
             Reply::Same(vec![Same { id: 1, stamp, layout, digest: [7; 32], of: 2 }])
         };
         let end = |offset| Layout::Sparse(vec![Extent { offset, length: 4 }]);
+        let have = |size, layout| {
+            let stamp = Stamp { ino: 1, size, mtime: Time::default(), ctime: Time::default() };
+            Reply::Have(vec![Have { id: 1, stamp, layout, prefix: 0xffff, proof: [7; 32] }])
+        };
+        round_trip(&have(5, Layout::Dense));
+        round_trip(&request(b"a".to_vec(), What::Held { prefixes: [Some(7), None, Some(0xffff), None] }, 5));
+        round_trip(&Hello::ContentProven { nonce: [9; 32] });
+        assert_eq!(
+            encode(&have(1024 * 1024 + 1, Layout::Dense), &mut Vec::new()),
+            Err(FrameError::Bounds(FrameKind::Reply))
+        );
         round_trip(&same(1024 * 1024, Layout::Dense));
         round_trip(&same(9, end(5)));
         for bad in [same(1024 * 1024 + 1, Layout::Dense), same(9, end(6)), same(u64::MAX, end(0))] {

@@ -30,7 +30,12 @@ impl Authority {
 
     /// Issues what a host shows.
     pub(crate) fn identity(&self, host: &str) -> Arc<Identity> {
-        let principal = Principal::Agent { tenant: TenantId::default_tenant(), host: host.parse().unwrap() };
+        self.identity_of(TenantId::default_tenant(), host)
+    }
+
+    /// Issues what a host of a tenant shows.
+    pub(crate) fn identity_of(&self, tenant: TenantId, host: &str) -> Arc<Identity> {
+        let principal = Principal::Agent { tenant, host: host.parse().unwrap() };
         let key = PrivatePkcs8KeyDer::from(self.key.as_slice());
         let key = KeyPair::from_pkcs8_der_and_sign_algo(&key, &rcgen::PKCS_ECDSA_P256_SHA256).unwrap();
         let issuer = Issuer::from_ca_cert_der(&self.certificate, key).unwrap();

@@ -28,7 +28,7 @@ use crate::owner::Owners;
 use crate::passes::RootMark;
 use crate::peer::{ContentReceiver, FetchSender, Source};
 use crate::pull::flow::Flow;
-use crate::pull::{self, Forecast, Host, Incoming, Pass};
+use crate::pull::{self, Forecast, Host, Incoming, Known, Pass};
 use crate::reach;
 use crate::saved_counters::{SavedCounters, Totals};
 use crate::scan::{Scan, ScanSettings};
@@ -73,11 +73,16 @@ pub async fn run_copy(
     let peer = peer_of(&ctx)?.clone();
     let source = reach::open(&ctx, endpoint, &memory, params.compression).await?;
     let packed = source.packed();
-    let incoming = incoming(&source, &params).await?;
+    let nonce = nonce()?;
+    let incoming = incoming(&source, &params, nonce).await?;
     let (rules, destination) = (params.sanitize.clone(), params.destination_root.clone());
     let attempt = Arc::new(Attempt::new(&ctx, began, source.opened()));
     let work_attempt = Arc::clone(&attempt);
-    let mut work = tokio::task::spawn_blocking(move || pass(&work_attempt, params, &memory, incoming));
+    let (endpoint, tenant) = (endpoint.clone(), peer.tenant.clone());
+    let mut work = tokio::task::spawn_blocking(move || {
+        let known = Known::new(endpoint.index(&tenant), nonce, params.destination_root.clone());
+        pass(&work_attempt, params, &memory, incoming, known)
+    });
     let (done, (wire, counted)) = watch(&attempt, source, &mut work).await;
     let saved = attempt.save_aside(wire, counted.content_bytes);
     saved.await.map_err(|error| Failure::of(FailureKind::Bug, &error))?;
@@ -253,9 +258,18 @@ impl Rate {
     }
 }
 
-async fn incoming(source: &Source, params: &FileParams) -> Result<Incoming, Failure> {
+/// Draws what a source proves with that it has a content.
+fn nonce() -> Result<[u8; 32], Failure> {
+    let mut nonce = [0; 32];
+    getrandom::fill(&mut nonce).map_err(|error| {
+        Failure::new(FailureKind::Bug, format!("the kernel gives no random bytes: {error}"))
+    })?;
+    Ok(nonce)
+}
+
+async fn incoming(source: &Source, params: &FileParams, nonce: [u8; 32]) -> Result<Incoming, Failure> {
     let manifest = source.manifest(request_of(params)).await?;
-    let (fetches, content) = content_of(source).await?;
+    let (fetches, content) = source.content(CONTENT_LANES, Some(nonce)).await?;
     Ok(Incoming { manifest, fetches, content })
 }
 
@@ -267,13 +281,19 @@ pub(crate) fn request_of(params: &FileParams) -> ScanRequest {
     ScanRequest { exclude: patterns(&params.exclude), include: patterns(&params.include) }
 }
 
-/// Opens lanes for content.
+/// Opens lanes for digests, and for content of which this side holds nothing.
 pub(crate) async fn content_of(source: &Source) -> Result<(FetchSender, ContentReceiver), Failure> {
-    source.content(CONTENT_LANES).await
+    source.content(CONTENT_LANES, None).await
 }
 
 /// The blocking half: one pass.
-fn pass(attempt: &Attempt, params: FileParams, memory: &Memory, incoming: Incoming) -> Result<(), Failure> {
+fn pass(
+    attempt: &Attempt,
+    params: FileParams,
+    memory: &Memory,
+    incoming: Incoming,
+    known: Known,
+) -> Result<(), Failure> {
     let Attempt { ctx, counters, flow, .. } = attempt;
     let filter = filter_of(&params)?;
     let owners = Owners::new(params.numeric_ids);
@@ -300,6 +320,7 @@ fn pass(attempt: &Attempt, params: FileParams, memory: &Memory, incoming: Incomi
         boot_id,
         is_network_source: attempt.is_network_source,
         source_root: attempt.source_root.clone(),
+        known,
     };
     let settings = ScanSettings { workers: SCAN_WORKERS, ..ScanSettings::new(filter, memory.folder()) };
     let path = Path::new(&params.destination_root);

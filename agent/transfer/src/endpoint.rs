@@ -14,7 +14,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use common::failure::{Failure, FailureKind};
-use common::id::HostName;
+use common::id::{HostName, TenantId};
 use common::principal::Principal;
 use common::shutdown::Shutdown;
 use common::tls::{self, Clients, Identity};
@@ -30,6 +30,7 @@ use tokio::sync::{Semaphore, watch};
 
 use crate::congestion::Congestion;
 use crate::handshakes::{Admission, Handshake, Handshakes};
+use crate::index::{Index, Shelf};
 use crate::link::Link;
 use crate::patience::Patience;
 use crate::reach::{self, Awaited, Offered, Offers, ServeOrder};
@@ -70,7 +71,7 @@ pub struct EndpointSettings {
     pub identity: Arc<Identity>,
     /// The cluster's authority.
     pub authority: CertificateDer<'static>,
-    /// Where large directories are sorted; temporary files without names are made in it.
+    /// Where large directories are sorted, in temporary files without names, and where indexes of content are kept.
     pub state_dir: PathBuf,
     /// How far the coordinator's clock is ahead of this host's, in milliseconds, as the last Welcome told.
     pub clock_ahead_ms: watch::Receiver<i64>,
@@ -101,6 +102,7 @@ struct Inner {
     offered: Semaphore,
     offers: Offers,
     revoked: Revoked,
+    indexes: Shelf,
     settings: Arc<EndpointSettings>,
     shutdown: Shutdown,
 }
@@ -148,6 +150,7 @@ impl Endpoint {
             offered: Semaphore::new(OFFERED_MAX),
             offers: Offers::default(),
             revoked: Revoked::default(),
+            indexes: Shelf::default(),
             settings: Arc::new(settings),
             shutdown: shutdown.child(),
         }));
@@ -180,6 +183,11 @@ impl Endpoint {
     /// Returns how long a source may be silent, and how long it may bring nothing.
     pub(crate) fn patience(&self) -> Patience {
         self.0.settings.patience
+    }
+
+    /// Returns what migrations of a tenant brought to this host; for threads. The tenant is that of a granted step.
+    pub(crate) fn index(&self, tenant: &TenantId) -> Option<Arc<Index>> {
+        self.0.indexes.of(&self.0.settings.state_dir, tenant)
     }
 
     /// Lets a destination in, and dials it if it does not come by itself.

@@ -15,7 +15,7 @@ use crate::trouble::of_stage;
 /// The longest payload: an entry with the largest attributes, twice, and a path.
 const PAYLOAD_BYTES_MAX: usize = 8 * 1024 * 1024;
 /// Bytes of a frame that are not payload.
-const OVERHEAD_BYTES: usize = 4 + 8 + 4;
+pub(crate) const OVERHEAD_BYTES: usize = 4 + 8 + 4;
 /// What is read at once: a merge reads dozens of files.
 const READ_BYTES: usize = 64 * 1024;
 /// What is gathered before it is written.
@@ -37,6 +37,18 @@ pub(crate) fn encode<T: Serialize>(value: &T, out: &mut Vec<u8>) -> Result<(), F
     out[start..start + 4].copy_from_slice(&length.to_le_bytes());
     out[start + 4..start + 12].copy_from_slice(&check(length, &payload));
     Ok(())
+}
+
+/// Returns the value of one frame; nothing if it is not whole, or holds something else.
+pub(crate) fn decode<T: DeserializeOwned>(frame: &[u8]) -> Option<T> {
+    let (length, rest) = frame.split_first_chunk::<4>()?;
+    let (sum, rest) = rest.split_first_chunk::<8>()?;
+    let (payload, tail) = rest.split_last_chunk::<4>()?;
+    let is_whole = length == tail && u32::from_le_bytes(*length) as usize == payload.len();
+    if !is_whole || check(u32::from_le_bytes(*length), payload) != *sum {
+        return None;
+    }
+    postcard::from_bytes(payload).ok()
 }
 
 fn check(length: u32, payload: &[u8]) -> [u8; 8] {

@@ -32,6 +32,7 @@ mod fixture_test;
 mod frame_file;
 mod handshakes;
 mod in_the_way;
+mod index;
 mod kept;
 #[cfg_attr(
     not(any(test, feature = "kill-points")),

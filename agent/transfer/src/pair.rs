@@ -7,7 +7,7 @@ use common::clock::{self, WallMs};
 use common::failure::Failure;
 use common::fence::FencingToken;
 use common::finding::Finding;
-use common::id::{HostName, TenantId};
+use common::id::{HostName, MigrationId, TenantId};
 use common::progress::Progress;
 use common::shutdown::Shutdown;
 use common::spec::Compression;
@@ -46,8 +46,10 @@ pub(crate) struct Pair {
     key: TicketKey,
     pub(crate) shutdown: Shutdown,
     pub(crate) token: u64,
-    /// Which attempt the next context is of.
+    /// Which attempt the next context is of, and of which migration.
     pub(crate) attempt: u32,
+    pub(crate) migration: MigrationId,
+    tenant: TenantId,
     keeper: Option<LeaseKeeper>,
     pub(crate) params: FileParams,
     pub(crate) progress: watch::Receiver<Progress>,
@@ -59,6 +61,11 @@ pub(crate) struct Pair {
 impl Pair {
     /// Opens both endpoints; the source's root exists and is empty.
     pub(crate) fn new() -> Self {
+        Self::of(TenantId::default_tenant())
+    }
+
+    /// Opens both endpoints, of hosts of this tenant.
+    pub(crate) fn of(tenant: TenantId) -> Self {
         quinn::rustls::crypto::aws_lc_rs::default_provider().install_default().ok();
         let folder = tempfile::tempdir().unwrap();
         let at = |name: &str| folder.path().join(name);
@@ -70,7 +77,7 @@ impl Pair {
         let open = |host: &str, state: &str| {
             let settings = EndpointSettings {
                 listen: "127.0.0.1:0".parse().unwrap(),
-                identity: authority.identity(host),
+                identity: authority.identity_of(tenant.clone(), host),
                 authority: authority.certificate.clone(),
                 state_dir: at(state),
                 clock_ahead_ms: clock_ahead_ms.clone(),
@@ -99,6 +106,8 @@ impl Pair {
             shutdown,
             token: 1,
             attempt: 1,
+            migration: "m1".parse().unwrap(),
+            tenant,
             keeper: None,
             params,
             progress,
@@ -117,8 +126,8 @@ impl Pair {
         let host = |name: &str| name.parse::<HostName>().unwrap();
         let ticket = Ticket {
             cluster: CLUSTER.to_owned(),
-            tenant: TenantId::default_tenant(),
-            migration: "m1".parse().unwrap(),
+            tenant: self.tenant.clone(),
+            migration: self.migration.clone(),
             step: "file.copy-1".parse().unwrap(),
             source: host("web1"),
             destination: host("web2"),
@@ -133,7 +142,7 @@ impl Pair {
         let (_limit, bandwidth) = watch::channel(self.params.bandwidth_limit);
         let (findings, receiver) = FindingSink::new();
         let peer = Peer {
-            tenant: TenantId::default_tenant(),
+            tenant: self.tenant.clone(),
             host: host("web1"),
             addresses: vec![self.source_address],
             token,
@@ -143,7 +152,7 @@ impl Pair {
             compression: Compression::Auto,
         };
         let context = StepContext {
-            migration: "m1".parse().unwrap(),
+            migration: self.migration.clone(),
             step: "file.copy-1".parse().unwrap(),
             token,
             attempt: self.attempt,

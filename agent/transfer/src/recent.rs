@@ -20,7 +20,7 @@ struct Slot<V> {
     is_asked_for: bool,
 }
 
-impl<K: Copy + Eq + Hash, V> Recent<K, V> {
+impl<K: Clone + Eq + Hash, V> Recent<K, V> {
     /// Makes an empty map for so many values, one at least.
     pub(crate) fn new(max: usize) -> Self {
         Self { held: HashMap::new(), order: VecDeque::new(), max: max.max(1) }
@@ -52,7 +52,7 @@ impl<K: Copy + Eq + Hash, V> Recent<K, V> {
                 }
             }
         }
-        self.held.insert(key, Slot { value, is_asked_for: false });
+        self.held.insert(key.clone(), Slot { value, is_asked_for: false });
         self.order.push_back(key);
     }
 }

@@ -81,7 +81,8 @@ impl Remote {
             | Reply::Unlike(_)
             | Reply::Values(_)
             | Reply::Confirmed(_)
-            | Reply::Same(_) => {
+            | Reply::Same(_)
+            | Reply::Have(_) => {
                 return Err(unasked());
             }
         }

@@ -13,8 +13,8 @@ use quinn::{Connection, Endpoint, RecvStream, SendStream, ServerConfig};
 use sync::pack;
 use sync::range::{self, RANGE_BYTES};
 use sync::wire::content::{
-    Coding, Confirmed, Digested, Failed, Fetch, Layout, Pack, PackedFile, RangeReply, Reply, Request, What,
-    Why,
+    Coding, Confirmed, Digested, Failed, Fetch, Layout, Pack, PackedFile, RangeReply, Reply, Request, Same,
+    What, Why,
 };
 use sync::wire::control::{Bye, Counters, Opened, ToDestination};
 use sync::wire::error_code::ErrorCode;
@@ -73,7 +73,7 @@ async fn connected(connection: Connection, attack: Attack, plan: PathBuf) -> Lan
         tokio::spawn(async move {
             match next::<Hello>(&mut receive).await {
                 Ok(Hello::Manifest(_)) => send_manifest(send, &attack).await.ok(),
-                Ok(Hello::Content) => answer(send, receive, &attack).await.ok(),
+                Ok(Hello::Content | Hello::ContentProven { .. }) => answer(send, receive, &attack).await.ok(),
                 Ok(Hello::Control(_) | Hello::Offer(_)) | Err(_) => None,
             }
         });
@@ -203,7 +203,13 @@ async fn answer(mut send: SendStream, mut receive: RecvStream, attack: &Attack) 
 fn reply(tree: &Tree, fetch: &Fetch, attack: &Attack) -> Vec<Vec<u8>> {
     let content = tree.content(fetch.path.as_bytes());
     match &fetch.what {
-        What::Whole | What::Bytes => whole(tree, fetch, content, attack),
+        What::Whole | What::Held { .. } if attack.name == "same-of-nothing" => {
+            let digest = *blake3::hash(&content).as_bytes();
+            let (layout, of) = (Layout::Dense, u64::MAX);
+            let same = Same { id: fetch.id, stamp: fetch.stamp, layout, digest, of };
+            vec![message(REPLY, &Reply::Same(vec![same]))]
+        }
+        What::Whole | What::Bytes | What::Held { .. } => whole(tree, fetch, content, attack),
         What::Delta { index, basis } if delta::is_about(attack) => {
             vec![delta::delta(fetch, *index, basis, attack)]
         }

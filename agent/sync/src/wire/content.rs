@@ -21,6 +21,8 @@ pub const OUTSTANDING_MAX: usize = 8_192;
 pub const VALUES_MAX: usize = 1024;
 /// The longest path that may be asked for; deeper trees are reached, but not by names this long.
 pub const PATH_BYTES_MAX: usize = 1024 * 1024;
+/// Contents that a destination may name as held in one wish.
+pub const HELD_MAX: usize = 4;
 /// The longest text for people.
 const TEXT_BYTES_MAX: usize = 8 * 1024;
 
@@ -73,12 +75,18 @@ pub enum What {
         /// What the destination has.
         basis: Basis,
     },
+    /// As [`What::Whole`]. The destination holds files of this name and size: where one of them may be this one, the
+    /// answer may be a proof instead, see [`Have`].
+    Held {
+        /// The first two bytes of their digests, as a little endian number.
+        prefixes: [Option<u16>; HELD_MAX],
+    },
 }
 
 impl What {
     /// Whether a small file's content is wanted, in whatever form.
     pub fn is_small_file(&self) -> bool {
-        matches!(self, Self::Whole | Self::Bytes)
+        matches!(self, Self::Whole | Self::Bytes | Self::Held { prefixes: _ })
     }
 }
 
@@ -103,6 +111,8 @@ pub enum Reply {
     Delta(DeltaReply),
     /// A range that was asked for by blocks and has too few of them: to be asked for otherwise.
     Unlike(Unlike),
+    /// Small files that the destination seems to hold.
+    Have(#[serde(deserialize_with = "crate::bounded::list::<_, _, BATCH_MAX>")] Vec<Have>),
 }
 
 impl Reply {
@@ -117,7 +127,8 @@ impl Reply {
             | Self::Confirmed(_)
             | Self::Failed(_)
             | Self::Same(_)
-            | Self::Unlike(_) => 0,
+            | Self::Unlike(_)
+            | Self::Have(_) => 0,
         }
     }
 
@@ -128,6 +139,7 @@ impl Reply {
             Self::Digests(digests) => digests.len(),
             Self::Failed(failed) => failed.len(),
             Self::Same(same) => same.len(),
+            Self::Have(have) => have.len(),
             Self::Range(_) | Self::Delta(_) | Self::Unlike(_) | Self::Confirmed(_) => 1,
             Self::Values(_) => 0,
         }
@@ -186,6 +198,24 @@ pub struct Same {
     pub digest: [u8; 32],
     /// The wish that was answered with the bytes.
     pub of: u64,
+}
+
+/// A small file that begins with the digest of one that the destination holds.
+///
+/// Whoever knows only that digest cannot make the proof: it is computed over the content, with the nonce that the
+/// destination has drawn for this connection. The destination computes the same over what it holds.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Have {
+    /// The wish.
+    pub id: u64,
+    /// The file as it was while it was read.
+    pub stamp: Stamp,
+    /// Where data is.
+    pub layout: Layout,
+    /// Which of the prefixes is that of its digest.
+    pub prefix: u16,
+    /// Keyed BLAKE3 of the whole content, holes read as zeros.
+    pub proof: [u8; 32],
 }
 
 /// Where in a file or range data is; the rest is holes.
@@ -306,7 +336,7 @@ impl Message for Request {
         self.fetches.len() <= BATCH_MAX
             && self.fetches.iter().all(|fetch| {
                 let is_asked_right = match &fetch.what {
-                    What::Whole | What::Bytes => fetch.stamp.size <= RANGE_BYTES,
+                    What::Whole | What::Bytes | What::Held { prefixes: _ } => fetch.stamp.size <= RANGE_BYTES,
                     What::Range { index } => crate::range::bounds(fetch.stamp.size, *index).is_some(),
                     What::Delta { index, basis } => {
                         crate::range::bounds(fetch.stamp.size, *index).is_some() && basis.is_within_bounds()
@@ -340,7 +370,12 @@ impl Message for Reply {
                         Why::Vanished => true,
                     })
             }
-            Self::Same(same) => same.len() <= BATCH_MAX && same.iter().all(Same::is_within_bounds),
+            Self::Same(same) => {
+                same.len() <= BATCH_MAX && same.iter().all(|same| is_small_file(&same.stamp, &same.layout))
+            }
+            Self::Have(have) => {
+                have.len() <= BATCH_MAX && have.iter().all(|have| is_small_file(&have.stamp, &have.layout))
+            }
         }
     }
 }
@@ -361,12 +396,9 @@ impl Pack {
     }
 }
 
-impl Same {
-    fn is_within_bounds(&self) -> bool {
-        self.stamp.size <= RANGE_BYTES
-            && self.stamp.is_possible()
-            && self.layout.data_bytes(self.stamp.size).is_some()
-    }
+/// Whether there can be a small file like this.
+fn is_small_file(stamp: &Stamp, layout: &Layout) -> bool {
+    stamp.size <= RANGE_BYTES && stamp.is_possible() && layout.data_bytes(stamp.size).is_some()
 }
 
 impl RangeReply {

@@ -24,6 +24,11 @@ pub enum Hello {
     Content,
     /// The first lane of a connection that the source made: the destination opens the others.
     Offer(Offer),
+    /// Asks for content of which the destination may hold some: with this nonce the source proves that it has it, too.
+    ContentProven {
+        /// Drawn for this connection.
+        nonce: [u8; 32],
+    },
 }
 
 /// From a source that dialled its destination.
@@ -80,7 +85,7 @@ impl Message for Hello {
                 exclude.len() + include.len() <= filter::PATTERNS_MAX
                     && exclude.iter().chain(include).all(is_pattern)
             }
-            Self::Content => true,
+            Self::Content | Self::ContentProven { nonce: _ } => true,
             Self::Offer(Offer { version: _, ticket, incarnation: _ }) => ticket.len() <= TICKET_BYTES_MAX,
         }
     }

@@ -7,7 +7,7 @@
 //! ```text
 //! control   Hello::Control(Open)      ─▶  Opened | Bye          then ToSource ─▶, ◀─ ToDestination (counters each second)
 //! manifest  Hello::Manifest           ─▶  blocks of Item: Head, (Names | Listing)*, End
-//! content   Hello::Content            ─▶  Request ─▶, ◀─ Reply (+ raw bytes), in any number and order
+//! content   Hello::Content[Proven]    ─▶  Request ─▶, ◀─ Reply (+ raw bytes), in any number and order
 //! ```
 //!
 //! Goals: bounded memory on both sides whatever the other sends; no round trip per file; every unit of content is

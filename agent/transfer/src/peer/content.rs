@@ -261,7 +261,7 @@ pub(crate) fn batch_of(fetches: &[Fetch]) -> usize {
 fn weight(fetch: &Fetch) -> u64 {
     FILE_WEIGHT_BYTES
         + match &fetch.what {
-            What::Whole | What::Bytes => fetch.stamp.size,
+            What::Whole | What::Bytes | What::Held { prefixes: _ } => fetch.stamp.size,
             What::Range { .. } | What::Delta { .. } => RANGE_BYTES,
             // What is only read costs less than what is sent.
             What::Digest | What::Confirm => fetch.stamp.size / 4,
@@ -278,6 +278,7 @@ fn answered_weight(reply: &Reply) -> u64 {
         }
         Reply::Confirmed(confirmed) => confirmed.stamp.size / 4,
         Reply::Same(same) => same.iter().map(|same| same.stamp.size).fold(0, u64::saturating_add),
+        Reply::Have(have) => have.iter().map(|have| have.stamp.size).fold(0, u64::saturating_add),
         Reply::Values(_) | Reply::Failed(_) => 0,
     };
     bytes.saturating_add(FILE_WEIGHT_BYTES * reply.wishes() as u64)
@@ -319,7 +320,8 @@ impl ContentReceiver {
             | Reply::Confirmed(_)
             | Reply::Failed(_)
             | Reply::Same(_)
-            | Reply::Unlike(_) => (Coding::Plain, 0),
+            | Reply::Unlike(_)
+            | Reply::Have(_) => (Coding::Plain, 0),
         };
         let content = match coding {
             Coding::Plain => stored,
@@ -416,7 +418,8 @@ impl Reader {
                 | Reply::Delta(_)
                 | Reply::Unlike(_)
                 | Reply::Digests(_)
-                | Reply::Same(_) => {}
+                | Reply::Same(_)
+                | Reply::Have(_) => {}
             }
             let _held_up = self.demand.hold_up();
             if self.answers.send(Answer { reply, stored, second_read }).await.is_err() {

@@ -177,14 +177,20 @@ impl Source {
         Ok(ManifestReceiver::start(receiver, self.demand.clone(), self.ended.clone(), &self.tasks))
     }
 
-    /// Opens lanes for content; the source serves each with a thread.
+    /// Opens lanes for content; the source serves each with a thread. With a nonce it may prove that it has what this side
+    /// holds.
     ///
     /// # Errors
     /// When the connection has ended.
-    pub async fn content(&self, lanes: usize) -> Result<(FetchSender, ContentReceiver), Failure> {
+    pub async fn content(
+        &self,
+        lanes: usize,
+        nonce: Option<[u8; 32]>,
+    ) -> Result<(FetchSender, ContentReceiver), Failure> {
+        let hello = nonce.map_or(Hello::Content, |nonce| Hello::ContentProven { nonce });
         let mut open = Vec::new();
         for _ in 0..lanes.max(1) {
-            open.push(self.lane(&Hello::Content).await?);
+            open.push(self.lane(&hello).await?);
         }
         Ok(content::start(open, &self.buffers, &self.demand, &self.packed, &self.ended, &self.tasks))
     }

@@ -254,7 +254,7 @@ async fn content_that_is_not_what_it_says_is_refused() {
         let cluster = Cluster::new();
         let hostile = hostile(&cluster, bytes);
         let source = connect(&cluster, &hostile).await;
-        let (sender, mut receiver) = source.content(1).await.unwrap();
+        let (sender, mut receiver) = source.content(1, None).await.unwrap();
         let path = RelPath::try_from(b"f".to_vec()).unwrap();
         sender.send(vec![Fetch { id: 1, path, stamp, what: What::Range { index: 0 } }]).await.unwrap();
         let waiting = tokio::task::spawn_blocking(move || receiver.blocking_next().map(|_| ()));
@@ -315,7 +315,7 @@ async fn stuck(path: &str, wishes: u64) -> Stuck {
     let (peer, tickets) = peer(&serving, cluster.sign(&cluster.ticket(root.path())));
     let peer = Peer { addresses: vec![address], ..peer };
     let source = Source::open(&destination, &peer, watch::channel(None).1).await.unwrap();
-    let (fetches, content) = source.content(4).await.unwrap();
+    let (fetches, content) = source.content(4, None).await.unwrap();
     let path = RelPath::try_from(path.as_bytes().to_vec()).unwrap();
     cluster.shutdown.spawn(async move {
         for id in 0..wishes {

@@ -77,6 +77,7 @@ pub(super) fn run(
         match reply {
             Reply::Pack(pack) => applier.pack(&pack, &content)?,
             Reply::Same(same) => applier.same(same)?,
+            Reply::Have(have) => applier.have(have)?,
             Reply::Range(range) => applier.range(&range, &content)?,
             Reply::Delta(delta) => applier.delta(&delta, &content)?,
             Reply::Unlike(unlike) => applier.unlike(&unlike)?,

@@ -62,7 +62,7 @@ pub(super) fn run(pass: &Pass, asked: &Receiver<Ask>, fetches: &FetchSender) -> 
 /// About what has to be read for it.
 fn weight(fetch: &Fetch) -> u64 {
     match &fetch.what {
-        What::Whole | What::Bytes | What::Digest => fetch.stamp.size,
+        What::Whole | What::Bytes | What::Held { prefixes: _ } | What::Digest => fetch.stamp.size,
         What::Range { .. } | What::Delta { .. } => RANGE_BYTES,
         What::Confirm => 0,
     }

@@ -74,11 +74,12 @@ pub(super) fn commit(pass: &Pass, committer: &mut Committer, group: Vec<Item>) -
     let mut rest = Vec::with_capacity(items);
     for Item { task, landing, cost, problems, sidecar, again, seat: _, assembly: _ } in group {
         refuse_quota(&problems)?;
-        rest.push((task.path.clone(), task.domain, landing, cost, problems, sidecar, again));
+        let record = pass.known.record_of(&task);
+        rest.push((task.path.clone(), task.domain, landing, cost, problems, sidecar, again, record));
         tasks.push(task);
     }
     let outcomes = committer.commit(pass.number, tasks)?;
-    for ((path, domain, landing, cost, mut problems, sidecar, again), outcome) in
+    for ((path, domain, landing, cost, mut problems, sidecar, again, record), outcome) in
         rest.into_iter().zip(outcomes)
     {
         match outcome {
@@ -86,6 +87,9 @@ pub(super) fn commit(pass: &Pass, committer: &mut Committer, group: Vec<Item>) -
                 refuse_quota(&more)?;
                 problems.extend(more);
                 count(pass, landing);
+                if let Some(record) = record {
+                    pass.known.note(record);
+                }
             }
             Outcome::Conflict if compare_again(pass, again.as_deref())? => {}
             Outcome::Conflict => conflict(pass, &path, landing),
@@ -263,8 +267,8 @@ mod tests {
     use crate::memory::Memory;
     use crate::pair::Pair;
     use crate::passes::RootMark;
-    use crate::pull::Host;
     use crate::pull::flow::Flow;
+    use crate::pull::{Host, Known};
     use crate::stage::Stage;
     use crate::standing::look_at_self;
     use crate::tally::Counters;
@@ -292,6 +296,7 @@ mod tests {
             boot_id: String::new(),
             is_network_source: false,
             source_root: RootMark { boot_id: String::new(), dev: 1, ino: 1 },
+            known: Known::new(None, [0; 32], String::new()),
         };
         let (params, findings, counters) =
             (pair.params.clone(), context.findings.clone(), Arc::<Counters>::default());

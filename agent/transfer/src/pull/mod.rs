@@ -18,6 +18,9 @@ mod ending;
 pub(crate) mod flow;
 mod forecast;
 mod gathering;
+mod known;
+#[cfg(test)]
+mod known_tests;
 mod large;
 mod likeness;
 mod links;
@@ -76,6 +79,7 @@ use crate::trouble::finding;
 use arrivals::Arrivals;
 use flow::{Flow, PanicGuard, unusual_bytes};
 pub(crate) use forecast::Forecast;
+pub(crate) use known::Known;
 use large::Large;
 use links::{Group, LinkName};
 use old_body::Asked;
@@ -96,6 +100,7 @@ pub(crate) struct Pass {
     pub(crate) flow: Arc<Flow>,
     wishes: Mutex<HashMap<u64, Wish>>,
     arrivals: Arrivals,
+    known: Known,
     next_wish: AtomicU64,
     /// Memory for what is read of old bodies.
     buffers: Buffers,
@@ -251,7 +256,7 @@ pub(crate) enum Landing {
 }
 
 /// What a pass needs to know of both machines.
-#[derive(Clone, Debug)]
+#[derive(Debug)]
 pub(crate) struct Host {
     /// The number of the pass; see [`next_pass`].
     pub(crate) pass: u32,
@@ -263,6 +268,8 @@ pub(crate) struct Host {
     pub(crate) source_root: RootMark,
     /// The pass of the first attempt of this step.
     pub(crate) first_pass: u32,
+    /// What this host holds already.
+    pub(crate) known: Known,
 }
 
 /// What comes from the source.
@@ -305,6 +312,7 @@ impl Pass {
             leaderless: Mutex::new(BTreeSet::new()),
             wishes: Mutex::new(HashMap::new()),
             arrivals: Arrivals::default(),
+            known: host.known,
             next_wish: AtomicU64::new(1),
             buffers: Buffers::default(),
             is_all_asked: AtomicBool::new(false),
@@ -490,6 +498,7 @@ pub(crate) fn run(
         });
         commits.join().ok();
     });
+    pass.known.write();
     pass.flow.check()?;
     for id in pass.stage.domains.all() {
         let domain = pass.stage.domains.get(id)?;

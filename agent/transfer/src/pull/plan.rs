@@ -253,10 +253,11 @@ impl<'a> Planner<'a> {
         let Again { path, domain, source, seen, is_anchor, times_asked } = wanted;
         let cost = source.size().saturating_add(weight_of(&path, &source, seen.as_deref()));
         let stamp = source.stamp();
+        let what = self.pass.known.hint(&path, stamp.size);
         self.pass.flow.acquire(cost)?;
         let small = Small { path: path.clone(), domain, source, seen, is_anchor, times_asked, cost, seat };
         let id = self.pass.wish(Wish::Small(Box::new(small)));
-        self.ask(Fetch { id, path, stamp, what: What::Whole })
+        self.ask(Fetch { id, path, stamp, what })
     }
 
     fn fetch_large(&mut self, wanted: Again) -> Result<(), Failure> {

@@ -7,6 +7,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering::SeqCst};
 
 use common::finding::Rule;
+use common::step::file::FileOutput;
 use sync::codec;
 use sync::entry::Kind;
 use sync::wire::content::{Coding, Fetch, Layout, Pack, PackedFile, Reply, Request, Same, What};
@@ -21,7 +22,7 @@ use crate::peer::tests::{block, entry, head, hostile_of, listing};
 use crate::snapshot::snapshot;
 
 /// Bytes that do not compress, the same for the same seed.
-fn noise(size: usize, seed: &str) -> Vec<u8> {
+pub(super) fn noise(size: usize, seed: &str) -> Vec<u8> {
     let mut bytes = vec![0; size];
     blake3::Hasher::new().update(seed.as_bytes()).finalize_xof().fill(&mut bytes);
     bytes
@@ -143,16 +144,16 @@ async fn counts_stay_true_over_attempts() {
 }
 
 /// What a source that lies answers to a wish that comes first.
-type Lie = fn(&Fetch, &[u8], &[u64]) -> Same;
+pub(super) type Lie = fn(&Fetch, &[u8], &[u64]) -> Reply;
 
-/// Serves three files of one content, and says of each something about the others.
+/// Serves three files of one content, and says of each something else first.
 async fn lying(mut sender: LaneSender, mut receiver: LaneReceiver, content: Vec<u8>, lie: Lie) {
     let mut known: Vec<u64> = Vec::new();
     while let Ok(Some(request)) = receiver.message::<Request>(&mut Vec::new()).await {
         known.extend(request.fetches.iter().map(|fetch| fetch.id));
         for fetch in &request.fetches {
             let reply = match fetch.what {
-                What::Whole => Reply::Same(vec![lie(fetch, &content, &known)]),
+                What::Whole | What::Held { .. } => lie(fetch, &content, &known),
                 _ => Reply::Pack(Pack {
                     files: vec![PackedFile {
                         id: fetch.id,
@@ -194,45 +195,49 @@ async fn whoever_says_the_same_of_what_never_came_is_asked_for_the_bytes() {
     for (number, lie) in lies.into_iter().enumerate() {
         let mut pair = Pair::new();
         let content = noise(3_000, "content");
-        let (mut context, mut findings) = pair.context();
-        let (served, tasks) = (content.clone(), pair.shutdown.clone());
-        let hostile = hostile_of(&pair.authority, &pair.shutdown, move |link, control| async move {
-            let _control = control;
-            while let Ok(mut lane) = link.accept_lane().await {
-                match lane.receiver.message::<Hello>(&mut Vec::new()).await.unwrap().unwrap() {
-                    Hello::Manifest(_) => {
-                        let files = ["a", "b", "c"].map(|name| {
-                            let kind = Kind::File { size: 3_000, allocated_bytes: 4_096 };
-                            entry(name.as_bytes(), kind)
-                        });
-                        let end = Item::End(End { entries: 3, directories: 1 });
-                        let items = [head(), listing("", files.to_vec()), end];
-                        lane.sender.bytes(block(&items).into()).await.unwrap();
-                        lane.sender.finish();
-                        lane.sender.flushed().await.ok();
-                    }
-                    _ => {
-                        let content = served.clone();
-                        tasks.spawn(lying(lane.sender, lane.receiver, content, lie));
-                    }
-                }
-            }
-        });
-        context.peer.as_mut().unwrap().addresses = vec![hostile.address];
-        let output = crate::copy::run_copy(context, &pair.endpoint, pair.params.clone()).await;
-        let told: Vec<_> = std::iter::from_fn(|| findings.try_recv().ok()).collect();
-        assert_eq!(rules(&told), Vec::<(Rule, &str)>::new(), "lie {number}");
-        let output = output.unwrap();
-        for name in ["a", "b", "c"] {
-            let found = std::fs::read(pair.destination_root.join(name)).unwrap();
-            assert_eq!(found, content, "lie {number}: {name}");
-        }
-        assert_eq!(output.files_sent, 3, "lie {number}");
+        let output = copy_from_liar(&mut pair, &content, lie).await;
+        assert_eq!((output.files_sent, output.bytes_sent), (3, 9_000), "lie {number}");
         pair.close().await;
     }
 }
 
-fn told(fetch: &Fetch, content: &[u8], of: u64) -> Same {
+/// Copies three files, `a`, `b` and `c`, from a source that lies, and sees that they are right all the same.
+pub(super) async fn copy_from_liar(pair: &mut Pair, content: &[u8], lie: Lie) -> FileOutput {
+    let (mut context, mut findings) = pair.context();
+    let (served, tasks) = (content.to_vec(), pair.shutdown.clone());
+    let hostile = hostile_of(&pair.authority, &pair.shutdown, move |link, control| async move {
+        let _control = control;
+        while let Ok(mut lane) = link.accept_lane().await {
+            match lane.receiver.message::<Hello>(&mut Vec::new()).await.unwrap().unwrap() {
+                Hello::Manifest(_) => {
+                    let size = served.len() as u64;
+                    let kind = || Kind::File { size, allocated_bytes: size };
+                    let files = ["a", "b", "c"].map(|name| entry(name.as_bytes(), kind()));
+                    let end = Item::End(End { entries: 3, directories: 1 });
+                    let items = [head(), listing("", files.to_vec()), end];
+                    lane.sender.bytes(block(&items).into()).await.unwrap();
+                    lane.sender.finish();
+                    lane.sender.flushed().await.ok();
+                }
+                _ => {
+                    tasks.spawn(lying(lane.sender, lane.receiver, served.clone(), lie));
+                }
+            }
+        }
+    });
+    context.peer.as_mut().unwrap().addresses = vec![hostile.address];
+    let output = crate::copy::run_copy(context, &pair.endpoint, pair.params.clone()).await;
+    let told: Vec<_> = std::iter::from_fn(|| findings.try_recv().ok()).collect();
+    assert_eq!(rules(&told), Vec::<(Rule, &str)>::new());
+    let output = output.unwrap();
+    for name in ["a", "b", "c"] {
+        let found = std::fs::read(Path::new(&pair.params.destination_root).join(name)).unwrap();
+        assert_eq!(found, content, "{name}");
+    }
+    output
+}
+
+fn told(fetch: &Fetch, content: &[u8], of: u64) -> Reply {
     let digest = *blake3::hash(content).as_bytes();
-    Same { id: fetch.id, stamp: fetch.stamp, layout: Layout::Dense, digest, of }
+    Reply::Same(vec![Same { id: fetch.id, stamp: fetch.stamp, layout: Layout::Dense, digest, of }])
 }

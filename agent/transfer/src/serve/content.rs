@@ -19,6 +19,7 @@ const BATCHES_WAITING: usize = 2;
 pub(super) async fn serve(
     session: Arc<Session>,
     lane: Lane,
+    nonce: Option<[u8; 32]>,
     tasks: &Shutdown,
 ) -> Result<(), (ErrorCode, String)> {
     let Lane { sender, receiver } = lane;
@@ -27,7 +28,7 @@ pub(super) async fn serve(
     let worked = Arc::clone(&session);
     let worker = tasks.spawn(async move {
         tokio::task::spawn_blocking(move || {
-            Worker::new(worked, units).and_then(|worker| worker.run(requests))
+            Worker::new(worked, units, nonce).and_then(|worker| worker.run(requests))
         })
         .await
     });

@@ -387,10 +387,14 @@ async fn serve_lane(session: Arc<Session>, mut lane: Lane, tasks: Shutdown) {
         Ok(Ok(Some(Hello::Manifest(request)))) if !session.has_manifest.swap(true, Ordering::Relaxed) => {
             manifest::serve(Arc::clone(&session), lane.sender, request, &tasks).await
         }
-        Ok(Ok(Some(Hello::Content)))
+        Ok(Ok(Some(hello @ (Hello::Content | Hello::ContentProven { .. }))))
             if session.content_lanes.fetch_add(1, Ordering::Relaxed) < CONTENT_LANES_MAX =>
         {
-            content::serve(Arc::clone(&session), lane, &tasks).await
+            let nonce = match hello {
+                Hello::ContentProven { nonce } => Some(nonce),
+                _ => None,
+            };
+            content::serve(Arc::clone(&session), lane, nonce, &tasks).await
         }
         Ok(Ok(_)) => Err((ErrorCode::Protocol, "a lane that may not be opened".to_owned())),
         Ok(Err(error)) => Err((ErrorCode::Protocol, describe_lane(&error))),

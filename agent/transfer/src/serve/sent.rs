@@ -33,7 +33,7 @@ impl Sent {
             return None;
         }
         let mut sent = self.0.lock().unwrap_or_else(PoisonError::into_inner);
-        if fetch.what == What::Whole
+        if fetch.what != What::Bytes
             && let Some(of) = sent.get(&digest)
         {
             return Some(*of);

@@ -9,8 +9,8 @@ use sync::range::{self, RANGE_BYTES};
 use sync::sanitize::Treatment;
 use sync::stamp::Stamp;
 use sync::wire::content::{
-    Coding, Confirmed, Digested, Failed, Fetch, Layout, Pack, PackedFile, RangeReply, Reply, Request, Same,
-    VALUES_MAX, Values, What, Why,
+    Coding, Confirmed, Digested, Failed, Fetch, Have, Layout, Pack, PackedFile, RangeReply, Reply, Request,
+    Same, VALUES_MAX, Values, What, Why,
 };
 use sync::wire::delta::{Basis, DeltaReply, Unlike};
 use tokio::sync::mpsc;
@@ -39,6 +39,9 @@ pub(super) struct Worker {
     digests: Vec<Digested>,
     failed: Vec<Failed>,
     same: Vec<Same>,
+    have: Vec<Have>,
+    /// With what possession is proven, if the destination holds anything.
+    nonce: Option<[u8; 32]>,
     /// Of a session whose ticket has rules.
     sanitized: Option<Reader>,
 }
@@ -52,14 +55,29 @@ enum Stop {
 }
 
 impl Worker {
-    pub(super) fn new(session: Arc<Session>, units: mpsc::Sender<Outgoing>) -> Result<Self, Failure> {
+    pub(super) fn new(
+        session: Arc<Session>,
+        units: mpsc::Sender<Outgoing>,
+        nonce: Option<[u8; 32]>,
+    ) -> Result<Self, Failure> {
         let compressor = UnitCompressor::new(session.compression)
             .map_err(|error| Failure::of(FailureKind::Exhausted, &error))?;
         let directories = Directories::new(session.root.clone());
         let pack = OpenPack::new(&session.buffers);
         let sanitized = session.sanitizer.clone().map(Reader::new);
-        let (digests, failed, same) = (Vec::new(), Vec::new(), Vec::new());
-        Ok(Self { session, units, directories, compressor, pack, digests, failed, same, sanitized })
+        Ok(Self {
+            session,
+            units,
+            directories,
+            compressor,
+            pack,
+            digests: Vec::new(),
+            failed: Vec::new(),
+            same: Vec::new(),
+            have: Vec::new(),
+            nonce,
+            sanitized,
+        })
     }
 
     /// Serves batches until there are no more.
@@ -103,7 +121,7 @@ impl Worker {
                 continue;
             }
             match &fetch.what {
-                What::Whole | What::Bytes => self.whole(&fetch, &file)?,
+                What::Whole | What::Bytes | What::Held { prefixes: _ } => self.whole(&fetch, &file)?,
                 What::Range { index } => self.range(&fetch, *index, None, &file)?,
                 What::Delta { index, basis } => self.range(&fetch, *index, Some(basis), &file)?,
                 What::Digest => self.digest(&fetch, &file)?,
@@ -111,6 +129,7 @@ impl Worker {
             }
         }
         self.send_pack()?;
+        self.send_have()?;
         self.send_same()?;
         self.send_digests()?;
         self.send_failed()
@@ -133,13 +152,24 @@ impl Worker {
     /// Takes a small file whose data stands in the pack from `start` on; what was sent before leaves it again.
     fn packed(&mut self, fetch: &Fetch, start: usize, whole: read::Whole) -> Result<(), Stop> {
         let read::Whole { stamp, layout, digest } = whole;
-        let Some(of) = self.session.sent.before(fetch, &stamp, digest) else {
-            self.pack.files.push(PackedFile { id: fetch.id, stamp, layout, digest });
-            return Ok(());
-        };
-        self.pack.content.truncate(start);
-        self.same.push(Same { id: fetch.id, stamp, layout, digest, of });
-        if self.same.len() >= GATHERED_MAX { self.send_same() } else { Ok(()) }
+        let id = fetch.id;
+        if let Some(of) = self.session.sent.before(fetch, &stamp, digest) {
+            self.pack.content.truncate(start);
+            self.same.push(Same { id, stamp, layout, digest, of });
+            return if self.same.len() >= GATHERED_MAX { self.send_same() } else { Ok(()) };
+        }
+        let prefix = u16::from_le_bytes([digest[0], digest[1]]);
+        if let (What::Held { prefixes }, Some(nonce)) = (&fetch.what, &self.nonce)
+            && prefixes.contains(&Some(prefix))
+        {
+            let length = usize::try_from(stamp.size).unwrap_or(usize::MAX);
+            let proof = sync::pack::content_proof(nonce, &layout, length, &self.pack.content[start..]);
+            self.pack.content.truncate(start);
+            self.have.push(Have { id, stamp, layout, prefix, proof });
+            return if self.have.len() >= GATHERED_MAX { self.send_have() } else { Ok(()) };
+        }
+        self.pack.files.push(PackedFile { id, stamp, layout, digest });
+        Ok(())
     }
 
     fn range(
@@ -288,7 +318,7 @@ impl Worker {
         };
         let Sanitized { stamp, content } = served.as_ref();
         match &fetch.what {
-            What::Whole | What::Bytes => {
+            What::Whole | What::Bytes | What::Held { prefixes: _ } => {
                 if self.pack.is_full_for(stamp.size) {
                     self.send_pack()?;
                 }
@@ -365,6 +395,14 @@ impl Worker {
         }
         let same = std::mem::take(&mut self.same);
         self.send(&Reply::Same(same), Buffer::default())
+    }
+
+    fn send_have(&mut self) -> Result<(), Stop> {
+        if self.have.is_empty() {
+            return Ok(());
+        }
+        let have = std::mem::take(&mut self.have);
+        self.send(&Reply::Have(have), Buffer::default())
     }
 
     fn send_digests(&mut self) -> Result<(), Stop> {

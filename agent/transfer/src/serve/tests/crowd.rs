@@ -45,7 +45,7 @@ fn as_many_attempts_as_are_served_leave_a_thread_for_short_calls() {
         let mut attempts = Vec::new();
         for index in 0..SERVED_MAX as u64 {
             let source = open(&cluster, &agents, root.path(), index).await.unwrap();
-            let content = source.content(CONTENT_LANES_MAX as usize).await.unwrap();
+            let content = source.content(CONTENT_LANES_MAX as usize, None).await.unwrap();
             attempts.push((source, content));
         }
         let refused = open(&cluster, &agents, root.path(), 1_000).await.unwrap_err();

@@ -150,7 +150,7 @@ async fn content_arrives_with_its_digests() {
             count => (0..count).for_each(|index| push(What::Range { index }, index)),
         }
     }
-    let (sender, mut receiver) = open.content(3).await.unwrap();
+    let (sender, mut receiver) = open.content(3, None).await.unwrap();
     let root = tree.path().to_owned();
     let expected: BTreeMap<u64, (PathBuf, u64)> = wanted
         .iter()
@@ -209,7 +209,7 @@ async fn nothing_outside_of_the_root_is_read() {
     std::os::unix::fs::symlink(outside.path(), tree.path().join("way-out")).unwrap();
     std::os::unix::fs::symlink(outside.path().join("secret"), tree.path().join("file-out")).unwrap();
     let (_source, _destination, open) = connected(&cluster, tree.path()).await;
-    let (sender, receiver) = open.content(1).await.unwrap();
+    let (sender, receiver) = open.content(1, None).await.unwrap();
     let fetch = |id: u64, path: &str| {
         let (path, stamp) = (rel(path), stamp(&tree.path().join("index.php")));
         Fetch { id, path, stamp, what: What::Whole }
@@ -229,7 +229,7 @@ async fn nothing_outside_of_the_root_is_read() {
 async fn digests_are_told_without_content() {
     let (cluster, tree) = (Cluster::new(), odd_tree());
     let (_source, _destination, open) = connected(&cluster, tree.path()).await;
-    let (sender, receiver) = open.content(1).await.unwrap();
+    let (sender, receiver) = open.content(1, None).await.unwrap();
     let fetch = |id: u64, path: &str| Fetch {
         id,
         path: rel(path),
@@ -249,7 +249,7 @@ async fn digests_are_told_without_content() {
 async fn an_agent_that_stops_says_so() {
     let (cluster, tree) = (Cluster::new(), odd_tree());
     let (source, _destination, open) = connected(&cluster, tree.path()).await;
-    let (sender, mut receiver) = open.content(2).await.unwrap();
+    let (sender, mut receiver) = open.content(2, None).await.unwrap();
     tokio::time::timeout(Duration::from_secs(20), source.shutdown()).await.unwrap();
     let told =
         tokio::task::spawn_blocking(move || receiver.blocking_next().map(|_| ()).unwrap_err()).await.unwrap();
@@ -263,7 +263,7 @@ async fn a_peer_that_takes_nothing_does_not_stop_the_source() {
     let (cluster, tree) = (Cluster::new(), odd_tree());
     write(tree.path(), "huge", &noise(64 * RANGE_BYTES, 9));
     let (source, destination, stalled) = connected(&cluster, tree.path()).await;
-    let (sender, receiver) = stalled.content(1).await.unwrap();
+    let (sender, receiver) = stalled.content(1, None).await.unwrap();
     let stamp = stamp(&tree.path().join("huge"));
     let fetch = |index| Fetch { id: index, path: rel("huge"), stamp, what: What::Range { index } };
     sender.send((0..64).map(fetch).collect()).await.unwrap();
@@ -300,7 +300,7 @@ async fn a_limit_can_be_lifted_while_content_waits() {
     // At a byte a second the file would take a month.
     let (limit, bandwidth) = watch::channel(Some(1));
     let open = Source::open(&destination, &peer, bandwidth).await.unwrap();
-    let (sender, receiver) = open.content(1).await.unwrap();
+    let (sender, receiver) = open.content(1, None).await.unwrap();
     let stamp = stamp(&tree.path().join("large"));
     let fetch = |index| Fetch { id: index, path: rel("large"), stamp, what: What::Range { index } };
     sender.send(vec![fetch(0), fetch(1)]).await.unwrap();
@@ -319,7 +319,7 @@ async fn a_limit_can_be_lifted_while_content_waits() {
 async fn long_paths_travel_in_several_requests() {
     let (cluster, root) = (Cluster::new(), tempfile::tempdir().unwrap());
     let (_source, _destination, open) = connected(&cluster, root.path()).await;
-    let content = open.content(2).await.unwrap();
+    let content = open.content(2, None).await.unwrap();
     let deep = RelPath::try_from(vec!["d".repeat(200); 40].join("/").into_bytes()).unwrap();
     let paths: Vec<_> = (0..512).map(|number| deep.join(number.to_string().as_bytes()).unwrap()).collect();
     let entry = look_at_self(&tree::Root::open(root.path()).unwrap().dir()).unwrap();

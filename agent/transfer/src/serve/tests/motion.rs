@@ -36,7 +36,7 @@ async fn whole(
 async fn a_file_of_another_state_is_told_as_such() {
     let (cluster, tree) = (Cluster::new(), odd_tree());
     let (_source, _destination, open) = connected(&cluster, tree.path()).await;
-    let (sender, receiver) = open.content(1).await.unwrap();
+    let (sender, receiver) = open.content(1, None).await.unwrap();
     let large = tree.path().join("large");
     // Its time is never long ago, whenever this is asked, so that the source looks twice.
     let later = std::time::SystemTime::UNIX_EPOCH + Duration::from_secs(4_000_000_000);
@@ -86,7 +86,7 @@ async fn a_file_that_changes_under_the_read_is_never_a_mixture() {
     let path = tree.path().join("busy");
     std::fs::write(&path, vec![0; SIZE]).unwrap();
     let (_source, _destination, open) = connected(&cluster, tree.path()).await;
-    let (sender, receiver) = open.content(1).await.unwrap();
+    let (sender, receiver) = open.content(1, None).await.unwrap();
     let is_over = std::sync::Arc::new(std::sync::atomic::AtomicBool::new(false));
     let told = std::sync::Arc::clone(&is_over);
     // From its start on the file gets the next letter, piece by piece, then the one after that.
@@ -130,7 +130,7 @@ async fn a_log_that_grows_is_copied_as_an_earlier_state() {
     let line = b"0123456789abcdef";
     std::fs::write(&path, line.repeat(5_000)).unwrap();
     let (_source, _destination, open) = connected(&cluster, tree.path()).await;
-    let (sender, receiver) = open.content(1).await.unwrap();
+    let (sender, receiver) = open.content(1, None).await.unwrap();
     let writer = std::thread::spawn(move || {
         use std::io::Write;
         let mut file = std::fs::OpenOptions::new().append(true).open(path).unwrap();

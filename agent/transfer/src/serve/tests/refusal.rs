@@ -123,7 +123,7 @@ async fn a_ticket_that_runs_out_ends_the_connection_and_a_fresh_one_does_not() {
     renewals.send(longer(tree.path())).unwrap();
     limit.send(None).unwrap();
     // What waited for the limit was sent, so the fresh ticket, which went before it, was taken.
-    let (sender, receiver) = kept.content(1).await.unwrap();
+    let (sender, receiver) = kept.content(1, None).await.unwrap();
     let stamp = stamp(&tree.path().join("large"));
     let fetch = |index| Fetch { id: index, path: rel("large"), stamp, what: What::Range { index } };
     ask(&sender, &receiver, vec![fetch(0), fetch(1)], 2).await;
