@@ -32,6 +32,8 @@ use crate::peer::{ContentReceiver, Delivery};
 use crate::staged::{Made, Workbench};
 use crate::trouble::{is_fatal, of_stage};
 
+/// Ranges that are asked for once more with hashes of what came before: their wishes wait all together, 8 MiB of them.
+const COMPARED_AGAIN_MAX: usize = 4096;
 /// Times that a file which is another one each time is asked for.
 pub(super) const TIMES_ASKED_MAX: u32 = 3;
 
@@ -230,11 +232,16 @@ impl Applier<'_> {
                 self.ask(Fetch { id, path: large.path.clone(), stamp, what: What::Confirm })
             }
             Next::Again(stamp, indexes) => {
+                let is_few = indexes.len() <= COMPARED_AGAIN_MAX;
                 for index in indexes {
                     // They were in flight before; their room was given back when they were proven.
-                    let (large, asked) = (Arc::clone(large), Asked::Plainly);
+                    let large = Arc::clone(large);
+                    let (asked, what) = match is_few {
+                        true => large.first_wish(index),
+                        false => (Asked::Plainly, What::Range { index }),
+                    };
                     let wanted = RangeWish { large, index, cost: None, asked };
-                    self.ask(self.pass.wish_range(wanted, stamp, What::Range { index }))?;
+                    self.ask(self.pass.wish_range(wanted, stamp, what))?;
                 }
                 Ok(())
             }

@@ -3,7 +3,7 @@
 //! The partial file stands in the stage's `large/` under the digest of its path, with a side-car beside it. A range is
 //! written first and recorded afterwards.
 
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError};
 
 use common::digest::Digest;
 use common::failure::{Failure, FailureKind};
@@ -26,6 +26,7 @@ use super::old_body::{Asked, OldBody};
 use super::plan::weight_of;
 use super::sidecar;
 use crate::breach::breach;
+use crate::buffer::Buffers;
 use crate::commit::Seen;
 use crate::commit::durable::of_sync;
 use crate::domain::{Disk, Domain, DomainId};
@@ -49,8 +50,12 @@ pub(crate) struct Large {
     /// Whether it is the first name of a group of hard links.
     pub(super) is_anchor: bool,
     pub(super) times_asked: u32,
-    /// What stands in its place.
+    /// What stands in its place, or is like it.
     old_body: Option<OldBody>,
+    /// What came, once some of it is asked for again.
+    came: OnceLock<Option<OldBody>>,
+    /// Whether the source masks it, so that nothing is compared.
+    is_masked: bool,
     /// What its cursor takes, as long as it is under way.
     _room: Option<CursorRoom>,
     disk: Arc<Disk>,
@@ -109,9 +114,10 @@ impl Large {
         let held = weight_of(&path, &source, seen.as_deref());
         let room = pass.flow.acquire_cursor(cursor::memory_bytes(size).saturating_add(held))?;
         let domain = pass.stage.domains.get(domain)?;
-        let old_body = old_body(pass, &path, seen.as_deref(), likeness);
+        let is_masked = pass.is_sanitized(&path);
+        let old_body = old_body(pass, &path, seen.as_deref(), likeness).filter(|_| !is_masked);
         match Self::open(&domain, &pass.boot_id, path.clone(), source, seen, &|| pass.flow.check())? {
-            Ok(large) => Ok(Some(Self { old_body, _room: Some(room), ..large })),
+            Ok(large) => Ok(Some(Self { old_body, is_masked, _room: Some(room), ..large })),
             Err(error) => {
                 unwritable(pass, &path, &error);
                 Ok(None)
@@ -174,6 +180,8 @@ impl Large {
             is_anchor: false,
             times_asked: 0,
             old_body: None,
+            came: OnceLock::new(),
+            is_masked: false,
             _room: None,
             dir,
             name,
@@ -200,9 +208,21 @@ impl Large {
         self.cost == 0
     }
 
+    /// Returns what ranges are asked for with: of a second read only what changed since the first.
+    fn old_body(&self) -> Option<&OldBody> {
+        if self.lock().rounds == 0 {
+            return self.old_body.as_ref();
+        }
+        let open = || {
+            let file = if self.is_masked { None } else { self.file.reopen().ok() };
+            file.and_then(|file| OldBody::of(file, &Buffers::default()))
+        };
+        self.came.get_or_init(open).as_ref()
+    }
+
     /// Says how to ask for a range.
     pub(super) fn first_wish(&self, index: u64) -> (Asked, What) {
-        match (&self.old_body, range::bounds(self.source.size(), index)) {
+        match (self.old_body(), range::bounds(self.source.size(), index)) {
             (Some(old_body), Some(bounds)) => old_body.first(index, &bounds),
             _ => (Asked::Plainly, What::Range { index }),
         }
@@ -216,7 +236,7 @@ impl Large {
         samples: &[Sample],
         proceed: &dyn Fn() -> bool,
     ) -> Result<(Asked, What), Failure> {
-        match (&self.old_body, range::bounds(self.source.size(), index)) {
+        match (self.old_body(), range::bounds(self.source.size(), index)) {
             (Some(old_body), Some(bounds)) => old_body.next(index, &bounds, asked, samples, proceed),
             _ => Err(breach("it compared a range that it was not asked to compare")),
         }
@@ -224,7 +244,7 @@ impl Large {
 
     /// Notes how much of a range the old body had.
     pub(super) fn compared(&self, length: u32, alike: u32) {
-        if let Some(old_body) = &self.old_body {
+        if let Some(old_body) = self.old_body() {
             old_body.came(u64::from(length), u64::from(alike));
         }
     }
@@ -259,7 +279,7 @@ impl Large {
         content: &[u8],
     ) -> Result<Option<Result<Next, TreeError>>, Failure> {
         let start = self.start_of(reply.index, reply.length)?;
-        let Some(old_body) = &self.old_body else {
+        let Some(old_body) = self.old_body() else {
             return Err(breach("it sent differences to nothing"));
         };
         let Some(built) = old_body.build(asked, reply, content)? else { return Ok(None) };
@@ -439,13 +459,11 @@ impl State {
     }
 }
 
-/// Opens what stands in the place of a file, or what is like it; not where the source masks or replaces what is asked
-/// for.
+/// Opens what stands in the place of a file, or what is like it.
 fn old_body(pass: &Pass, path: &RelPath, seen: Option<&Seen>, likeness: Option<&RelPath>) -> Option<OldBody> {
     let is_file = seen.is_some_and(|seen| seen.entry.kind.is_file());
     let old = if is_file { Some(path) } else { likeness }?;
-    let is_masked = pass.is_sanitized(path) || pass.is_sanitized(old);
-    if is_masked { None } else { OldBody::open(&pass.stage.root, old, &pass.buffers) }
+    if pass.is_sanitized(old) { None } else { OldBody::open(&pass.stage.root, old, &pass.buffers) }
 }
 
 #[cfg(test)]
@@ -456,6 +474,7 @@ mod tests {
     use super::*;
     use crate::kill_point::KillPoint;
     use crate::memory::Memory;
+    use crate::serve::differences::{self, Found};
     use crate::stage::Stage;
 
     const SIZE: u64 = 6 * 1024 * 1024 + 77;
@@ -567,6 +586,38 @@ mod tests {
                 .len(),
             7
         );
+    }
+
+    #[test]
+    fn of_a_range_that_changed_meanwhile_only_the_change_comes_again() {
+        let folder = tempfile::tempdir().unwrap();
+        let (stage, mut content) = (stage(folder.path()), content());
+        let large = open(&stage, "boot-1");
+        large.begin();
+        assert_eq!(large.first_wish(2).0, Asked::Plainly);
+        for index in 0..7 {
+            let (reply, data) = reply(&content, index);
+            large.take(&reply, &data).unwrap().unwrap();
+        }
+        content[2 * 1024 * 1024 + 5_000] ^= 1;
+        let values: Vec<_> = (0..7).map(|index| reply(&content, index).0.value).collect();
+        let Next::Again(_, again) = large.confirmed(source().stamp(), true, &values).unwrap() else {
+            panic!()
+        };
+        assert_eq!(again, [2]);
+        let (asked, what) = large.first_wish(2);
+        let What::Delta { basis, .. } = what else { panic!("{what:?}") };
+        let (plain, data) = reply(&content, 2);
+        let mut changed = Vec::new();
+        let found = differences::find(2, &Layout::Dense, plain.length, &data, &basis, &mut changed);
+        let Found::Differences { form, value } = found else { panic!("{found:?}") };
+        assert_eq!(changed.len(), sync::wire::delta::BLOCK_BYTES);
+        let RangeReply { id, index, stamp, length, layout, coding, .. } = plain;
+        let (stored_bytes, content_bytes) = (changed.len(), changed.len());
+        let delta =
+            DeltaReply { id, index, stamp, length, layout, value, form, coding, stored_bytes, content_bytes };
+        assert!(matches!(large.take_delta(asked, &delta, &changed), Ok(Some(Ok(Next::Confirm(_))))));
+        assert_eq!(large.finish().unwrap().1, Digest::of(&content));
     }
 
     #[test]

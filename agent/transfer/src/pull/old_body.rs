@@ -67,6 +67,11 @@ impl OldBody {
         let name = Name::new(name).ok()?;
         // Whatever prevents it, the file is brought without it.
         let file = root.open_beneath(parent.as_bytes()).and_then(|dir| dir.open_file(&name)).ok()?;
+        Self::of(file, buffers)
+    }
+
+    /// The same for a file that is open.
+    pub(super) fn of(file: ReadFile, buffers: &Buffers) -> Option<Self> {
         let size = file.opened().size;
         (size >= BLOCK_BYTES as u64).then(|| Self {
             file,

@@ -46,7 +46,8 @@ impl Applier<'_> {
         };
         let alike = delta.length.saturating_sub(u32::try_from(content.len()).unwrap_or(u32::MAX));
         wanted.large.compared(delta.length, alike);
-        if taken.is_ok() {
+        // What came before and is taken again was counted then.
+        if taken.is_ok() && !wanted.large.is_again() {
             let data = delta.layout.data_bytes(u64::from(delta.length)).unwrap_or(0);
             let from_here = data.saturating_sub(content.len()) as u64;
             add(&self.pass.counters.bytes_deduplicated, from_here);
