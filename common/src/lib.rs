@@ -42,5 +42,6 @@ pub mod step;
 pub mod telemetry;
 pub mod ticket;
 pub mod tls;
+pub mod transport;
 pub mod version;
 pub mod view;

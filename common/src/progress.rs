@@ -3,6 +3,7 @@
 use serde::{Deserialize, Serialize};
 
 use crate::reach::Reach;
+use crate::transport::Transport;
 
 /// How far one attempt of a step is, over the whole of its work.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
@@ -24,6 +25,8 @@ pub struct Progress {
     pub bytes_per_s: u64,
     /// Which of both agents dialled the other, once they have met.
     pub reach: Option<Reach>,
+    /// What content comes over, once they have met.
+    pub transport: Option<Transport>,
 }
 
 impl Progress {

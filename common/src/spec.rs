@@ -13,6 +13,7 @@ use crate::grant::Labels;
 use crate::location::Location;
 use crate::reference::Reference;
 use crate::sanitize::Sanitize;
+use crate::transport::TransportChoice;
 
 /// The version of the document that this program writes.
 pub const SPEC_VERSION: u32 = 1;
@@ -88,6 +89,9 @@ pub struct TransferSpec {
     /// Whether content is compressed on its way.
     #[serde(skip_serializing_if = "Compression::is_auto")]
     pub compression: Compression,
+    /// What content comes over.
+    #[serde(skip_serializing_if = "TransportChoice::is_auto")]
+    pub transport: TransportChoice,
 }
 
 /// Whether content is compressed on its way.

@@ -20,6 +20,7 @@ use crate::reach::Reach;
 use crate::spec::MigrationSpec;
 use crate::step::StepKind;
 use crate::step::file::{Proof, Sanitized};
+use crate::transport::Transport;
 
 /// Where a migration stands.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
@@ -227,6 +228,9 @@ pub struct MigrationView {
     /// Which of both agents dialled the other, once they have met.
     #[serde(default)]
     pub reach: Option<Reach>,
+    /// What content comes over, once they have met.
+    #[serde(default)]
+    pub transport: Option<Transport>,
     /// Bytes of content landed per second.
     pub bytes_per_s: u64,
     /// Entries deleted at the destination.

@@ -58,6 +58,9 @@ pub(crate) fn text(view: &MigrationView, width: Option<usize>, is_verbose: bool)
     if view.reach == Some(Reach::SourceDials) {
         text.field("reach", Meaning::Plain, "the source dials, because the destination does not reach it");
     }
+    if let Some(transport) = view.transport {
+        text.field("transport", Meaning::Plain, transport.as_str());
+    }
     text.append(pacing(view));
     if let Some(since) = view.paused_since {
         let how = format!("since {}: `ctl resume {}` goes on", human::moment(since), view.id);

@@ -6,6 +6,7 @@ use common::host::HostFacts;
 use common::progress::Progress;
 use common::spec::{Compression, MaxDelete, ValidationLevel};
 use common::step::file::{FileOutput, FileParams, VERSION};
+use common::transport::TransportChoice;
 use common::view::{ErrorView, ReportView};
 use serde::Serialize;
 use serde::de::DeserializeOwned;
@@ -77,6 +78,7 @@ fn fixtures_of_documents_between_parts_are_read() {
         numeric_ids: true,
         bandwidth_limit: Some(1024),
         compression: Compression::Auto,
+        transport: TransportChoice::Auto,
         dry_run: false,
         validation_level: ValidationLevel::Strict,
         keep_way_back: true,

@@ -12,6 +12,7 @@ use common::shutdown::Shutdown;
 use common::spec::Compression;
 use common::step::file::FileParams;
 use common::ticket::{Direction, Ticket, TicketKey};
+use common::transport::TransportChoice;
 use tokio::sync::{mpsc, watch};
 use tokio_util::sync::CancellationToken;
 use transfer::{
@@ -129,6 +130,7 @@ impl Hosts {
             news: watch::channel(PeerNews::default()).1,
             was_reached: false,
             compression: Compression::Auto,
+            transport: TransportChoice::Auto,
         };
         let (progress, progress_seen) = watch::channel(Progress::default());
         let context = StepContext {

@@ -20,24 +20,31 @@ fn nft(words: &[&str]) -> bool {
 }
 
 impl Cut {
-    /// Drops every datagram from and to a UDP port on this machine; says aloud when it cannot.
+    /// Drops every packet from and to a data port on this machine; says aloud when it cannot.
+    fn port(port: u16) -> Option<Self> {
+        let number = port.to_string();
+        let ways = [("udp", "dport"), ("udp", "sport"), ("tcp", "dport"), ("tcp", "sport")];
+        Self::of(&number, &ways.each_ref().map(|(protocol, side)| [*protocol, *side, number.as_str()]))
+    }
+
+    /// The same for UDP only.
     fn udp_port(port: u16) -> Option<Self> {
         let number = port.to_string();
-        Self::of(&number, &[&["udp", "dport", &number], &["udp", "sport", &number]])
+        Self::of(&number, &[["udp", "dport", &number], ["udp", "sport", &number]])
     }
 
-    /// Drops every datagram to an address of this machine; says aloud when it cannot.
+    /// Drops every packet to an address of this machine; says aloud when it cannot.
     fn address(address: Ipv4Addr) -> Option<Self> {
         let text = address.to_string();
-        Self::of(&text.replace('.', "_"), &[&["ip", "daddr", &text, "meta", "l4proto", "udp"]])
+        Self::of(&text.replace('.', "_"), &[["ip", "daddr", text.as_str()]])
     }
 
-    fn of(name: &str, matches: &[&[&str]]) -> Option<Self> {
+    fn of(name: &str, matches: &[[&str; 3]]) -> Option<Self> {
         let cut = Self { table: format!("drover_test_{name}") };
         let chain = "{ type filter hook output priority 0; }";
-        let drops = |rule: &&[&str]| {
+        let drops = |rule: &[&str; 3]| {
             let add = ["add", "rule", "inet", &cut.table, "out"];
-            nft(&[&add[..], rule, &["counter", "drop"]].concat())
+            nft(&[&add[..], &rule[..], &["counter", "drop"]].concat())
         };
         let is_cut = nft(&["add", "table", "inet", &cut.table])
             && nft(&["add", "chain", "inet", &cut.table, "out", chain])
@@ -51,7 +58,7 @@ impl Cut {
 }
 
 impl Cut {
-    /// Returns how many datagrams the cut has swallowed.
+    /// Returns how many packets the cut has swallowed.
     fn dropped(&self) -> u64 {
         let listed = Command::new("nft")
             .args(["list", "table", "inet", &self.table])
@@ -73,6 +80,35 @@ impl Drop for Cut {
     }
 }
 
+/// Returns the port on which an agent is dialled by others.
+fn data_port(cluster: &Cluster, agent: &str) -> u16 {
+    let (_, host) = cluster.json(&["host", "show", agent]);
+    let address = host["facts"]["data_addresses"][0].as_str().expect("it has a data address").to_owned();
+    address.rsplit(':').next().unwrap().parse().unwrap()
+}
+
+#[test]
+fn where_udp_is_blocked_the_move_goes_over_tcp_and_says_so() {
+    let cluster = Cluster::start(2, 1);
+    let (source, destination) = (cluster.path("shop"), cluster.path("moved"));
+    tree::noise(&source, 300, 20_000).unwrap();
+    let ports = ["agent-1", "agent-2"].map(|agent| data_port(&cluster, agent));
+    let Some(cuts) = ports.map(Cut::udp_port).into_iter().collect::<Option<Vec<_>>>() else { return };
+    let (code, migration) = cluster.migrate(&source, &destination, &[]);
+    assert_eq!((code, &migration["transport"]), (Some(0), &"tcp".into()), "{migration:#}");
+    judge::assert_equal(&source, &destination);
+    let id = migration["id"].as_str().unwrap();
+    let told = cluster.ctl(&["status", id], &[]).expect_code(0).stdout;
+    assert!(told.contains("transport") && told.contains("tcp"), "{told}");
+    // What was asked for is not replaced by something else.
+    let (code, refused) = cluster.migrate(&source, &cluster.path("other"), &["--transport", "quic"]);
+    assert_eq!(code, Some(11), "{refused:#}");
+    assert_eq!(refused["errors"][0]["kind"], "unreachable", "{refused:#}");
+    drop(cuts);
+    let (code, migration) = cluster.migrate(&source, &cluster.path("third"), &["--transport", "quic"]);
+    assert_eq!((code, &migration["transport"]), (Some(0), &"quic".into()), "{migration:#}");
+}
+
 #[test]
 fn a_cut_network_is_waited_for() {
     let cluster = Cluster::start(2, 1);
@@ -80,13 +116,11 @@ fn a_cut_network_is_waited_for() {
     tree::noise(&source, 8000, 20_000).unwrap();
     let gate = cluster.close_gate();
     let id = cluster.migrate_detached(&source, &destination, &["--bandwidth", "4MiB"]);
-    let (_, host) = cluster.json(&["host", "show", "agent-1"]);
-    let address = host["facts"]["data_addresses"][0].as_str().expect("agent-1 has a data address").to_owned();
-    let port: u16 = address.rsplit(':').next().unwrap().parse().unwrap();
+    let port = data_port(&cluster, "agent-1");
     gate.let_pass(1);
-    let Some(cut) = Cut::udp_port(port) else { return };
+    let Some(cut) = Cut::port(port) else { return };
     drop(gate);
-    wait::until("the cut to be felt", Duration::from_secs(180), || (cut.dropped() > 50).then_some(()));
+    wait::until("the cut to be felt", Duration::from_secs(180), || (cut.dropped() > 10).then_some(()));
     drop(cut);
     let migration = cluster.wait_for_end(&id);
     assert_eq!(

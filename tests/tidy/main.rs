@@ -160,6 +160,18 @@ fn only_the_endpoint_knows_quic() {
 }
 
 #[test]
+fn only_the_endpoint_knows_tcp() {
+    let is_door =
+        |path: &str| path.starts_with("agent/transfer/src/tcp/") || path == "agent/transfer/src/endpoint.rs";
+    let offences: Vec<String> = shipped()
+        .iter()
+        .filter(|source| source.path.starts_with("agent/transfer/") && !is_door(&source.path))
+        .flat_map(|source| ["tokio_rustls", "tokio::net"].iter().flat_map(|what| lines_with(source, what)))
+        .collect();
+    assert_none(&offences, "above the endpoint nothing knows TCP");
+}
+
+#[test]
 fn openraft_and_sled_stay_behind_their_doors() {
     let sources = sources();
     let outside = |crate_name: &'static str, doors: &'static [&'static str]| {

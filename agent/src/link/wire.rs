@@ -78,8 +78,10 @@ pub(super) fn granted(grant: v1::Grant, now: BootTime) -> Result<Granted, WireEr
 }
 
 pub(super) fn serve(serve: v1::Serve) -> ServeOrder {
-    let v1::Serve { ticket, peer_addresses } = serve;
-    ServeOrder { ticket, addresses: readable(&peer_addresses) }
+    let v1::Serve { ticket, peer_addresses, transport } = serve;
+    // One that a newer leader knows is no reason not to try.
+    let transport = transport.parse().unwrap_or_default();
+    ServeOrder { ticket, addresses: readable(&peer_addresses), transport }
 }
 
 /// Returns a limit as the wire has it: zero is none.

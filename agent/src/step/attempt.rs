@@ -12,6 +12,7 @@ use common::finding::Finding;
 use common::progress::Progress;
 use common::shutdown::Shutdown;
 use common::spec::Compression;
+use common::transport::TransportChoice;
 use tokio::sync::{mpsc, watch};
 use tokio::task::{JoinError, JoinHandle};
 use tokio::time::MissedTickBehavior;
@@ -138,6 +139,7 @@ fn context(
         news: lease.news(),
         was_reached: false,
         compression: Compression::Auto,
+        transport: TransportChoice::Auto,
     });
     StepContext {
         migration: lease.migration().clone(),

@@ -90,8 +90,10 @@ mod tests {
     use crate::stamp::{Stamp, Time};
     use crate::wire::content::{Extent, Fetch, Have, Layout, Reply, Request, Same, What};
     use crate::wire::control::{Counters, ToDestination, ToSource};
+    use crate::wire::error_code::ErrorCode;
     use crate::wire::hello::Hello;
     use crate::wire::manifest::{End, Item};
+    use crate::wire::spine::{Knock, LinkId, Spine};
 
     fn round_trip<M: Message + PartialEq + std::fmt::Debug>(message: &M) {
         let mut bytes = b"before".to_vec();
@@ -115,6 +117,8 @@ mod tests {
         round_trip(&Item::End(End { entries: 3, directories: 1 }));
         round_trip(&request(b"a/b".to_vec(), What::Whole, 5));
         round_trip(&Reply::Digests(Vec::new()));
+        round_trip(&Knock::Lane { link: LinkId([7; 16]), is_asked: true });
+        round_trip(&Spine::Close { code: ErrorCode::Busy, reason: "r".repeat(1024) });
     }
 
     /// The bytes of released versions: another encoding needs another format number.
@@ -209,6 +213,8 @@ mod tests {
                 decodes_without_panic::<Item>(FrameKind::ManifestItem, body);
                 decodes_without_panic::<Request>(FrameKind::Request, body);
                 decodes_without_panic::<Reply>(FrameKind::Reply, body);
+                decodes_without_panic::<Knock>(FrameKind::Knock, body);
+                decodes_without_panic::<Spine>(FrameKind::Spine, body);
                 let mut rest = body.as_slice();
                 while let Ok(Some(_)) = take::<Reply>(&mut rest) {}
             }

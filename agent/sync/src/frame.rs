@@ -30,6 +30,10 @@ pub enum FrameKind {
     Request,
     /// [`crate::wire::content::Reply`].
     Reply,
+    /// [`crate::wire::spine::Knock`]: the first frame of every TCP connection.
+    Knock,
+    /// [`crate::wire::spine::Spine`].
+    Spine,
 }
 
 impl FrameKind {
@@ -43,6 +47,8 @@ impl FrameKind {
             Self::ManifestItem => 5,
             Self::Request => 6,
             Self::Reply => 7,
+            Self::Knock => 16,
+            Self::Spine => 17,
         }
     }
 
@@ -55,6 +61,8 @@ impl FrameKind {
             5 => Self::ManifestItem,
             6 => Self::Request,
             7 => Self::Reply,
+            16 => Self::Knock,
+            17 => Self::Spine,
             _ => return None,
         })
     }
@@ -71,6 +79,8 @@ impl FrameKind {
             Self::Request => 2 * 1024 * 1024,
             // A pack's 256 files with 256 extents each, or 1 024 chaining values.
             Self::Reply => 2 * 1024 * 1024,
+            // Whoever knocks has a certificate of the cluster, and a reason has at most 1 KiB.
+            Self::Knock | Self::Spine => 2 * 1024,
         }
     }
 }

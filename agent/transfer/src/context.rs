@@ -15,6 +15,7 @@ use common::id::{HostName, MigrationId, StepId, TenantId};
 use common::limit;
 use common::progress::Progress;
 use common::spec::Compression;
+use common::transport::TransportChoice;
 use tokio::sync::watch;
 use tokio_util::sync::CancellationToken;
 
@@ -72,6 +73,8 @@ pub struct Peer {
     pub was_reached: bool,
     /// Whether it shall compress content.
     pub compression: Compression,
+    /// What content is to come over.
+    pub transport: TransportChoice,
 }
 
 /// What the leader says of a peer's agent.

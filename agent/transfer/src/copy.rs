@@ -71,7 +71,7 @@ pub async fn run_copy(
     let memory = Memory::open(&ctx.state_dir, &ctx.migration)?;
     ctx.findings.list_in(&memory.list(FINDINGS_LIST))?;
     let peer = peer_of(&ctx)?.clone();
-    let source = reach::open(&ctx, endpoint, &memory, params.compression).await?;
+    let source = reach::open(&ctx, endpoint, &memory, params.compression, params.transport).await?;
     let packed = source.packed();
     let nonce = nonce()?;
     let incoming = incoming(&source, &params, nonce).await?;
@@ -93,7 +93,8 @@ pub async fn run_copy(
     output.bytes_compressed = packed.bytes.load(Relaxed);
     output.bytes_compressed_to = packed.stored_bytes.load(Relaxed);
     output.findings_total = ctx.findings.totals().total;
-    output.reach = ctx.progress.borrow().reach;
+    let reached = *ctx.progress.borrow();
+    (output.reach, output.transport) = (reached.reach, reached.transport);
     output.list_file = Some(FINDINGS_LIST.to_owned());
     Ok(output)
 }

@@ -78,7 +78,7 @@ pub(crate) async fn dry_run(
     let began = clock::boot();
     let memory = Memory::open(&ctx.state_dir, &ctx.migration)?;
     let peer = peer_of(&ctx)?.clone();
-    let source = reach::open(&ctx, endpoint, &memory, Compression::Auto).await?;
+    let source = reach::open(&ctx, endpoint, &memory, Compression::Auto, params.transport).await?;
     let manifest = source.manifest(request_of(&params)).await?;
     let content = if params.checksum { Some(content_of(&source).await?) } else { None };
     let is_stopped = Arc::new(AtomicBool::new(false));

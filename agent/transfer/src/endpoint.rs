@@ -1,4 +1,4 @@
-//! The data port of an agent: one UDP socket that is dialled and dials.
+//! The data port of an agent, which is dialled and dials: a UDP socket for QUIC, and a TCP socket of the same number.
 //!
 //! Both ends of every connection show a certificate of the cluster; which one the peer must be is checked here for
 //! connections that are dialled, and against the ticket for those that are accepted. The first lane of an accepted
@@ -18,19 +18,23 @@ use common::id::{HostName, TenantId};
 use common::principal::Principal;
 use common::shutdown::Shutdown;
 use common::tls::{self, Clients, Identity};
+use common::transport::Transport;
 use quinn::crypto::rustls::{QuicClientConfig, QuicServerConfig};
 use quinn::rustls::pki_types::CertificateDer;
 use quinn::{
     ClientConfig, EndpointConfig, IdleTimeout, Incoming, MtuDiscoveryConfig, ServerConfig, TokioRuntime,
     TransportConfig, VarInt,
 };
+use sync::wire::control::Bye;
 use sync::wire::error_code::ErrorCode;
 use sync::wire::hello::{Hello, Offer, PROTOCOL_VERSION};
+use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::{Semaphore, watch};
 
 use crate::congestion::Congestion;
 use crate::handshakes::{Admission, Handshake, Handshakes};
 use crate::index::{Index, Shelf};
+use crate::lane::Lane;
 use crate::link::Link;
 use crate::patience::Patience;
 use crate::reach::{self, Awaited, Offered, Offers, ServeOrder};
@@ -38,6 +42,7 @@ use crate::reset_key::{RandomIds, ResetKey};
 use crate::revoked::Revoked;
 use crate::secrets::Secrets;
 use crate::serve;
+use crate::tcp::{self, TcpPort};
 use crate::ticket;
 use crate::window::{Role, WINDOW_BYTES_MAX, WindowBudget};
 
@@ -61,6 +66,10 @@ const PATH_MTU_MAX: u16 = 6_500;
 /// What is really lost is noticed by time as well, an eighth of a round trip late.
 const OVERTAKEN_PACKETS_MAX: u32 = 256;
 const IDLE_MAX_MS: u32 = 30_000;
+/// Free ports for UDP that are tried until one is free for TCP too, where any port will do.
+const PORT_TRIES: usize = 64;
+/// Before the next TCP connection is taken, when the system has no room for one: descriptors come back meanwhile.
+const ACCEPT_PAUSE: Duration = Duration::from_millis(50);
 
 /// How an endpoint is set up.
 #[derive(Clone, Debug)]
@@ -94,6 +103,7 @@ pub struct Endpoint(Arc<Inner>);
 #[derive(Debug)]
 struct Inner {
     quic: quinn::Endpoint,
+    tcp: TcpPort,
     /// For dialling a source, and for dialling a destination.
     to_source: ClientConfig,
     to_destination: ClientConfig,
@@ -115,7 +125,7 @@ impl Endpoint {
     /// # Errors
     /// When the port cannot be bound or the certificates cannot be used.
     pub fn open(settings: EndpointSettings, shutdown: &Shutdown) -> Result<Self, Failure> {
-        let socket = bind(settings.listen).map_err(|error| unbound(settings.listen, &error))?;
+        let (socket, listener) = bind(settings.listen).map_err(|error| unbound(settings.listen, &error))?;
         let bad_tls = |error: &dyn std::error::Error| {
             Failure::of(FailureKind::Invalid, error).context("port", settings.listen.to_string())
         };
@@ -141,8 +151,10 @@ impl Endpoint {
         config.max_udp_payload_size(PATH_MTU_MAX).map_err(|error| bad_tls(&error))?;
         let quic = quinn::Endpoint::new(config, Some(server), socket, Arc::new(TokioRuntime))
             .map_err(|error| unbound(settings.listen, &error))?;
+        let tcp = TcpPort::new(&settings).map_err(|error| bad_tls(&error))?;
         let endpoint = Self(Arc::new(Inner {
             quic,
+            tcp,
             to_source,
             to_destination,
             windows: WindowBudget::default(),
@@ -156,6 +168,8 @@ impl Endpoint {
         }));
         let acceptor = endpoint.clone();
         endpoint.0.shutdown.spawn(async move { acceptor.accept().await });
+        let acceptor = endpoint.clone();
+        endpoint.0.shutdown.spawn(async move { acceptor.accept_tcp(listener).await });
         Ok(endpoint)
     }
 
@@ -170,6 +184,7 @@ impl Endpoint {
     /// Stops serving, lets every peer know that it may resume later, and closes the socket.
     pub async fn shutdown(&self) {
         self.0.shutdown.finish().await;
+        self.0.tcp.finish().await;
         self.0.quic.close(VarInt::from_u32(ErrorCode::ResumeLater.number()), b"the agent stops");
         // Peers that do not answer are left to their own timeout.
         tokio::time::timeout(DRAIN_DEADLINE, self.0.quic.wait_idle()).await.ok();
@@ -212,13 +227,33 @@ impl Endpoint {
         &self.0.offers
     }
 
-    /// Dials one address, and makes sure that it is this peer.
+    /// Dials one address over one transport, and makes sure that it is this peer.
     pub(crate) async fn dial(
         &self,
         address: SocketAddr,
         wanted: &Principal,
         role: Role,
+        transport: Transport,
     ) -> Result<Link, String> {
+        let link = match transport {
+            Transport::Quic => self.dial_quic(address, wanted, role).await?,
+            Transport::Tcp => {
+                let lanes = match role {
+                    Role::Destination => NO_LANE,
+                    Role::Source => FIRST_LANE,
+                };
+                Link::of_tcp(self.0.tcp.dial(address, wanted, lanes).await?)
+            }
+        };
+        self.0.revoked.enter(&link).map_err(|error| error.to_string())?;
+        if link.peer().principal == *wanted {
+            Ok(link)
+        } else {
+            Err(format!("it is {}", link.peer().principal))
+        }
+    }
+
+    async fn dial_quic(&self, address: SocketAddr, wanted: &Principal, role: Role) -> Result<Link, String> {
         let name = tls::server_name_of(wanted).unwrap_or_default();
         let config = match role {
             Role::Destination => self.0.to_source.clone(),
@@ -228,13 +263,7 @@ impl Endpoint {
         let connection =
             connecting.map_err(|error| error.to_string())?.await.map_err(|error| error.to_string())?;
         let share = self.0.windows.share(&connection, role);
-        let link = Link::new(connection, share).map_err(|error| error.to_string())?;
-        self.0.revoked.enter(&link).map_err(|error| error.to_string())?;
-        if link.peer().principal == *wanted {
-            Ok(link)
-        } else {
-            Err(format!("it is {}", link.peer().principal))
-        }
+        Link::of_quic(connection, share).map_err(|error| error.to_string())
     }
 
     async fn accept(self) {
@@ -258,24 +287,78 @@ impl Endpoint {
         }
     }
 
-    /// Serves one connection to its end, or hands it to the attempt that waits for it.
+    async fn accept_tcp(self, listener: TcpListener) {
+        let handshakes = Handshakes::default();
+        loop {
+            let accepted = tokio::select! {
+                () = self.0.shutdown.cancelled() => break,
+                accepted = listener.accept() => accepted,
+            };
+            let Ok((stream, address)) = accepted else {
+                tokio::time::sleep(ACCEPT_PAUSE).await;
+                continue;
+            };
+            // Who is not let in sees the connection end, and tries again.
+            if let Admission::Begin(handshake) = handshakes.admit(address.ip(), true) {
+                let endpoint = self.clone();
+                self.0.shutdown.spawn(async move { endpoint.greet_tcp(stream, address, handshake).await });
+            }
+        }
+    }
+
+    /// Serves one QUIC connection to its end, or hands it to the attempt that waits for it.
     async fn greet(&self, incoming: Incoming, handshake: Handshake) {
         let address = incoming.remote_address();
         let begin = async {
             let connection = incoming.accept().ok()?.await.ok()?;
             let share = self.0.windows.share(&connection, Role::Source);
-            let link = Link::new(connection, share).ok()?;
-            self.0.revoked.enter(&link).ok()?;
-            let mut lane = link.accept_lane().await.ok()?;
-            let hello = serve::hello(&mut lane).await;
-            Some((link, lane, hello))
+            self.first_lane(Link::of_quic(connection, share).ok()?).await
         };
         let begun = tokio::select! {
             () = self.0.shutdown.cancelled() => return,
             begun = tokio::time::timeout(HANDSHAKE_DEADLINE, begin) => begun,
         };
         drop(handshake);
-        let Ok(Some((link, lane, hello))) = begun else {
+        self.go_on(begun.ok().flatten(), address).await;
+    }
+
+    /// Takes in one TCP connection: a lane joins its link, and a link is served like a QUIC connection.
+    async fn greet_tcp(&self, stream: TcpStream, address: SocketAddr, handshake: Handshake) {
+        let greeting = tokio::select! {
+            () = self.0.shutdown.cancelled() => return,
+            greeted = tokio::time::timeout(HANDSHAKE_DEADLINE, self.0.tcp.greet(stream, FIRST_LANE)) => greeted,
+        };
+        // The lanes of a link need handshakes of their own; so its place is free once it has proven who it is.
+        drop(handshake);
+        let bond = match greeting {
+            Ok(Ok(Some(bond))) => bond,
+            Ok(Ok(None)) => return,
+            Ok(Err(reason)) => {
+                tracing::debug!(%address, reason = %common::failure::chain(&reason), "a TCP connection to the data port was not used");
+                return;
+            }
+            Err(_elapsed) => {
+                tracing::debug!(%address, "a TCP connection to the data port did not get past its handshake");
+                return;
+            }
+        };
+        let begun = tokio::select! {
+            () = self.0.shutdown.cancelled() => return,
+            begun = tokio::time::timeout(HANDSHAKE_DEADLINE, self.first_lane(Link::of_tcp(bond))) => begun,
+        };
+        self.go_on(begun.ok().flatten(), address).await;
+    }
+
+    /// Waits for what the first lane of a link says.
+    async fn first_lane(&self, link: Link) -> Option<(Link, Lane, Result<Hello, Bye>)> {
+        self.0.revoked.enter(&link).ok()?;
+        let mut lane = link.accept_lane().await.ok()?;
+        let hello = serve::hello(&mut lane).await;
+        Some((link, lane, hello))
+    }
+
+    async fn go_on(&self, begun: Option<(Link, Lane, Result<Hello, Bye>)>, address: SocketAddr) {
+        let Some((link, lane, hello)) = begun else {
             tracing::debug!(%address, "a connection to the data port did not get past its handshake");
             return;
         };
@@ -320,8 +403,22 @@ impl Endpoint {
     }
 }
 
-/// Binds the socket with buffers as large as the kernel lets us.
-fn bind(listen: SocketAddr) -> io::Result<UdpSocket> {
+/// Binds both sockets to one port.
+fn bind(listen: SocketAddr) -> io::Result<(UdpSocket, TcpListener)> {
+    let tries = if listen.port() == 0 { PORT_TRIES } else { 1 };
+    let mut failed = io::Error::from(io::ErrorKind::AddrInUse);
+    for _ in 0..tries {
+        let socket = bind_udp(listen)?;
+        match tcp::bind(socket.local_addr()?) {
+            Ok(listener) => return Ok((socket, listener)),
+            Err(error) => failed = error,
+        }
+    }
+    Err(failed)
+}
+
+/// Binds the UDP socket with buffers as large as the kernel lets us.
+fn bind_udp(listen: SocketAddr) -> io::Result<UdpSocket> {
     let socket = UdpSocket::bind(listen)?;
     // Root may go over the limits of the system; for others the limit is what they get, and slower is all it is.
     if rustix::net::sockopt::set_socket_recv_buffer_size_force(&socket, SOCKET_BUFFER_BYTES).is_err() {
@@ -334,9 +431,12 @@ fn bind(listen: SocketAddr) -> io::Result<UdpSocket> {
 }
 
 fn unbound(listen: SocketAddr, error: &io::Error) -> Failure {
-    Failure::new(FailureKind::Conflict, format!("cannot listen on the data port {listen}: {error}"))
-        .context("port", listen.to_string())
-        .hint("Is another agent running here? Set `listen_data` in agent.toml to a free address.")
+    Failure::new(
+        FailureKind::Conflict,
+        format!("cannot listen on the data port {listen}, UDP and TCP: {error}"),
+    )
+    .context("port", listen.to_string())
+    .hint("Is another agent running here? Set `listen_data` in agent.toml to a free address.")
 }
 
 fn transport(settings: &EndpointSettings, lanes: u32) -> TransportConfig {

@@ -14,6 +14,7 @@ use sync::frame::{FrameError, HEADER_BYTES, Header};
 use sync::wire::error_code::ErrorCode;
 
 use crate::breach::{breach, shown};
+use crate::tcp::{TcpReceiver, TcpSender};
 
 /// Packets' payloads that are taken at once: each time costs the connection's lock.
 const CHUNKS_AT_ONCE: usize = 32;
@@ -35,18 +36,32 @@ pub(crate) struct Lane {
 /// Dropping it without [`LaneSender::finish`] lets the peer see a reset, never an end.
 #[derive(Debug)]
 pub(crate) struct LaneSender {
-    stream: SendStream,
+    stream: Sending,
     is_finished: bool,
+}
+
+#[derive(Debug)]
+enum Sending {
+    Quic(SendStream),
+    Tcp(TcpSender),
 }
 
 /// The reading half of a lane. Dropping it tells the peer to stop sending.
 #[derive(Debug)]
 pub(crate) struct LaneReceiver {
-    stream: RecvStream,
-    /// What was taken and not asked for yet.
-    pending: VecDeque<Bytes>,
+    stream: Receiving,
     /// Counts the bytes that were taken.
     taken: Arc<AtomicU64>,
+}
+
+#[derive(Debug)]
+enum Receiving {
+    Quic {
+        stream: RecvStream,
+        /// What was taken and not asked for yet.
+        pending: VecDeque<Bytes>,
+    },
+    Tcp(TcpReceiver),
 }
 
 /// Why a lane ended early.
@@ -121,10 +136,26 @@ impl From<ReadError> for LaneError {
 }
 
 impl Lane {
-    pub(crate) fn new((send, receive): (SendStream, RecvStream)) -> Self {
+    pub(crate) fn of_quic((send, receive): (SendStream, RecvStream)) -> Self {
+        Self::of(Sending::Quic(send), Receiving::Quic { stream: receive, pending: VecDeque::new() })
+    }
+
+    pub(crate) fn of_tcp(sender: TcpSender, receiver: TcpReceiver) -> Self {
+        Self::of(Sending::Tcp(sender), Receiving::Tcp(receiver))
+    }
+
+    /// Returns both halves, if they are of TCP.
+    pub(crate) fn as_tcp(&mut self) -> Option<(&mut TcpSender, &mut TcpReceiver)> {
+        match (&mut self.sender.stream, &mut self.receiver.stream) {
+            (Sending::Tcp(sender), Receiving::Tcp(receiver)) => Some((sender, receiver)),
+            (Sending::Quic(_), _) | (_, Receiving::Quic { .. }) => None,
+        }
+    }
+
+    fn of(sending: Sending, receiving: Receiving) -> Self {
         Self {
-            sender: LaneSender { stream: send, is_finished: false },
-            receiver: LaneReceiver { stream: receive, pending: VecDeque::new(), taken: Arc::default() },
+            sender: LaneSender { stream: sending, is_finished: false },
+            receiver: LaneReceiver { stream: receiving, taken: Arc::default() },
         }
     }
 }
@@ -139,31 +170,47 @@ impl LaneSender {
 
     /// Sends bytes that are a frame, or belong to one.
     pub(crate) async fn bytes(&mut self, bytes: Bytes) -> Result<(), LaneError> {
-        Ok(self.stream.write_chunk(bytes).await?)
+        match &mut self.stream {
+            Sending::Quic(stream) => Ok(stream.write_chunk(bytes).await?),
+            Sending::Tcp(stream) => stream.bytes(&bytes).await,
+        }
     }
 
     /// Says that nothing more comes; what was sent still arrives.
-    pub(crate) fn finish(&mut self) {
+    pub(crate) async fn finish(&mut self) {
         self.is_finished = true;
-        // It fails only for a stream that has ended already.
-        self.stream.finish().ok();
+        match &mut self.stream {
+            // It fails only for a stream that has ended already.
+            Sending::Quic(stream) => drop(stream.finish()),
+            Sending::Tcp(stream) => stream.finish().await,
+        }
     }
 
-    /// Waits until the peer has received all of a finished lane.
+    /// Waits until the end of the connection takes nothing from the peer that was sent on this finished lane.
     pub(crate) async fn flushed(&mut self) -> Result<(), LaneError> {
-        match self.stream.stopped().await {
-            Ok(_) => Ok(()),
-            Err(quinn::StoppedError::ConnectionLost(error)) => Err(error.into()),
-            Err(quinn::StoppedError::ZeroRttRejected) => Err(LaneError::Cut),
+        match &mut self.stream {
+            Sending::Quic(stream) => match stream.stopped().await {
+                Ok(_) => Ok(()),
+                Err(quinn::StoppedError::ConnectionLost(error)) => Err(error.into()),
+                Err(quinn::StoppedError::ZeroRttRejected) => Err(LaneError::Cut),
+            },
+            // The kernel brings what it has, and the peer reads a lane to its end.
+            Sending::Tcp(_) => Ok(()),
         }
     }
 }
 
 impl Drop for LaneSender {
     fn drop(&mut self) {
-        if !self.is_finished {
+        if self.is_finished {
+            return;
+        }
+        match &mut self.stream {
             // quinn would finish the stream, and a cut-off sequence would look whole.
-            self.stream.reset(VarInt::from_u32(ErrorCode::ResumeLater.number())).ok();
+            Sending::Quic(stream) => {
+                stream.reset(VarInt::from_u32(ErrorCode::ResumeLater.number())).ok();
+            }
+            Sending::Tcp(stream) => stream.reset(),
         }
     }
 }
@@ -197,28 +244,41 @@ impl LaneReceiver {
     pub(crate) async fn exact(&mut self, count: usize, bytes: &mut Vec<u8>) -> Result<(), LaneError> {
         bytes.clear();
         while bytes.len() < count {
-            let Some(chunk) = self.pending.front_mut() else {
-                self.take_pending().await?;
-                continue;
-            };
-            if bytes.is_empty() {
-                bytes.reserve(count.min(RESERVED_BYTES_MAX));
+            if bytes.len() == bytes.capacity() {
+                bytes.reserve((count - bytes.len()).min(RESERVED_BYTES_MAX));
             }
-            let wanted = chunk.len().min(count - bytes.len());
-            bytes.extend_from_slice(&chunk.split_to(wanted));
-            if chunk.is_empty() {
-                self.pending.pop_front();
+            let wanted = count - bytes.len();
+            match &mut self.stream {
+                Receiving::Quic { stream, pending } => {
+                    let Some(chunk) = pending.front_mut() else {
+                        take_chunks(stream, pending, &self.taken).await?;
+                        continue;
+                    };
+                    let wanted = chunk.len().min(wanted);
+                    bytes.extend_from_slice(&chunk.split_to(wanted));
+                    if chunk.is_empty() {
+                        pending.pop_front();
+                    }
+                }
+                Receiving::Tcp(stream) => {
+                    let taken = stream.take(bytes, wanted).await?;
+                    self.taken.fetch_add(taken as u64, Ordering::Relaxed);
+                }
             }
         }
         Ok(())
     }
+}
 
-    async fn take_pending(&mut self) -> Result<(), LaneError> {
-        let mut chunks: [Bytes; CHUNKS_AT_ONCE] = std::array::from_fn(|_| Bytes::new());
-        let count = self.stream.read_chunks(&mut chunks).await?.ok_or(LaneError::Cut)?;
-        let bytes: usize = chunks.iter().take(count).map(Bytes::len).sum();
-        self.taken.fetch_add(bytes as u64, Ordering::Relaxed);
-        self.pending.extend(chunks.into_iter().take(count));
-        Ok(())
-    }
+async fn take_chunks(
+    stream: &mut RecvStream,
+    pending: &mut VecDeque<Bytes>,
+    taken: &AtomicU64,
+) -> Result<(), LaneError> {
+    let mut chunks: [Bytes; CHUNKS_AT_ONCE] = std::array::from_fn(|_| Bytes::new());
+    let count = stream.read_chunks(&mut chunks).await?.ok_or(LaneError::Cut)?;
+    let bytes: usize = chunks.iter().take(count).map(Bytes::len).sum();
+    taken.fetch_add(bytes as u64, Ordering::Relaxed);
+    pending.extend(chunks.into_iter().take(count));
+    Ok(())
 }

@@ -73,6 +73,7 @@ mod stage;
 mod staged;
 mod standing;
 mod tally;
+mod tcp;
 mod throttle;
 mod ticket;
 #[cfg(test)]

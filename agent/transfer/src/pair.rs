@@ -13,6 +13,7 @@ use common::shutdown::Shutdown;
 use common::spec::Compression;
 use common::step::file::{FileOutput, FileParams, SettleQuestion};
 use common::ticket::{Direction, Ticket, TicketKey};
+use common::transport::{Transport, TransportChoice};
 use tokio::sync::{mpsc, watch};
 use tokio_util::sync::CancellationToken;
 
@@ -117,6 +118,16 @@ impl Pair {
         }
     }
 
+    /// The same, with copies over this transport only.
+    pub(crate) fn over(transport: Transport) -> Self {
+        let mut pair = Self::new();
+        pair.params.transport = match transport {
+            Transport::Quic => TransportChoice::Quic,
+            Transport::Tcp => TransportChoice::Tcp,
+        };
+        pair
+    }
+
     /// Makes the context of a fresh attempt, whose lease holds until the next one.
     pub(crate) fn context(&mut self) -> (StepContext, mpsc::Receiver<Finding>) {
         self.token += 1;
@@ -150,6 +161,7 @@ impl Pair {
             news: watch::channel(PeerNews::default()).1,
             was_reached: false,
             compression: Compression::Auto,
+            transport: TransportChoice::Auto,
         };
         let context = StepContext {
             migration: self.migration.clone(),

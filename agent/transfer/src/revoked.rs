@@ -88,6 +88,7 @@ impl Known {
 #[cfg(test)]
 mod tests {
     use common::id::TenantId;
+    use common::transport::Transport;
 
     use super::*;
     use crate::pair::Pair;
@@ -98,7 +99,7 @@ mod tests {
         let pair = Pair::new();
         let host = |name: &str| name.parse::<HostName>().unwrap();
         let source = Principal::Agent { tenant: TenantId::default_tenant(), host: host("web1") };
-        let dial = || pair.endpoint.dial(pair.source_address, &source, Role::Destination);
+        let dial = || pair.endpoint.dial(pair.source_address, &source, Role::Destination, Transport::Quic);
         let link = dial().await.unwrap();
         pair.source_endpoint.revoke(host("web3"), 9);
         pair.source_endpoint.revoke(host("web2"), 0);

@@ -76,6 +76,7 @@ impl Standing {
             bytes_on_wire,
             bytes_per_s,
             reach: now.reach,
+            transport: now.transport,
         }
     }
 }
@@ -91,6 +92,7 @@ impl From<Progress> for Standing {
             bytes_on_wire,
             bytes_per_s,
             reach: _,
+            transport: _,
         } = progress;
         Self {
             files_done,

@@ -72,6 +72,7 @@ impl Counters {
             bytes_on_wire: bytes_on_wire.max(earlier.bytes_on_wire),
             bytes_per_s,
             reach: earlier.reach,
+            transport: earlier.transport,
         }
     }
 

@@ -12,6 +12,7 @@ use crate::spec::{
     Compression, MaxDelete, MigrationSpec, OptionsSpec, Origin, SPEC_VERSION, SideSpec, TransferSpec,
     ValidationLevel,
 };
+use crate::transport::TransportChoice;
 
 use super::fields::{Fields, Known, Problems};
 use super::{Form, Node, Value, parse, sanitize};
@@ -38,7 +39,16 @@ const SIDE: Known = Known {
 };
 const PATHS: Known = Known { served: &["root", "exclude", "include"], later: &[] };
 const TRANSFER: Known = Known {
-    served: &["files", "bandwidth_limit", "delete", "max_delete", "checksum", "numeric_ids", "compression"],
+    served: &[
+        "files",
+        "bandwidth_limit",
+        "delete",
+        "max_delete",
+        "checksum",
+        "numeric_ids",
+        "compression",
+        "transport",
+    ],
     later: &["database", "parallel", "performance_mode", "batch_size", "parallel_workers"],
 };
 const OPTIONS: Known = Known {
@@ -178,6 +188,9 @@ fn transfer(node: &Node, problems: &mut Problems) -> Option<TransferSpec> {
     fields.read("files", problems, only("sync"));
     let compression = |text: &str| text.parse::<Compression>().map_err(|error| error.to_string());
     let bandwidth = |text: &str| text.parse::<Bandwidth>().map_err(|error| error.to_string());
+    let transport = |text: &str| {
+        text.parse::<TransportChoice>().map_err(|error| format!("`{text}` names no transport: {error}"))
+    };
     let guard = |text: &str| text.parse::<MaxDelete>().map_err(|error| error.to_string());
     Some(TransferSpec {
         delete: fields.truth("delete", false, problems),
@@ -186,6 +199,7 @@ fn transfer(node: &Node, problems: &mut Problems) -> Option<TransferSpec> {
         numeric_ids: fields.truth("numeric_ids", false, problems),
         bandwidth_limit: fields.read("bandwidth_limit", problems, bandwidth),
         compression: fields.read("compression", problems, compression).unwrap_or_default(),
+        transport: fields.read("transport", problems, transport).unwrap_or_default(),
     })
 }
 

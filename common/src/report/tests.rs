@@ -55,6 +55,7 @@ fn migration() -> MigrationView {
         bytes_compressed: 0,
         bytes_compressed_to: 0,
         reach: None,
+        transport: None,
         bytes_per_s: 0,
         deleted: 3,
         duration_ms: 10_000,

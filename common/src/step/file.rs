@@ -12,6 +12,7 @@ use crate::reach::Reach;
 use crate::reference::Reference;
 use crate::sanitize::Sanitize;
 use crate::spec::{Compression, MaxDelete, ValidationLevel};
+use crate::transport::{Transport, TransportChoice};
 
 /// The version of [`FileParams`] and [`FileOutput`].
 pub const VERSION: u32 = 1;
@@ -103,6 +104,9 @@ pub struct FileParams {
     /// What is dropped, replaced or masked on its way; an agent that does not know of it refuses the step.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub sanitize: Option<Sanitize>,
+    /// What content is to come over; an agent that does not know the choice refuses a step that has one.
+    #[serde(default, skip_serializing_if = "TransportChoice::is_auto")]
+    pub transport: TransportChoice,
 }
 
 impl FileParams {
@@ -126,6 +130,7 @@ impl FileParams {
             keep_way_back: true,
             scope: Scope::Whole,
             sanitize: None,
+            transport: TransportChoice::Auto,
         }
     }
 
@@ -196,6 +201,9 @@ pub struct FileOutput {
     pub is_partial: bool,
     /// Which of both agents dialled the other, in the last attempt; none where they had nothing to say.
     pub reach: Option<Reach>,
+    /// What content came over in the last attempt.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub transport: Option<Transport>,
     /// To how many files each rule of `sanitize` applied, in the order of the rules.
     pub sanitized: Vec<Sanitized>,
     /// Where the itemised list of a dry run, or the whole list of findings, stands at the destination's agent.

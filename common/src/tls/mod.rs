@@ -38,6 +38,8 @@ use pinned::PinnedVerifier;
 pub const ALPN_GRPC: &[u8] = b"h2";
 /// What data connections agree on; one name for each version of their protocol.
 pub const ALPN_DATA: &[u8] = b"drover-data/1";
+/// What data connections over TCP agree on, of which each is one lane.
+pub const ALPN_LANE: &[u8] = b"drover-lane/1";
 
 /// The name that every coordinator's certificate holds for ordinary verification.
 pub const COORDINATOR_NAME: &str = "coordinator.drover.internal";

@@ -78,6 +78,7 @@ fn step(
         keep_way_back: spec.rollback_window_ms() > 0,
         scope,
         sanitize: spec.sanitize.clone(),
+        transport: spec.transfer.transport,
     };
     let params = serde_json::to_string(&params)
         .map_err(|error| check::finding("plan", &error.to_string(), "report this as a bug"))?;

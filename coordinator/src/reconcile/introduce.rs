@@ -96,7 +96,10 @@ fn introduce(
             grant::ticket(state, &seals.ticket_key, migration, place, lease, clock::wall())
         });
         let peer_addresses = addresses(state, tenant, &lease.host);
-        let sent = made.and_then(|ticket| serving.send(Message::Serve(v1::Serve { ticket, peer_addresses })));
+        let params = grant::params(&migration.plan.steps[place]);
+        let transport = params.map_or_else(|_| String::new(), |params| params.transport.to_string());
+        let serve = |ticket| Message::Serve(v1::Serve { ticket, peer_addresses, transport });
+        let sent = made.and_then(|ticket| serving.send(serve(ticket)));
         if let Err(failure) = sent {
             note_untold(&key.2, peer, &failure);
             return;

@@ -232,6 +232,7 @@ impl Migration {
             bytes_compressed: summary.moved.bytes_compressed,
             bytes_compressed_to: summary.moved.bytes_compressed_to,
             reach: summary.moved.reach.filter(|_| has_totals).or(progress.reach),
+            transport: summary.moved.transport.filter(|_| has_totals).or(progress.transport),
             bytes_per_s: if self.status.is_end() { 0 } else { progress.bytes_per_s },
             deleted: summary.moved.deleted,
             duration_ms,
@@ -440,6 +441,7 @@ fn result_of(step: &super::step::Step) -> Progress {
             bytes_on_wire: output.bytes_on_wire,
             bytes_per_s: 0,
             reach: output.reach,
+            transport: output.transport,
         },
         Some(_) | None => step.progress,
     }

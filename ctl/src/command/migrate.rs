@@ -13,6 +13,7 @@ use common::spec::{
     Compression, MaxDelete, MigrationSpec, OptionsSpec, Origin, SPEC_VERSION, SideSpec, TransferSpec,
     ValidationLevel,
 };
+use common::transport::TransportChoice;
 use common::view::{MigrationStatus, MigrationView};
 
 use crate::client::Client;
@@ -52,7 +53,7 @@ pub(crate) struct MigrateArgs {
         value_name = "SPEC",
         conflicts_with_all = [
             "source", "destination", "delete", "max_delete", "exclude", "include", "checksum", "numeric_ids",
-            "bandwidth", "compress", "rollback_window", "label",
+            "bandwidth", "compress", "transport", "rollback_window", "label",
         ]
     )]
     file: Option<PathBuf>,
@@ -85,6 +86,9 @@ pub(crate) struct MigrateArgs {
     /// Compress content on its way: auto (where it pays), off, or a level of zstd from 1 to 19 [default: auto]
     #[arg(long, value_name = "auto|off|LEVEL")]
     compress: Option<Compression>,
+    /// Move over QUIC or TCP only, instead of what is faster on the path
+    #[arg(long, value_name = "auto|quic|tcp", default_value_t, hide_default_value = true)]
+    transport: TransportChoice,
     /// Keep the way back open for so long after the end, as 24h [default: 0s]
     #[arg(long, value_name = "TIME", value_parser = human::parse_duration)]
     rollback_window: Option<Duration>,
@@ -158,6 +162,7 @@ impl MigrateArgs {
                 numeric_ids: self.numeric_ids,
                 bandwidth_limit: self.bandwidth.clone(),
                 compression: self.compress.unwrap_or_default(),
+                transport: self.transport,
             },
             options: OptionsSpec {
                 dry_run: self.dry_run,
@@ -308,6 +313,7 @@ mod tests {
                 numeric_ids: true,
                 bandwidth_limit: Some(Bandwidth::always(10 << 20)),
                 compression: Compression::Level(9),
+                transport: TransportChoice::Auto,
             }
         );
         assert!(spec.options.dry_run);

@@ -211,6 +211,7 @@ pub(crate) mod tests {
             bytes_compressed: 0,
             bytes_compressed_to: 0,
             reach: None,
+            transport: None,
             bytes_per_s: 10 << 10,
             deleted: 0,
             duration_ms: 5_000,

@@ -14,6 +14,8 @@
 //! verifiable by itself. Non-goals: the source keeps no state between connections and knows nothing of the
 //! destination's tree; content is never pushed unasked; nothing is written at the source.
 //!
+//! Over TCP, where a lane is a connection, [`spine`] says how they belong together.
+//!
 //! A lane of kind manifest or content before the control lane was answered with [`control::Opened`] is refused.
 
 pub mod content;
@@ -22,3 +24,4 @@ pub mod delta;
 pub mod error_code;
 pub mod hello;
 pub mod manifest;
+pub mod spine;

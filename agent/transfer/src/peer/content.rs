@@ -368,7 +368,7 @@ async fn write(
         sender.bytes(batch.frame).await?;
     }
     is_over.store(true, Ordering::Release);
-    sender.finish();
+    sender.finish().await;
     Ok(())
 }
 

@@ -18,6 +18,7 @@ use std::time::Duration;
 use common::failure::{Failure, FailureKind};
 use common::reach::Reach;
 use common::shutdown::Shutdown;
+use common::transport::Transport;
 use sync::wire::control::{Bye, Counters, Opened, ToDestination, ToSource};
 use sync::wire::error_code::ErrorCode;
 use sync::wire::hello::{Hello, Open, PROTOCOL_VERSION, ScanRequest};
@@ -162,6 +163,11 @@ impl Source {
         self.reach
     }
 
+    /// Returns what content comes over.
+    pub fn transport(&self) -> Transport {
+        self.link.transport()
+    }
+
     /// Returns what the source said of itself.
     pub fn opened(&self) -> &Opened {
         &self.opened
@@ -173,7 +179,7 @@ impl Source {
     /// When the connection has ended.
     pub async fn manifest(&self, request: ScanRequest) -> Result<ManifestReceiver, Failure> {
         let Lane { mut sender, receiver } = self.lane(&Hello::Manifest(request)).await?;
-        sender.finish();
+        sender.finish().await;
         Ok(ManifestReceiver::start(receiver, self.demand.clone(), self.ended.clone(), &self.tasks))
     }
 
@@ -188,10 +194,9 @@ impl Source {
         nonce: Option<[u8; 32]>,
     ) -> Result<(FetchSender, ContentReceiver), Failure> {
         let hello = nonce.map_or(Hello::Content, |nonce| Hello::ContentProven { nonce });
-        let mut open = Vec::new();
-        for _ in 0..lanes.max(1) {
-            open.push(self.lane(&hello).await?);
-        }
+        // At once: over TCP each takes round trips.
+        let open = (0..lanes.max(1)).map(|_| self.lane(&hello));
+        let open = futures_util::future::try_join_all(open).await?;
         Ok(content::start(open, &self.buffers, &self.demand, &self.packed, &self.ended, &self.tasks))
     }
 
@@ -205,7 +210,7 @@ impl Source {
         *self.counters.borrow()
     }
 
-    /// Returns the payload of all datagrams of this connection, sent by both ends.
+    /// Returns the UDP or TCP payload of this connection, sent by both ends.
     pub fn wire_bytes(&self) -> u64 {
         // The source tells its count each second: what has come since was sent too.
         let theirs = self.counters().wire_bytes.max(self.link.received_bytes());
@@ -329,7 +334,7 @@ impl Speaker {
                     let Some(answer) = finish else { return Ok(()) };
                     let bye = Bye { code: ErrorCode::Done, message: "done".to_owned(), hint: String::new() };
                     self.sender.message(&ToSource::Bye(bye)).await?;
-                    self.sender.finish();
+                    self.sender.finish().await;
                     // Whoever asked may have given up waiting.
                     answer.send(()).ok();
                     return Ok(());

@@ -13,6 +13,7 @@ use common::rel_path::RelPath;
 use common::shutdown::Shutdown;
 use common::spec::Compression;
 use common::tls::{self, Clients};
+use common::transport::TransportChoice;
 use quinn::crypto::rustls::QuicServerConfig;
 use sync::codec;
 use sync::entry::{Entry, Kind};
@@ -71,7 +72,7 @@ where
     shutdown.spawn(async move {
         let connection = accepting.accept().await.unwrap().await.unwrap();
         let share = WindowBudget::default().share(&connection, Role::Source);
-        let link = Link::new(connection, share).unwrap();
+        let link = Link::of_quic(connection, share).unwrap();
         let mut control = link.accept_lane().await.unwrap();
         control.receiver.message::<Hello>(&mut Vec::new()).await.unwrap();
         control.sender.message(&ToDestination::Opened(opened())).await.unwrap();
@@ -87,7 +88,7 @@ fn hostile(cluster: &Cluster, bytes: Vec<u8>) -> Hostile {
         if let Ok(Lane { mut sender, receiver: _receiver }) = link.accept_lane().await {
             // It may be cut off in the middle.
             sender.bytes(bytes.into()).await.ok();
-            sender.finish();
+            sender.finish().await;
             link.closed().await;
         }
     })
@@ -115,6 +116,7 @@ async fn connect(cluster: &Cluster, hostile: &Hostile) -> Source {
         news: watch::channel(PeerNews::default()).1,
         was_reached: false,
         compression: Compression::Auto,
+        transport: TransportChoice::Auto,
     };
     let destination = cluster.endpoint("web2");
     Source::open(&destination, &peer, watch::channel(None).1).await.unwrap()

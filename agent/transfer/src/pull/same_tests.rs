@@ -176,7 +176,7 @@ async fn lying(mut sender: LaneSender, mut receiver: LaneReceiver, content: Vec<
             }
         }
     }
-    sender.finish();
+    sender.finish().await;
     sender.flushed().await.ok();
 }
 
@@ -218,7 +218,7 @@ pub(super) async fn copy_from_liar(pair: &mut Pair, content: &[u8], lie: Lie) ->
                     let end = Item::End(End { entries: 3, directories: 1 });
                     let items = [head(), listing("", files.to_vec()), end];
                     lane.sender.bytes(block(&items).into()).await.unwrap();
-                    lane.sender.finish();
+                    lane.sender.finish().await;
                     lane.sender.flushed().await.ok();
                 }
                 _ => {

@@ -16,6 +16,7 @@
 mod awaited;
 mod dial;
 mod offer;
+mod race;
 
 use std::net::SocketAddr;
 use std::time::Duration;
@@ -24,6 +25,8 @@ use common::failure::{Failure, FailureKind, Retry};
 use common::principal::Principal;
 use common::reach::Reach;
 use common::spec::Compression;
+use common::transport::TransportChoice;
+use sync::wire::error_code::ErrorCode;
 use tokio::time::Instant;
 
 use crate::context::{Peer, StepContext};
@@ -63,15 +66,20 @@ pub(crate) async fn open(
     endpoint: &Endpoint,
     memory: &Memory,
     compression: Compression,
+    transport: TransportChoice,
 ) -> Result<Source, Failure> {
-    let peer = Peer { was_reached: memory.was_reached(), compression, ..peer_of(ctx)?.clone() };
+    let was_reached = memory.was_reached();
+    let peer = Peer { was_reached, compression, transport, ..peer_of(ctx)?.clone() };
     let source = tokio::select! {
         source = Source::open(endpoint, &peer, ctx.bandwidth.clone()) => source?,
         () = ctx.lease.stop().cancelled() => return Err(stopped(ctx)),
     };
-    let reach = source.reach();
-    tracing::info!(migration = %ctx.migration, step = %ctx.step, peer = %peer.host, %reach, "reached the source");
-    ctx.progress.send_modify(|progress| progress.reach = Some(reach));
+    let (reach, transport) = (source.reach(), source.transport());
+    tracing::info!(migration = %ctx.migration, step = %ctx.step, peer = %peer.host, %reach, %transport, "reached the source");
+    ctx.progress.send_modify(|progress| {
+        progress.reach = Some(reach);
+        progress.transport = Some(transport);
+    });
     if !peer.was_reached {
         memory.note_reached()?;
     }
@@ -93,11 +101,15 @@ async fn connect_within(window: Duration, endpoint: &Endpoint, peer: &Peer) -> R
         let addresses = if known.addresses.is_empty() { &peer.addresses } else { &known.addresses };
         let dialling = async {
             tokio::time::sleep(pause).await;
-            dial::first(addresses, |address| dial_peer(endpoint, peer, address, Role::Destination)).await
+            dial::first(addresses, |address| dial_peer(endpoint, peer, address)).await
         };
         tokio::select! {
             biased;
             Offered { link, incarnation } = awaited.next() => {
+                if !peer.transport.allows(link.transport()) {
+                    link.close(ErrorCode::Denied, "another transport was asked for");
+                    continue;
+                }
                 return Ok(Reached { link, reach: Reach::SourceDials, incarnation });
             }
             dialled = dialling => match dialled {
@@ -114,14 +126,9 @@ async fn connect_within(window: Duration, endpoint: &Endpoint, peer: &Peer) -> R
 }
 
 /// Dials one address of a peer, and makes sure that it is this peer.
-async fn dial_peer(
-    endpoint: &Endpoint,
-    peer: &Peer,
-    address: SocketAddr,
-    role: Role,
-) -> Result<Link, String> {
+async fn dial_peer(endpoint: &Endpoint, peer: &Peer, address: SocketAddr) -> Result<Link, String> {
     let wanted = Principal::Agent { tenant: peer.tenant.clone(), host: peer.host.clone() };
-    endpoint.dial(address, &wanted, role).await
+    race::dial(endpoint, address, &wanted, Role::Destination, peer.transport).await
 }
 
 fn unreached(peer: &Peer, addresses: &[SocketAddr], reasons: &[String], is_alive: bool) -> Failure {
@@ -138,10 +145,10 @@ fn unreached(peer: &Peer, addresses: &[SocketAddr], reasons: &[String], is_alive
     if is_alive && !peer.was_reached {
         failure.retry = Retry::AfterOperator;
         return failure.hint(format!(
-            "Both agents run. Open the data port (UDP 7443 by default) of one of both hosts to the other, or name the addresses that can be reached as `advertise_data` in agent.toml; `ctl host show {host}` lists those that were dialled. Then `ctl retry`."
+            "Both agents run. Open the data port (7443 by default, UDP and TCP, of which one is enough) of one of both hosts to the other, or name the addresses that can be reached as `advertise_data` in agent.toml; `ctl host show {host}` lists those that were dialled. Then `ctl retry`."
         ));
     }
-    failure.hint(format!("Is its agent running, and is its data port (UDP 7443 by default) open from here? `ctl host show {host}` lists the addresses it is known by."))
+    failure.hint(format!("Is its agent running, and is its data port (7443 by default, UDP or TCP) open from here? `ctl host show {host}` lists the addresses it is known by."))
 }
 
 #[cfg(test)]

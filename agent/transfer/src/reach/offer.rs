@@ -8,12 +8,13 @@ use std::time::Duration;
 use common::fence::FencingToken;
 use common::principal::Principal;
 use common::ticket::Ticket;
+use common::transport::TransportChoice;
 use sync::wire::control::Bye;
 use sync::wire::error_code::ErrorCode;
 use sync::wire::hello::{self, Hello, PROTOCOL_VERSION};
 use tokio_util::sync::CancellationToken;
 
-use super::dial;
+use super::{dial, race};
 use crate::endpoint::{Endpoint, EndpointSettings};
 use crate::lane::{Lane, LaneError};
 use crate::link::Link;
@@ -37,6 +38,8 @@ pub struct ServeOrder {
     pub ticket: Vec<u8>,
     /// Where the destination's data port is reached, best first.
     pub addresses: Vec<SocketAddr>,
+    /// What to dial with.
+    pub transport: TransportChoice,
 }
 
 /// Which attempts are being dialled, and which are served; cheap to clone.
@@ -173,8 +176,10 @@ async fn meet(
     loop {
         tokio::time::sleep(pause).await;
         pause = PAUSE;
-        let dialled =
-            dial::first(&order.addresses, |address| endpoint.dial(address, &wanted, Role::Source)).await;
+        let dialled = dial::first(&order.addresses, |address| {
+            race::dial(endpoint, address, &wanted, Role::Source, order.transport)
+        })
+        .await;
         let link = match dialled {
             Ok(link) => link,
             Err(reasons) => {
@@ -198,6 +203,6 @@ pub(super) async fn present(link: &Link, ticket: &[u8], incarnation: u64) -> Res
     let mut lane = link.open_lane().await?;
     let offer = hello::Offer { version: PROTOCOL_VERSION, ticket: ticket.to_vec(), incarnation };
     lane.sender.message(&Hello::Offer(offer)).await?;
-    lane.sender.finish();
+    lane.sender.finish().await;
     link.accept_lane().await
 }

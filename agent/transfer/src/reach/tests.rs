@@ -7,6 +7,7 @@ use common::failure::{FailureKind, Retry};
 use common::id::TenantId;
 use common::principal::Principal;
 use common::reach::Reach;
+use common::transport::{Transport, TransportChoice};
 use tokio::net::UdpSocket;
 use tokio::sync::watch;
 
@@ -20,6 +21,43 @@ use crate::window::Role;
 /// Far more than anything here takes.
 const PATIENCE: Duration = Duration::from_secs(60);
 
+#[tokio::test]
+async fn between_near_agents_tcp_is_taken_and_what_gets_through_otherwise() {
+    let cluster = Cluster::new();
+    let (source, destination) = (cluster.endpoint("web1"), cluster.endpoint("web2"));
+    let wanted = Principal::Agent { tenant: TenantId::default_tenant(), host: "web1".parse().unwrap() };
+    let address = source.local_address().unwrap();
+    let dial =
+        |address| super::race::dial(&destination, address, &wanted, Role::Destination, TransportChoice::Auto);
+    assert_eq!(dial(address).await.unwrap().transport(), Transport::Tcp);
+    // Only UDP gets through.
+    let (udp, _cut) = relayed(&cluster, watch::channel(address).1).await;
+    assert_eq!(dial(udp).await.unwrap().transport(), Transport::Quic);
+    // Only TCP gets through.
+    let (_socket, silent, front) = loop {
+        let (socket, address) = silent().await;
+        // Somebody may have the port for TCP.
+        if let Ok(front) = tokio::net::TcpListener::bind(address).await {
+            break (socket, address, front);
+        }
+    };
+    let tasks = cluster.shutdown.clone();
+    cluster.shutdown.spawn(async move {
+        while let Ok((mut here, _)) = front.accept().await {
+            let mut there = tokio::net::TcpStream::connect(address).await.unwrap();
+            tasks.spawn(async move { tokio::io::copy_bidirectional(&mut here, &mut there).await });
+        }
+    });
+    let link = tokio::time::timeout(PATIENCE, dial(silent)).await.unwrap().unwrap();
+    assert_eq!(link.transport(), Transport::Tcp);
+    let open = link.open_lane().await;
+    assert!(open.is_ok(), "{open:?}");
+    // Neither does.
+    let refused = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap().local_addr().unwrap();
+    let told = tokio::time::timeout(Duration::from_secs(1), dial(refused)).await;
+    assert!(told.is_err() || told.unwrap().is_err());
+}
+
 /// A port on which nobody ever answers.
 async fn silent() -> (UdpSocket, SocketAddr) {
     let socket = UdpSocket::bind("127.0.0.1:0").await.unwrap();
@@ -27,8 +65,8 @@ async fn silent() -> (UdpSocket, SocketAddr) {
     (socket, address)
 }
 
-fn order(endpoint: &Endpoint, ticket: Vec<u8>) -> ServeOrder {
-    ServeOrder { ticket, addresses: vec![endpoint.local_address().unwrap()] }
+fn order(endpoint: &Endpoint, ticket: Vec<u8>, transport: TransportChoice) -> ServeOrder {
+    ServeOrder { ticket, addresses: vec![endpoint.local_address().unwrap()], transport }
 }
 
 async fn open(endpoint: &Endpoint, peer: &Peer) -> Result<Source, common::failure::Failure> {
@@ -38,17 +76,31 @@ async fn open(endpoint: &Endpoint, peer: &Peer) -> Result<Source, common::failur
 
 #[tokio::test]
 async fn a_source_that_cannot_be_dialled_dials() {
+    source_dials(TransportChoice::Quic, Transport::Quic).await;
+}
+
+#[tokio::test]
+async fn a_source_that_cannot_be_dialled_dials_over_tcp() {
+    source_dials(TransportChoice::Tcp, Transport::Tcp).await;
+}
+
+async fn source_dials(asked: TransportChoice, found: Transport) {
     let (cluster, root) = (Cluster::new(), tempfile::tempdir().unwrap());
     let (source, destination) = (cluster.endpoint("web1"), cluster.endpoint("web2"));
     let ticket = cluster.sign(&cluster.ticket(root.path()));
     let (peer, _tickets) = peer(&source, ticket.clone());
     let (_socket, nobody) = silent().await;
-    let peer = Peer { addresses: vec![nobody], ..peer };
-    source.serve(order(&destination, ticket.clone()));
+    let peer = Peer { addresses: vec![nobody], transport: asked, ..peer };
+    source.serve(order(&destination, ticket.clone(), asked));
     // Said twice, it is done once.
-    source.serve(order(&destination, ticket));
+    source.serve(order(&destination, ticket, asked));
     let open = open(&destination, &peer).await.unwrap();
-    assert_eq!(open.reach(), Reach::SourceDials);
+    assert_eq!((open.reach(), open.transport()), (Reach::SourceDials, found));
+    let mut manifest = open.manifest(sync::wire::hello::ScanRequest::default()).await.unwrap();
+    assert!(tokio::task::spawn_blocking(move || manifest.blocking_next()).await.unwrap().is_ok());
+    let content = open.content(4, None).await;
+    assert!(content.is_ok());
+    drop(content);
     let (_wire, counted) = open.finish().await;
     assert!(counted.wire_bytes > 0);
     cluster.shutdown.finish().await;
@@ -62,7 +114,7 @@ async fn the_usual_way_is_taken_where_it_is_open() {
     let (peer, _tickets) = peer(&source, ticket.clone());
     let open = open(&destination, &peer).await.unwrap();
     // Whoever is served already is not dialled.
-    source.serve(order(&destination, ticket));
+    source.serve(order(&destination, ticket, TransportChoice::Quic));
     assert_eq!(open.reach(), Reach::DestinationDials);
     open.finish().await;
     cluster.shutdown.finish().await;
@@ -79,7 +131,7 @@ async fn nobody_comes_with_a_ticket_that_is_not_his() {
     assert!(crate::ticket::to_offer(&signed, &settings).is_err());
     let wanted = Principal::Agent { tenant: TenantId::default_tenant(), host: "web2".parse().unwrap() };
     let address = destination.local_address().unwrap();
-    let link = stranger.dial(address, &wanted, Role::Source).await.unwrap();
+    let link = stranger.dial(address, &wanted, Role::Source, Transport::Quic).await.unwrap();
     let refused = super::offer::present(&link, &signed, 1).await.unwrap_err();
     let crate::lane::LaneError::Closed { code, .. } = refused else { panic!("{refused}") };
     assert!(code.is_refusal(), "{code:?}");
@@ -94,7 +146,7 @@ async fn a_source_that_dials_opens_nothing_but_its_offer() {
     let wanted = Principal::Agent { tenant: TenantId::default_tenant(), host: "web2".parse().unwrap() };
     let mut awaited = destination.awaited().wait(cluster.ticket(root.path()).token);
     let address = destination.local_address().unwrap();
-    let link = source.dial(address, &wanted, Role::Source).await.unwrap();
+    let link = source.dial(address, &wanted, Role::Source, Transport::Quic).await.unwrap();
     let presenting = async {
         let offered = async {
             let offered = awaited.next().await;
@@ -202,7 +254,7 @@ async fn a_later_start_of_a_source_that_dialled_ends_its_connection() {
     let (_socket, nobody) = silent().await;
     let (sender, news) = watch::channel(PeerNews::default());
     let peer = Peer { addresses: vec![nobody], news, ..peer };
-    source.serve(order(&destination, ticket));
+    source.serve(order(&destination, ticket, TransportChoice::Quic));
     let open = open(&destination, &peer).await.unwrap();
     // The start that dialled is no news.
     sender.send_replace(PeerNews { is_connected: true, incarnation: 1, addresses: vec![nobody] });

@@ -288,7 +288,7 @@ async fn serve(
 /// Sends the last message of a lane, and waits until it was received.
 async fn say_last(mut sender: LaneSender, message: &ToDestination) -> Result<(), LaneError> {
     sender.message(message).await?;
-    sender.finish();
+    sender.finish().await;
     sender.flushed().await
 }
 

@@ -28,7 +28,7 @@ pub(super) async fn write(
         write_one(session, &mut sender, frame).await?;
         write_one(session, &mut sender, raw).await?;
     }
-    sender.finish();
+    sender.finish().await;
     Ok(())
 }
 

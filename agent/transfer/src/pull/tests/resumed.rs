@@ -3,6 +3,8 @@
 use std::os::unix::ffi::OsStrExt;
 use std::path::{Path, PathBuf};
 
+use common::transport::Transport;
+
 use super::{bytes, write};
 use crate::kill_point::KillPoint;
 use crate::pair::{Pair, assert_same};
@@ -10,7 +12,16 @@ use crate::snapshot::snapshot;
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_copy_that_is_stopped_goes_on_where_it_stood() {
-    let mut pair = Pair::new();
+    Box::pin(stopped_copy_goes_on(Transport::Quic)).await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_copy_that_is_stopped_goes_on_over_tcp_too() {
+    Box::pin(stopped_copy_goes_on(Transport::Tcp)).await;
+}
+
+async fn stopped_copy_goes_on(transport: Transport) {
+    let mut pair = Pair::over(transport);
     write(&pair.source_root, "large", &bytes(48 * 1024 * 1024, 1), 0o600);
     for number in 0..400 {
         write(&pair.source_root, &format!("small/{number}"), &bytes(20_000, 2), 0o600);

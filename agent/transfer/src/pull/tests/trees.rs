@@ -5,6 +5,7 @@ use std::path::Path;
 
 use common::finding::Rule;
 use common::spec::MaxDelete;
+use common::transport::Transport;
 use rustix::fs::{CWD, FileType, Gid, Mode, Uid, XattrFlags};
 
 use super::{bytes, rules, set_mtime, write};
@@ -82,12 +83,22 @@ fn other_tree(root: &Path) {
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn an_odd_tree_arrives_whole_and_leaves_without_a_trace() {
-    let mut pair = Pair::new();
+    odd_tree_arrives(Transport::Quic).await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn an_odd_tree_arrives_whole_over_tcp_too() {
+    odd_tree_arrives(Transport::Tcp).await;
+}
+
+async fn odd_tree_arrives(transport: Transport) {
+    let mut pair = Pair::over(transport);
     odd_tree(&pair.source_root);
     let expected = snapshot(&pair.source_root);
     let (output, findings) = pair.copy().await;
     assert_eq!(findings, []);
     let output = output.unwrap();
+    assert_eq!(output.transport, Some(transport));
     assert_same(&snapshot(&pair.destination_root), &expected, "copied");
     assert_same(&snapshot(&pair.source_root), &expected, "the source");
     assert_eq!(

@@ -9,6 +9,7 @@ use common::id::TenantId;
 use common::shutdown::Shutdown;
 use common::spec::Compression;
 use common::ticket::{Direction, Ticket, TicketKey};
+use common::transport::TransportChoice;
 use tokio::net::UdpSocket;
 use tokio::sync::watch;
 use tokio_util::sync::CancellationToken;
@@ -96,6 +97,7 @@ pub(crate) fn peer(endpoint: &Endpoint, ticket: Vec<u8>) -> (Peer, watch::Sender
         news: watch::channel(PeerNews::default()).1,
         was_reached: false,
         compression: Compression::Auto,
+        transport: TransportChoice::Auto,
     };
     (peer, sender)
 }

@@ -8,6 +8,7 @@ use common::failure::{Failure, FailureKind};
 use common::fence::FencingToken;
 use common::id::TenantId;
 use common::principal::Principal;
+use common::transport::Transport;
 use tokio::net::UdpSocket;
 use tokio::sync::{mpsc, watch};
 
@@ -117,13 +118,13 @@ async fn strangers_who_say_nothing_more_keep_nobody_off_the_port() {
         cluster.shutdown.spawn(async move {
             tokio::select! {
                 () = hold_up(front, behind, begun) => {}
-                _ended = stranger.dial(address, &wanted, Role::Destination) => {}
+                _ended = stranger.dial(address, &wanted, Role::Destination, Transport::Quic) => {}
                 () = stop.cancelled() => {}
             }
         });
         tokio::time::timeout(PATIENCE, has_begun.recv()).await.unwrap().unwrap();
     }
-    let link = destination.dial(behind, &wanted, Role::Destination).await;
+    let link = destination.dial(behind, &wanted, Role::Destination, Transport::Quic).await;
     assert!(link.is_ok(), "{link:?}");
     cluster.shutdown.finish().await;
 }

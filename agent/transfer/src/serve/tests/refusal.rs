@@ -7,6 +7,7 @@ use common::failure::FailureKind;
 use common::id::TenantId;
 use common::principal::Principal;
 use common::spec::Compression;
+use common::transport::Transport;
 use sync::wire::content::{Fetch, What};
 use sync::wire::control::ToDestination;
 use sync::wire::error_code::ErrorCode;
@@ -156,7 +157,8 @@ async fn a_destination_opens_one_lane_before_its_ticket_was_seen_and_ten_then() 
     let (source, destination) = (cluster.endpoint("web1"), cluster.endpoint("web2"));
     let (peer, _tickets) = peer(&source, cluster.sign(&cluster.ticket(root.path())));
     let wanted = Principal::Agent { tenant: TenantId::default_tenant(), host: peer.host.clone() };
-    let link = destination.dial(peer.addresses[0], &wanted, Role::Destination).await.unwrap();
+    let link =
+        destination.dial(peer.addresses[0], &wanted, Role::Destination, Transport::Quic).await.unwrap();
     let mut control = link.open_lane().await.unwrap();
     let further = link.open_lane();
     tokio::pin!(further);
