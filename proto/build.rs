@@ -12,6 +12,8 @@ fn main() -> Result<(), Box<dyn std::error::Error>> {
     // The members choose tonic's transport themselves; generated code must not pull it in.
     tonic_prost_build::configure()
         .build_transport(false)
+        // Few grants have one, and every message of the leader would have its size.
+        .boxed(".migration.v1.Grant.relay")
         // Their generated debug form would show a password; `passwords.rs` has another.
         .skip_debug([
             ".migration.v1.LoginRequest",

@@ -30,6 +30,7 @@ pub mod progress;
 pub mod reach;
 pub mod reference;
 pub mod rel_path;
+pub mod relay;
 pub mod report;
 pub mod role;
 pub mod sanitize;

@@ -4,6 +4,8 @@ use std::time::Duration;
 
 /// How long a lease lasts after the last renewal that the leader answered (design 4).
 pub const LEASE_TTL: Duration = Duration::from_secs(30);
+/// How long connections may be joined at a relay after a grant: an attempt opens all of its own in its first seconds.
+pub const RELAY_TICKET_TTL: Duration = Duration::from_secs(120);
 /// How often an agent renews; three tries fit into one lease.
 pub const LEASE_RENEWAL: Duration = Duration::from_secs(10);
 /// When an agent stops its effects, counted from the moment it sent the last answered renewal: five seconds before

@@ -1,10 +1,10 @@
-//! Which of two agents dialled the other.
+//! How two agents reach each other.
 
 use std::fmt;
 
 use serde::{Deserialize, Serialize};
 
-/// Which of two agents dialled the other for the connection that content comes over.
+/// How two agents reach each other for the connection that content comes over.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub enum Reach {
     /// The destination reaches the source: the usual way.
@@ -13,6 +13,9 @@ pub enum Reach {
     /// The destination cannot reach the source, and the source reaches the destination.
     #[serde(rename = "source dials")]
     SourceDials,
+    /// Neither reaches the other: both dial a third agent, which passes on what it cannot read.
+    #[serde(rename = "relayed")]
+    Relayed,
 }
 
 impl Reach {
@@ -21,6 +24,7 @@ impl Reach {
         match self {
             Self::DestinationDials => "destination dials",
             Self::SourceDials => "source dials",
+            Self::Relayed => "relayed",
         }
     }
 }
@@ -37,7 +41,7 @@ mod tests {
 
     #[test]
     fn scripts_and_people_read_the_same_words() {
-        for reach in [Reach::DestinationDials, Reach::SourceDials] {
+        for reach in [Reach::DestinationDials, Reach::SourceDials, Reach::Relayed] {
             assert_eq!(serde_json::to_string(&reach).unwrap(), format!("\"{reach}\""));
         }
     }

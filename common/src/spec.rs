@@ -10,6 +10,7 @@ use serde::{Deserialize, Serialize};
 
 use crate::bandwidth::Bandwidth;
 use crate::grant::Labels;
+use crate::id::HostName;
 use crate::location::Location;
 use crate::reference::Reference;
 use crate::sanitize::Sanitize;
@@ -92,6 +93,9 @@ pub struct TransferSpec {
     /// What content comes over.
     #[serde(skip_serializing_if = "TransportChoice::is_auto")]
     pub transport: TransportChoice,
+    /// The host whose agent passes on what both sides say, where neither reaches the other.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub relay: Option<HostName>,
 }
 
 /// Whether content is compressed on its way.

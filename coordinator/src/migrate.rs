@@ -90,6 +90,12 @@ async fn prepare(hub: &Hub, asked: &Asked) -> Result<(MigrationSpec, Roots, Plan
     pin_secrets(&state, &asked.tenant, &mut spec)?;
     let source_facts = check_host(hub, &state, &asked.tenant, &spec.source.location.host)?;
     let destination_facts = check_host(hub, &state, &asked.tenant, &spec.destination.location.host)?;
+    let relay_facts = spec
+        .transfer
+        .relay
+        .as_ref()
+        .map(|relay| check_host(hub, &state, &asked.tenant, relay))
+        .transpose()?;
     let source = ask(hub, &asked.tenant, &spec.source, RootSide::Source);
     let destination = ask(hub, &asked.tenant, &spec.destination, RootSide::Destination);
     let (source, destination) = tokio::try_join!(source, destination)?;
@@ -110,8 +116,8 @@ async fn prepare(hub: &Hub, asked: &Asked) -> Result<(MigrationSpec, Roots, Plan
     let source = Side { host: &spec.source.location.host, facts: source_facts, root: &source };
     let destination =
         Side { host: &spec.destination.location.host, facts: destination_facts, root: &destination };
-    let plan =
-        planner::plan(&id, &spec, source, destination, settles).map_err(|findings| refused(&findings))?;
+    let plan = planner::plan(&id, &spec, source, destination, relay_facts, settles)
+        .map_err(|findings| refused(&findings))?;
     Ok((spec, roots, plan))
 }
 

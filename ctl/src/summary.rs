@@ -55,8 +55,15 @@ pub(crate) fn text(view: &MigrationView, width: Option<usize>, is_verbose: bool)
     }
     text.field("steps", Meaning::Plain, format!("{} of {} done", view.steps_completed, view.steps_total));
     text.append(moved(view));
-    if view.reach == Some(Reach::SourceDials) {
-        text.field("reach", Meaning::Plain, "the source dials, because the destination does not reach it");
+    match view.reach {
+        Some(Reach::SourceDials) => {
+            let why = "the source dials, because the destination does not reach it";
+            text.field("reach", Meaning::Plain, why);
+        }
+        Some(Reach::Relayed) => {
+            text.field("reach", Meaning::Plain, "relayed by a third host, encrypted");
+        }
+        Some(Reach::DestinationDials) | None => {}
     }
     if let Some(transport) = view.transport {
         text.field("transport", Meaning::Plain, transport.as_str());

@@ -131,6 +131,7 @@ impl Hosts {
             was_reached: false,
             compression: Compression::Auto,
             transport: TransportChoice::Auto,
+            relay: None,
         };
         let (progress, progress_seen) = watch::channel(Progress::default());
         let context = StepContext {

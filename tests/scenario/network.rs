@@ -187,6 +187,45 @@ fn a_source_that_cannot_be_reached_dials_and_goes_on_dialling() {
 }
 
 #[test]
+fn where_neither_reaches_the_other_a_third_host_relays() {
+    let cluster = Cluster::start(3, 1);
+    let (source, destination) = (cluster.path("shop"), cluster.path("moved"));
+    tree::noise(&source, 9000, 20_000).unwrap();
+    let hidden = [unreachable_address(5), unreachable_address(6)];
+    let Some(cuts) = hidden.map(Cut::address).into_iter().collect::<Option<Vec<_>>>() else { return };
+    advertise(&cluster, "agent-1", hidden[0]);
+    advertise(&cluster, "agent-2", hidden[1]);
+    let flags = ["--relay", "agent-3", "--bandwidth", "4MiB"];
+    let id = cluster.migrate_detached(&source, &destination, &flags);
+    let further = |bytes: u64| move |migration: &Value| migration["bytes_done"].as_u64() > Some(bytes);
+    let running = cluster.wait_for(&id, "some bytes", further(4 << 20));
+    assert_eq!((&running["reach"], &running["transport"]), (&"relayed".into(), &"tcp".into()));
+    // The relay goes and comes back: another attempt goes on from there.
+    cluster.kill("agent-3");
+    cluster.up();
+    let migration = cluster.wait_for_end(&id);
+    assert_eq!(
+        (&migration["status"], &migration["verified"], &migration["reach"]),
+        (&"completed".into(), &true.into(), &"relayed".into()),
+        "{migration:#}"
+    );
+    judge::assert_equal(&source, &destination);
+    assert_eq!(
+        cuts.iter().map(Cut::dropped).sum::<u64>(),
+        0,
+        "somebody was dialled although a relay is named"
+    );
+    // A relay that is none of the cluster's, or one of both sides, is refused before anything begins.
+    for (relay, said) in [("agent-9", "agent-9"), ("agent-1", "one of both sides")] {
+        let words = ["migrate", "--relay", relay, "--yes"];
+        let (from, to) =
+            (format!("agent-1:{}", source.display()), format!("agent-2:{}", destination.display()));
+        let refused = cluster.ctl(&[&words[..], &[from.as_str(), to.as_str()]].concat(), &[]);
+        assert!(refused.code != Some(0) && refused.stderr.contains(said), "{refused:?}");
+    }
+}
+
+#[test]
 fn where_neither_reaches_the_other_one_failure_says_what_to_open() {
     let cluster = Cluster::start(2, 1);
     let (source, destination) = (cluster.path("shop"), cluster.path("moved"));
@@ -201,6 +240,7 @@ fn where_neither_reaches_the_other_one_failure_says_what_to_open() {
     assert_eq!(errors.len(), 1, "{migration:#}");
     assert_eq!((&errors[0]["kind"], &errors[0]["retry"]), (&"unreachable".into(), &"after_operator".into()));
     assert!(errors[0]["message"].as_str().unwrap().contains(&hidden[0].to_string()), "{migration:#}");
-    assert!(errors[0]["hint"].as_str().unwrap().contains("advertise_data"), "{migration:#}");
+    let hint = errors[0]["hint"].as_str().unwrap();
+    assert!(hint.contains("advertise_data") && hint.contains("--relay"), "{migration:#}");
     assert!(!destination.exists(), "nothing was begun");
 }

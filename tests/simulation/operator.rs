@@ -201,7 +201,7 @@ impl World {
             Side { host: &source, facts: &facts, root: &from },
             Side { host: &destination, facts: &facts, root: &to },
         );
-        let mut plan = planner::plan(&id, &spec, sides.0, sides.1, settles).unwrap();
+        let mut plan = planner::plan(&id, &spec, sides.0, sides.1, None, settles).unwrap();
         if is_graph {
             graph(&mut self.random, &mut plan, &spec);
         }

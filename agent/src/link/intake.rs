@@ -64,7 +64,13 @@ pub(super) async fn asked(session: &Session, number: u64, question: v1::Question
 }
 
 pub(super) async fn serve(session: &Session, serve: v1::Serve) -> Result<(), Failure> {
-    order(session, Order::Serve(wire::serve(serve))).await
+    match wire::serve(serve) {
+        Ok(serve) => order(session, Order::Serve(serve)).await,
+        Err(failure) => {
+            tracing::warn!(%failure, "an order to serve was not understood");
+            Ok(())
+        }
+    }
 }
 
 pub(super) async fn peer_seen(session: &Session, seen: v1::PeerSeen) -> Result<(), Failure> {

@@ -1,6 +1,7 @@
 //! Messages of the session to and from the agent's own types. Every field is named, so that a new one breaks the build.
 
 use std::net::SocketAddr;
+use std::sync::Arc;
 
 use common::clock::BootTime;
 use common::failure::{Failure, FailureKind};
@@ -15,7 +16,7 @@ use proto::v1::agent_message::Message;
 use proto::v1::answer::Answer as AnswerForm;
 use proto::v1::step_event::Event;
 use serde::Serialize;
-use transfer::{PeerNews, Right, ServeOrder};
+use transfer::{PeerNews, RelayWay, Right, ServeOrder};
 
 use super::lease::HeldLease;
 use crate::journal::{OutboxEvent, OutboxRecord};
@@ -59,13 +60,14 @@ pub(super) fn granted(grant: v1::Grant, now: BootTime) -> Result<Granted, WireEr
         ttl_ms: _,
         tenant,
         finish,
+        relay,
     } = grant;
     let token = from_token(token)?;
     let migration: MigrationId =
         migration.parse().map_err(|error| WireError::Id("grant.migration", error))?;
     let step: StepId = step.parse().map_err(|error| WireError::Id("grant.step", error))?;
     let lease = HeldLease::new(migration.clone(), step.clone(), token, ticket, now);
-    let grant = from_peer(&peer, &peer_addresses, &tenant).map(|peer| Grant {
+    let grant = from_peer(&peer, &peer_addresses, &tenant, relay.map(|relay| *relay)).map(|peer| Grant {
         lease,
         kind,
         attempt,
@@ -77,11 +79,12 @@ pub(super) fn granted(grant: v1::Grant, now: BootTime) -> Result<Granted, WireEr
     Ok(Granted { migration, step, token, is_finish: finish, grant })
 }
 
-pub(super) fn serve(serve: v1::Serve) -> ServeOrder {
-    let v1::Serve { ticket, peer_addresses, transport } = serve;
+pub(super) fn serve(serve: v1::Serve) -> Result<ServeOrder, Failure> {
+    let v1::Serve { ticket, peer_addresses, transport, relay } = serve;
     // One that a newer leader knows is no reason not to try.
     let transport = transport.parse().unwrap_or_default();
-    ServeOrder { ticket, addresses: readable(&peer_addresses), transport }
+    let relay = relay.map(from_relay).transpose()?;
+    Ok(ServeOrder { ticket, addresses: readable(&peer_addresses), transport, relay })
 }
 
 /// Returns a limit as the wire has it: zero is none.
@@ -107,7 +110,12 @@ fn readable(addresses: &[String]) -> Vec<SocketAddr> {
     addresses.iter().filter_map(|address| address.parse().ok()).collect()
 }
 
-fn from_peer(name: &str, addresses: &[String], tenant: &str) -> Result<Option<Peer>, Failure> {
+fn from_peer(
+    name: &str,
+    addresses: &[String],
+    tenant: &str,
+    relay: Option<v1::Relay>,
+) -> Result<Option<Peer>, Failure> {
     if name.is_empty() {
         return Ok(None);
     }
@@ -120,7 +128,15 @@ fn from_peer(name: &str, addresses: &[String], tenant: &str) -> Result<Option<Pe
             .hint("look at `advertise_data` in the configuration of the peer's agent")
             .context("peer", name)
     })?;
-    Ok(Some(Peer { tenant, host, addresses }))
+    let relay = relay.map(from_relay).transpose()?;
+    Ok(Some(Peer { tenant, host, addresses, relay }))
+}
+
+/// Returns how the other side is met at a relay.
+fn from_relay(relay: v1::Relay) -> Result<Arc<RelayWay>, Failure> {
+    let v1::Relay { host, addresses, ticket } = relay;
+    let host = host.parse().map_err(|error| Failure::of(FailureKind::Invalid, &error))?;
+    Ok(Arc::new(RelayWay { host, addresses: readable(&addresses), ticket }))
 }
 
 pub(super) fn from_token(token: Option<v1::Token>) -> Result<FencingToken, WireError> {

@@ -140,6 +140,7 @@ fn context(
         was_reached: false,
         compression: Compression::Auto,
         transport: TransportChoice::Auto,
+        relay: peer.relay.clone(),
     });
     StepContext {
         migration: lease.migration().clone(),

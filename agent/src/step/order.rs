@@ -2,12 +2,13 @@
 
 use std::collections::BTreeMap;
 use std::net::SocketAddr;
+use std::sync::Arc;
 
 use common::failure::Failure;
 use common::fence::FencingToken;
 use common::id::{HostName, TenantId};
 use common::progress::Progress;
-use transfer::{PeerNews, ServeOrder};
+use transfer::{PeerNews, RelayWay, ServeOrder};
 
 use crate::link::lease::HeldLease;
 
@@ -88,6 +89,8 @@ pub struct Peer {
     pub host: HostName,
     /// Where its data port is reached, best first.
     pub addresses: Vec<SocketAddr>,
+    /// Where it is met, if not there.
+    pub relay: Option<Arc<RelayWay>>,
 }
 
 /// A question of the leader.

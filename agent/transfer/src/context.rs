@@ -21,6 +21,7 @@ use tokio_util::sync::CancellationToken;
 
 use crate::findings::FindingSink;
 use crate::kill_point::KillPoint;
+use crate::tcp::RelayWay;
 
 /// What one attempt of a step, or of its undo, works with.
 #[derive(Clone, Debug)]
@@ -75,6 +76,8 @@ pub struct Peer {
     pub compression: Compression,
     /// What content is to come over.
     pub transport: TransportChoice,
+    /// Where it is met, if not at its own addresses.
+    pub relay: Option<Arc<RelayWay>>,
 }
 
 /// What the leader says of a peer's agent.

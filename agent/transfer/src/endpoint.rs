@@ -7,6 +7,7 @@
 //!
 //! Shutdown, in order: no new connections, every service says that it is to be resumed later, then the socket closes.
 
+use std::future::Future;
 use std::io;
 use std::net::{SocketAddr, UdpSocket};
 use std::path::PathBuf;
@@ -28,7 +29,7 @@ use quinn::{
 use sync::wire::control::Bye;
 use sync::wire::error_code::ErrorCode;
 use sync::wire::hello::{Hello, Offer, PROTOCOL_VERSION};
-use tokio::net::{TcpListener, TcpStream};
+use tokio::net::TcpListener;
 use tokio::sync::{Semaphore, watch};
 
 use crate::congestion::Congestion;
@@ -42,7 +43,7 @@ use crate::reset_key::{RandomIds, ResetKey};
 use crate::revoked::Revoked;
 use crate::secrets::Secrets;
 use crate::serve;
-use crate::tcp::{self, TcpPort};
+use crate::tcp::{self, Bond, RelayWay, TcpPort, Unheard};
 use crate::ticket;
 use crate::window::{Role, WINDOW_BYTES_MAX, WindowBudget};
 
@@ -125,6 +126,7 @@ impl Endpoint {
     /// # Errors
     /// When the port cannot be bound or the certificates cannot be used.
     pub fn open(settings: EndpointSettings, shutdown: &Shutdown) -> Result<Self, Failure> {
+        let settings = Arc::new(settings);
         let (socket, listener) = bind(settings.listen).map_err(|error| unbound(settings.listen, &error))?;
         let bad_tls = |error: &dyn std::error::Error| {
             Failure::of(FailureKind::Invalid, error).context("port", settings.listen.to_string())
@@ -163,7 +165,7 @@ impl Endpoint {
             offers: Offers::default(),
             revoked: Revoked::default(),
             indexes: Shelf::default(),
-            settings: Arc::new(settings),
+            settings,
             shutdown: shutdown.child(),
         }));
         let acceptor = endpoint.clone();
@@ -253,6 +255,24 @@ impl Endpoint {
         }
     }
 
+    /// Meets a source at a relay, and makes sure that it is this one.
+    pub(crate) async fn dial_through(&self, way: &Arc<RelayWay>, wanted: &Principal) -> Result<Link, String> {
+        let link = Link::of_tcp(self.0.tcp.dial_through(way, wanted, NO_LANE).await?);
+        self.0.revoked.enter(&link).map_err(|error| error.to_string())?;
+        Ok(link)
+    }
+
+    /// Waits at a relay until a destination, or one of its lanes, has come, and begins to serve it.
+    pub(crate) async fn wait_at(&self, way: &RelayWay) -> Result<(), String> {
+        let visitor = self.0.tcp.wait_at(way).await?;
+        let (endpoint, address) = (self.clone(), visitor.address());
+        self.0.shutdown.spawn(async move {
+            let greeting = endpoint.0.tcp.greet_visitor(visitor, FIRST_LANE);
+            endpoint.greet_tcp(greeting, address, None).await;
+        });
+        Ok(())
+    }
+
     async fn dial_quic(&self, address: SocketAddr, wanted: &Principal, role: Role) -> Result<Link, String> {
         let name = tls::server_name_of(wanted).unwrap_or_default();
         let config = match role {
@@ -301,7 +321,10 @@ impl Endpoint {
             // Who is not let in sees the connection end, and tries again.
             if let Admission::Begin(handshake) = handshakes.admit(address.ip(), true) {
                 let endpoint = self.clone();
-                self.0.shutdown.spawn(async move { endpoint.greet_tcp(stream, address, handshake).await });
+                self.0.shutdown.spawn(async move {
+                    let greeting = endpoint.0.tcp.greet(stream, FIRST_LANE);
+                    endpoint.greet_tcp(greeting, address, Some(handshake)).await;
+                });
             }
         }
     }
@@ -323,10 +346,15 @@ impl Endpoint {
     }
 
     /// Takes in one TCP connection: a lane joins its link, and a link is served like a QUIC connection.
-    async fn greet_tcp(&self, stream: TcpStream, address: SocketAddr, handshake: Handshake) {
+    async fn greet_tcp(
+        &self,
+        greeting: impl Future<Output = Result<Option<Bond>, Unheard>>,
+        address: SocketAddr,
+        handshake: Option<Handshake>,
+    ) {
         let greeting = tokio::select! {
             () = self.0.shutdown.cancelled() => return,
-            greeted = tokio::time::timeout(HANDSHAKE_DEADLINE, self.0.tcp.greet(stream, FIRST_LANE)) => greeted,
+            greeted = tokio::time::timeout(HANDSHAKE_DEADLINE, greeting) => greeted,
         };
         // The lanes of a link need handshakes of their own; so its place is free once it has proven who it is.
         drop(handshake);

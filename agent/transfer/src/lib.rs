@@ -101,5 +101,6 @@ pub use root::look_at_root;
 pub use scan::{Scan, ScanSettings};
 pub use secrets::{OpenSecret, Opening, Right, Secrets};
 pub use serve::SERVED_THREADS_MAX;
+pub use tcp::RelayWay;
 pub use verify::run_verify;
 pub use way_back::{open_list, settle, undo, undo_preview};

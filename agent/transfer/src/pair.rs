@@ -162,6 +162,7 @@ impl Pair {
             was_reached: false,
             compression: Compression::Auto,
             transport: TransportChoice::Auto,
+            relay: None,
         };
         let context = StepContext {
             migration: self.migration.clone(),

@@ -48,6 +48,7 @@ const TRANSFER: Known = Known {
         "numeric_ids",
         "compression",
         "transport",
+        "relay",
     ],
     later: &["database", "parallel", "performance_mode", "batch_size", "parallel_workers"],
 };
@@ -200,6 +201,9 @@ fn transfer(node: &Node, problems: &mut Problems) -> Option<TransferSpec> {
         bandwidth_limit: fields.read("bandwidth_limit", problems, bandwidth),
         compression: fields.read("compression", problems, compression).unwrap_or_default(),
         transport: fields.read("transport", problems, transport).unwrap_or_default(),
+        relay: fields.read("relay", problems, |text: &str| {
+            text.parse::<HostName>().map_err(|error| error.to_string())
+        }),
     })
 }
 

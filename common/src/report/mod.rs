@@ -403,6 +403,7 @@ fn asked(spec: &MigrationSpec) -> Vec<(&'static str, String)> {
         ),
         ("Compression", spec.transfer.compression.to_string()),
         ("Transport", spec.transfer.transport.to_string()),
+        ("Relay", spec.transfer.relay.as_ref().map_or_else(|| "none".to_owned(), ToString::to_string)),
         ("Undo on failure", yes_no(spec.options.rollback_on_failure)),
         ("Way back after the end", milliseconds(spec.rollback_window_ms())),
     ]

@@ -141,7 +141,7 @@ impl Admitted {
     /// When the caller may not do it there.
     pub fn check_spec(&self, state: &State, call: Call, spec: &MigrationSpec) -> Result<(), Failure> {
         let hosts = [&spec.source.location.host, &spec.destination.location.host];
-        for host in hosts {
+        for host in hosts.into_iter().chain(&spec.transfer.relay) {
             self.check_host(state, call, host)?;
         }
         self.check(call, Object::Migration { hosts, labels: &spec.labels }, || {

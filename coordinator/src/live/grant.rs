@@ -5,8 +5,10 @@ use std::collections::HashMap;
 use common::clock::WallMs;
 use common::failure::{Failure, FailureKind};
 use common::fence::FencingToken;
-use common::limit::LEASE_TTL;
+use common::id::{HostName, TenantId};
+use common::limit::{LEASE_TTL, RELAY_TICKET_TTL};
 use common::plan::PlannedStep;
+use common::relay::RelayTicket;
 use common::step::file::FileParams;
 use common::ticket::{Direction, Ticket, TicketKey};
 use proto::v1;
@@ -38,10 +40,7 @@ pub fn grant(
         })
         .collect();
     let peer = planned.peer.as_ref().filter(|_| !lease.is_undo);
-    let peer_host = peer.and_then(|peer| state.hosts().get(&migration.tenant, peer));
-    let facts = peer_host.and_then(|host| host.facts.as_ref());
-    let peer_addresses =
-        facts.map_or_else(Vec::new, |facts| facts.data_addresses.iter().map(ToString::to_string).collect());
+    let peer_addresses = peer.map_or_else(Vec::new, |peer| data_addresses(state, &migration.tenant, peer));
     Ok(v1::Grant {
         migration: migration.id.to_string(),
         step: planned.id.to_string(),
@@ -57,7 +56,45 @@ pub fn grant(
         ttl_ms: millis(LEASE_TTL),
         tenant: migration.tenant.to_string(),
         finish: false,
+        relay: relay(state, key, migration, place, lease, now)?.map(Box::new),
     })
+}
+
+/// Returns where both sides of a lease meet, if the spec names a relay.
+///
+/// # Errors
+/// When the key cannot sign.
+pub fn relay(
+    state: &State,
+    key: &TicketKey,
+    migration: &Migration,
+    place: usize,
+    lease: &Lease,
+    now: WallMs,
+) -> Result<Option<v1::Relay>, Failure> {
+    let planned = &migration.plan.steps[place];
+    let source = planned.peer.as_ref().filter(|_| !lease.is_undo);
+    let (Some(relay), Some(source)) = (&migration.spec.transfer.relay, source) else { return Ok(None) };
+    let ticket = RelayTicket {
+        cluster: state.cluster().id.clone(),
+        tenant: migration.tenant.clone(),
+        relay: relay.clone(),
+        source: source.clone(),
+        destination: planned.host.clone(),
+        token: lease.token,
+        expires: WallMs(now.0.saturating_add(millis(RELAY_TICKET_TTL))),
+    };
+    Ok(Some(v1::Relay {
+        host: relay.to_string(),
+        addresses: data_addresses(state, &migration.tenant, relay),
+        ticket: key.sign_relay(&ticket).map_err(|error| Failure::of(FailureKind::Bug, &error))?,
+    }))
+}
+
+/// Returns where a host's data port is reached, best first.
+pub fn data_addresses(state: &State, tenant: &TenantId, host: &HostName) -> Vec<String> {
+    let facts = state.hosts().get(tenant, host).and_then(|host| host.facts.as_ref());
+    facts.map_or_else(Vec::new, |facts| facts.data_addresses.iter().map(ToString::to_string).collect())
 }
 
 /// Returns the signed ticket of a lease whose step reads from a peer; empty for any other.

@@ -1,14 +1,22 @@
 //! What stands against a plan.
 
 use common::finding::{Finding, Rule, Severity};
+use common::host::HostFacts;
+use common::id::HostName;
 use common::spec::MigrationSpec;
 use common::step::StepKind;
+use common::transport::TransportChoice;
 
 use super::Side;
 use crate::state::roots::{Overlap, Root};
 
 /// Returns every finding against a migration between these sides.
-pub(super) fn check(spec: &MigrationSpec, source: Side<'_>, destination: Side<'_>) -> Vec<Finding> {
+pub(super) fn check(
+    spec: &MigrationSpec,
+    source: Side<'_>,
+    destination: Side<'_>,
+    relay: Option<&HostFacts>,
+) -> Vec<Finding> {
     let mut findings = Vec::new();
     for side in [source, destination] {
         let against = |found: &&Finding| found.severity == Severity::Error;
@@ -23,7 +31,10 @@ pub(super) fn check(spec: &MigrationSpec, source: Side<'_>, destination: Side<'_
     }
     findings.extend(check_steps(spec, destination));
     findings.extend(check_nesting(spec, source, destination));
-    findings.extend(check_ways(spec, source, destination));
+    match (&spec.transfer.relay, relay) {
+        (Some(name), Some(facts)) => findings.extend(check_relay(spec, name, facts)),
+        (_, _) => findings.extend(check_ways(spec, source, destination)),
+    }
     findings
 }
 
@@ -68,6 +79,24 @@ fn check_ways(spec: &MigrationSpec, source: Side<'_>, destination: Side<'_>) -> 
     );
     let hint = "set `advertise_data` in agent.toml of one of both";
     Some(finding(&spec.source.location.to_string(), &message, hint))
+}
+
+/// A relay is a third host that can be dialled, and knows only TCP.
+fn check_relay(spec: &MigrationSpec, name: &HostName, facts: &HostFacts) -> Option<Finding> {
+    let object = name.as_str();
+    if [&spec.source.location.host, &spec.destination.location.host].contains(&name) {
+        let hint = "name a third host that both sides reach, or leave the relay out";
+        return Some(finding(object, "the relay is one of both sides", hint));
+    }
+    if spec.transfer.transport == TransportChoice::Quic {
+        let hint = "leave `transport` out, or the relay";
+        return Some(finding(object, "a relay passes on TCP only, and QUIC is asked for", hint));
+    }
+    if facts.data_addresses.is_empty() {
+        let message = format!("the agent of the relay `{name}` has no address for data");
+        return Some(finding(object, &message, "set `advertise_data` in its agent.toml"));
+    }
+    None
 }
 
 /// Makes a finding that stands against the plan.

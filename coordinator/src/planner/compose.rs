@@ -108,6 +108,7 @@ mod tests {
     use common::host::HostFacts;
     use common::step::file::{RootAnswer, RootIdentity};
     use common::step::{StepKind, StepVersion};
+    use common::transport::TransportChoice;
 
     use super::*;
     use crate::planner::{Side, plan, verify_again};
@@ -142,7 +143,7 @@ mod tests {
         let (web1, web2) = ("web1".parse().unwrap(), "web2".parse().unwrap());
         let source = Side { host: &web1, facts: &facts(), root: from };
         let destination = Side { host: &web2, facts: &facts(), root: to };
-        plan(&"m1".parse().unwrap(), spec, source, destination, Vec::new())
+        plan(&"m1".parse().unwrap(), spec, source, destination, None, Vec::new())
     }
 
     #[test]
@@ -177,12 +178,32 @@ mod tests {
         let with = |of_source: &HostFacts, of_destination: &HostFacts| {
             let source = Side { host: &web1, facts: of_source, root: &from };
             let destination = Side { host: &web2, facts: of_destination, root: &to };
-            plan(&"m1".parse().unwrap(), &spec, source, destination, Vec::new())
+            plan(&"m1".parse().unwrap(), &spec, source, destination, None, Vec::new())
         };
         assert!(with(&hidden, &facts()).is_ok());
         assert!(with(&facts(), &hidden).is_ok());
         let refused = with(&hidden, &hidden).unwrap_err();
         assert!(refused[0].message.contains("web1") && refused[0].message.contains("web2"), "{refused:?}");
+    }
+
+    #[test]
+    fn a_relay_is_a_third_host_that_can_be_dialled() {
+        let (mut spec, web1, web2) = (sample::spec(), "web1".parse().unwrap(), "web2".parse().unwrap());
+        let (from, to) = (root("/a", &[3, 2]), root("/b", &[4, 2]));
+        let hidden = HostFacts { data_addresses: Vec::new(), ..facts() };
+        let with = |spec: &MigrationSpec, relay: &HostFacts| {
+            let source = Side { host: &web1, facts: &hidden, root: &from };
+            let destination = Side { host: &web2, facts: &hidden, root: &to };
+            plan(&"m1".parse().unwrap(), spec, source, destination, Some(relay), Vec::new())
+        };
+        spec.transfer.relay = Some("web3".parse().unwrap());
+        assert!(with(&spec, &facts()).is_ok(), "neither side need be one that can be dialled");
+        assert!(with(&spec, &hidden).is_err());
+        spec.transfer.transport = TransportChoice::Quic;
+        assert!(with(&spec, &facts()).is_err());
+        spec.transfer.transport = TransportChoice::Tcp;
+        spec.transfer.relay = Some(web2.clone());
+        assert!(with(&spec, &facts()).is_err());
     }
 
     #[test]

@@ -34,9 +34,10 @@ pub fn plan(
     spec: &MigrationSpec,
     source: Side<'_>,
     destination: Side<'_>,
+    relay: Option<&HostFacts>,
     settles: Vec<MigrationId>,
 ) -> Result<Plan, Vec<Finding>> {
-    let findings = check::check(spec, source, destination);
+    let findings = check::check(spec, source, destination, relay);
     if findings.is_empty() {
         compose::compose(migration, spec, source.host, destination.host, settles)
             .map_err(|finding| vec![finding])

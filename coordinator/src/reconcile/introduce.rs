@@ -8,7 +8,7 @@ use std::collections::BTreeSet;
 use common::clock;
 use common::failure::{Failure, FailureKind};
 use common::fence::FencingToken;
-use common::id::{HostName, StepId, TenantId};
+use common::id::{HostName, StepId};
 use common::view::StepStatus;
 use proto::v1;
 use proto::v1::coordinator_message::Message;
@@ -93,12 +93,14 @@ fn introduce(
         && told.is_none_or(|told| told.peer != now.peer)
     {
         let made = hub.seals().and_then(|seals| {
-            grant::ticket(state, &seals.ticket_key, migration, place, lease, clock::wall())
+            let (key, now) = (&seals.ticket_key, clock::wall());
+            let ticket = grant::ticket(state, key, migration, place, lease, now)?;
+            Ok((ticket, grant::relay(state, key, migration, place, lease, now)?))
         });
-        let peer_addresses = addresses(state, tenant, &lease.host);
+        let peer_addresses = grant::data_addresses(state, tenant, &lease.host);
         let params = grant::params(&migration.plan.steps[place]);
         let transport = params.map_or_else(|_| String::new(), |params| params.transport.to_string());
-        let serve = |ticket| Message::Serve(v1::Serve { ticket, peer_addresses, transport });
+        let serve = |(ticket, relay)| Message::Serve(v1::Serve { ticket, peer_addresses, transport, relay });
         let sent = made.and_then(|ticket| serving.send(serve(ticket)));
         if let Err(failure) = sent {
             note_untold(&key.2, peer, &failure);
@@ -110,7 +112,7 @@ fn introduce(
             token: Some(grant::token(lease.token)),
             connected: serving.is_some(),
             incarnation: state.hosts().get(tenant, peer).map_or(0, |host| host.incarnation),
-            peer_addresses: addresses(state, tenant, peer),
+            peer_addresses: grant::data_addresses(state, tenant, peer),
         };
         if let Err(failure) = holding.send(Message::PeerSeen(seen)) {
             note_untold(&key.2, &lease.host, &failure);
@@ -123,9 +125,4 @@ fn introduce(
 fn note_untold(step: &StepId, host: &HostName, failure: &Failure) {
     // The next activation tells it.
     tracing::debug!(%step, %host, %failure, "an agent was not told of the other side");
-}
-
-fn addresses(state: &State, tenant: &TenantId, host: &HostName) -> Vec<String> {
-    let facts = state.hosts().get(tenant, host).and_then(|host| host.facts.as_ref());
-    facts.map_or_else(Vec::new, |facts| facts.data_addresses.iter().map(ToString::to_string).collect())
 }

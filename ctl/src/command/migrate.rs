@@ -8,6 +8,7 @@ use common::document::{self, Form};
 use common::failure::{Failure, FailureKind};
 use common::grant::ScopeItem;
 use common::human;
+use common::id::HostName;
 use common::location::Location;
 use common::spec::{
     Compression, MaxDelete, MigrationSpec, OptionsSpec, Origin, SPEC_VERSION, SideSpec, TransferSpec,
@@ -53,7 +54,7 @@ pub(crate) struct MigrateArgs {
         value_name = "SPEC",
         conflicts_with_all = [
             "source", "destination", "delete", "max_delete", "exclude", "include", "checksum", "numeric_ids",
-            "bandwidth", "compress", "transport", "rollback_window", "label",
+            "bandwidth", "compress", "transport", "relay", "rollback_window", "label",
         ]
     )]
     file: Option<PathBuf>,
@@ -89,6 +90,9 @@ pub(crate) struct MigrateArgs {
     /// Move over QUIC or TCP only, instead of what is faster on the path
     #[arg(long, value_name = "auto|quic|tcp", default_value_t, hide_default_value = true)]
     transport: TransportChoice,
+    /// Let this third host pass on what both sides say, encrypted; for sides that do not reach each other
+    #[arg(long, value_name = "HOST")]
+    relay: Option<HostName>,
     /// Keep the way back open for so long after the end, as 24h [default: 0s]
     #[arg(long, value_name = "TIME", value_parser = human::parse_duration)]
     rollback_window: Option<Duration>,
@@ -163,6 +167,7 @@ impl MigrateArgs {
                 bandwidth_limit: self.bandwidth.clone(),
                 compression: self.compress.unwrap_or_default(),
                 transport: self.transport,
+                relay: self.relay.clone(),
             },
             options: OptionsSpec {
                 dry_run: self.dry_run,
@@ -314,6 +319,7 @@ mod tests {
                 bandwidth_limit: Some(Bandwidth::always(10 << 20)),
                 compression: Compression::Level(9),
                 transport: TransportChoice::Auto,
+                relay: None,
             }
         );
         assert!(spec.options.dry_run);

@@ -10,8 +10,17 @@
 //! lane    Knock::Lane(link) ─▶                     then as over QUIC, beginning with a Hello
 //! ```
 //!
+//! Where neither side can be dialled, both dial a relay, which joins two connections into one; what is said on that is
+//! TLS between both ends again, and begins with a knock as if one had dialled the other:
+//!
+//! ```text
+//! source       Knock::Relay(ticket) ─▶ relay ◀─ Knock::Relay(ticket)   destination
+//!                              ◀─ Joined    Joined ─▶
+//! ```
+//!
 //! The id of a link is no secret that opens anything: a lane joins only the link of the host whose certificate it shows.
 
+use common::relay::RELAY_TICKET_BYTES_MAX;
 use serde::{Deserialize, Serialize};
 
 use crate::codec::Message;
@@ -40,6 +49,12 @@ pub enum Knock {
         /// Whether it is the answer to [`Spine::Ask`]; else the side that dialled opens it.
         is_asked: bool,
     },
+    /// It asks to be joined to one that the other end of a ticket dials: whoever is dialled is a relay.
+    Relay {
+        /// The coordinator's signed ticket for the relay.
+        #[serde(with = "crate::byte_string")]
+        ticket: Vec<u8>,
+    },
 }
 
 /// What is said on a spine.
@@ -62,6 +77,8 @@ pub enum Spine {
         /// Which one.
         number: u64,
     },
+    /// From a relay: what follows comes from the other end.
+    Joined,
     /// The link ends.
     Close {
         /// To branch on.
@@ -77,6 +94,7 @@ impl Message for Knock {
     fn is_within_bounds(&self) -> bool {
         match self {
             Self::Link { version: _ } | Self::Lane { link: _, is_asked: _ } => true,
+            Self::Relay { ticket } => ticket.len() <= RELAY_TICKET_BYTES_MAX,
         }
     }
 }
@@ -87,7 +105,7 @@ impl Message for Spine {
     fn is_within_bounds(&self) -> bool {
         match self {
             Self::Close { code: _, reason } => reason.len() <= REASON_BYTES_MAX,
-            Self::Welcome { .. } | Self::Ask | Self::Beat { .. } | Self::Echo { .. } => true,
+            Self::Welcome { .. } | Self::Ask | Self::Beat { .. } | Self::Echo { .. } | Self::Joined => true,
         }
     }
 }

@@ -79,7 +79,7 @@ impl Listener {
                             return (ErrorCode::Cancelled, Failure::new(FailureKind::Unreachable, text));
                         }
                         // The connection may be with the new one already, which is heard.
-                        Reach::DestinationDials => vigil.restarted(self.link.received_bytes()),
+                        Reach::DestinationDials | Reach::Relayed => vigil.restarted(self.link.received_bytes()),
                     },
                 }
             };

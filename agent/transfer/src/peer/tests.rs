@@ -117,6 +117,7 @@ async fn connect(cluster: &Cluster, hostile: &Hostile) -> Source {
         was_reached: false,
         compression: Compression::Auto,
         transport: TransportChoice::Auto,
+        relay: None,
     };
     let destination = cluster.endpoint("web2");
     Source::open(&destination, &peer, watch::channel(None).1).await.unwrap()

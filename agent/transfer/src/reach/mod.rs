@@ -14,11 +14,13 @@
 //! one that lives but was never reached from here is behind a firewall, which only a person can change.
 
 mod awaited;
-mod dial;
+pub(crate) mod dial;
 mod offer;
 mod race;
+mod relayed;
 
 use std::net::SocketAddr;
+use std::sync::Arc;
 use std::time::Duration;
 
 use common::failure::{Failure, FailureKind, Retry};
@@ -35,6 +37,7 @@ use crate::endpoint::Endpoint;
 use crate::link::Link;
 use crate::memory::Memory;
 use crate::peer::Source;
+use crate::tcp::RelayWay;
 use crate::window::Role;
 
 pub(crate) use awaited::{Awaited, Offered};
@@ -45,6 +48,8 @@ pub(crate) use offer::{Offers, SERVED_MAX, Served, run as offer};
 const WINDOW: Duration = Duration::from_secs(15);
 /// Between two rounds over all addresses.
 const PAUSE: Duration = Duration::from_secs(1);
+/// For both to come to a relay: the source is told of it a moment after the destination.
+const MEETING_DEADLINE: Duration = Duration::from_secs(10);
 
 /// A connection to a source.
 #[derive(Debug)]
@@ -101,7 +106,10 @@ async fn connect_within(window: Duration, endpoint: &Endpoint, peer: &Peer) -> R
         let addresses = if known.addresses.is_empty() { &peer.addresses } else { &known.addresses };
         let dialling = async {
             tokio::time::sleep(pause).await;
-            dial::first(addresses, |address| dial_peer(endpoint, peer, address)).await
+            match &peer.relay {
+                Some(way) => meet(endpoint, peer, way).await.map_err(|reason| vec![reason]),
+                None => dial::first(addresses, |address| dial_peer(endpoint, peer, address)).await,
+            }
         };
         tokio::select! {
             biased;
@@ -115,7 +123,8 @@ async fn connect_within(window: Duration, endpoint: &Endpoint, peer: &Peer) -> R
             dialled = dialling => match dialled {
                 Ok(link) => {
                     let incarnation = known.incarnation;
-                    return Ok(Reached { link, reach: Reach::DestinationDials, incarnation });
+                    let reach = if peer.relay.is_some() { Reach::Relayed } else { Reach::DestinationDials };
+                    return Ok(Reached { link, reach, incarnation });
                 }
                 Err(failed) => (pause, reasons) = (PAUSE, failed),
             },
@@ -131,6 +140,14 @@ async fn dial_peer(endpoint: &Endpoint, peer: &Peer, address: SocketAddr) -> Res
     race::dial(endpoint, address, &wanted, Role::Destination, peer.transport).await
 }
 
+/// Meets a peer at a relay.
+async fn meet(endpoint: &Endpoint, peer: &Peer, way: &Arc<RelayWay>) -> Result<Link, String> {
+    let wanted = Principal::Agent { tenant: peer.tenant.clone(), host: peer.host.clone() };
+    let meeting = tokio::time::timeout(MEETING_DEADLINE, endpoint.dial_through(way, &wanted)).await;
+    let outcome = meeting.unwrap_or_else(|_elapsed| Err("the source did not come there".to_owned()));
+    outcome.map_err(|reason| format!("through the relay {}: {reason}", way.host))
+}
+
 fn unreached(peer: &Peer, addresses: &[SocketAddr], reasons: &[String], is_alive: bool) -> Failure {
     let silent = || addresses.iter().map(|address| format!("{address}: no answer")).collect::<Vec<_>>();
     let tried = match (addresses, reasons) {
@@ -139,13 +156,19 @@ fn unreached(peer: &Peer, addresses: &[SocketAddr], reasons: &[String], is_alive
         (_, reasons) => reasons.join("; "),
     };
     let host = &peer.host;
+    if let Some(way) = &peer.relay {
+        let tried = reasons.first().map_or("it was not reached in time", String::as_str);
+        return Failure::new(FailureKind::Unreachable, format!("cannot reach the agent on {host} {tried}"))
+            .context("host", host.to_string())
+            .hint(format!("Both hosts must reach the data port (7443/tcp by default) of {}; is its agent running? What its log says of `relay` helps.", way.host));
+    }
     let message =
         format!("cannot reach the agent on {host}: {tried}; and it did not reach this agent either");
     let mut failure = Failure::new(FailureKind::Unreachable, message).context("host", host.to_string());
     if is_alive && !peer.was_reached {
         failure.retry = Retry::AfterOperator;
         return failure.hint(format!(
-            "Both agents run. Open the data port (7443 by default, UDP and TCP, of which one is enough) of one of both hosts to the other, or name the addresses that can be reached as `advertise_data` in agent.toml; `ctl host show {host}` lists those that were dialled. Then `ctl retry`."
+            "Both agents run. Open the data port (7443 by default, UDP and TCP, of which one is enough) of one of both hosts to the other, or name the addresses that can be reached as `advertise_data` in agent.toml; `ctl host show {host}` lists those that were dialled. Then `ctl retry`. Or name a third host that both reach with --relay."
         ));
     }
     failure.hint(format!("Is its agent running, and is its data port (7443 by default, UDP or TCP) open from here? `ctl host show {host}` lists the addresses it is known by."))

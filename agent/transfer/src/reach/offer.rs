@@ -14,11 +14,12 @@ use sync::wire::error_code::ErrorCode;
 use sync::wire::hello::{self, Hello, PROTOCOL_VERSION};
 use tokio_util::sync::CancellationToken;
 
-use super::{dial, race};
+use super::{dial, race, relayed};
 use crate::endpoint::{Endpoint, EndpointSettings};
 use crate::lane::{Lane, LaneError};
 use crate::link::Link;
 use crate::serve;
+use crate::tcp::RelayWay;
 use crate::ticket;
 use crate::window::Role;
 
@@ -40,6 +41,8 @@ pub struct ServeOrder {
     pub addresses: Vec<SocketAddr>,
     /// What to dial with.
     pub transport: TransportChoice,
+    /// Where to wait for the destination instead.
+    pub relay: Option<Arc<RelayWay>>,
 }
 
 /// Which attempts are being dialled, and which are served; cheap to clone.
@@ -149,6 +152,10 @@ pub(crate) async fn run(endpoint: Endpoint, order: ServeOrder, settings: Arc<End
             return;
         }
     };
+    if let Some(way) = &order.relay {
+        relayed::wait(&endpoint, way, &settings);
+        return;
+    }
     let Some(offer) = endpoint.offers().begin(ticket.token) else { return };
     let left = Duration::from_millis(ticket.expires.since(ticket::now(&settings)));
     let stop = endpoint.stop().clone();

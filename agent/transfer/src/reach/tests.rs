@@ -66,7 +66,7 @@ async fn silent() -> (UdpSocket, SocketAddr) {
 }
 
 fn order(endpoint: &Endpoint, ticket: Vec<u8>, transport: TransportChoice) -> ServeOrder {
-    ServeOrder { ticket, addresses: vec![endpoint.local_address().unwrap()], transport }
+    ServeOrder { ticket, addresses: vec![endpoint.local_address().unwrap()], transport, relay: None }
 }
 
 async fn open(endpoint: &Endpoint, peer: &Peer) -> Result<Source, common::failure::Failure> {

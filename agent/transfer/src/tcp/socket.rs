@@ -7,9 +7,12 @@ use std::pin::Pin;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::task::{Context, Poll, ready};
+use std::time::Duration;
 
+use rustix::net::sockopt;
 use tokio::io::{AsyncRead, AsyncWrite, BufReader, ReadBuf};
 use tokio::net::TcpStream;
+use tokio_rustls::TlsStream;
 
 /// Read at once: rustls asks for 4 KiB, and a system call for each would cost more than the cipher.
 const READ_BYTES: usize = 128 * 1024;
@@ -37,9 +40,15 @@ pub(super) type Socket = BufReader<Counted>;
 /// A socket that counts.
 #[derive(Debug)]
 pub(super) struct Counted {
-    stream: TcpStream,
+    stream: Pin<Box<dyn Carrier>>,
     tally: Arc<Tally>,
 }
+
+/// What TLS is spoken on: a TCP connection, or one through a relay.
+trait Carrier: AsyncRead + AsyncWrite + Send + std::fmt::Debug {}
+
+impl Carrier for TcpStream {}
+impl Carrier for TlsStream<Socket> {}
 
 /// What of a socket is needed while TLS has it.
 #[derive(Debug)]
@@ -63,7 +72,25 @@ pub(super) fn prepare(stream: TcpStream) -> io::Result<(Socket, Handle)> {
         address,
         is_local: address.ip() == own.ip(),
     };
-    Ok((BufReader::with_capacity(READ_BYTES, Counted { stream, tally }), handle))
+    Ok((counted(Box::pin(stream), tally), handle))
+}
+
+/// Lets the kernel notice a peer that is gone: nothing else does while a connection is passed on.
+pub(super) fn keep_alive(handle: &Handle) -> io::Result<()> {
+    let socket = &handle.descriptor;
+    sockopt::set_socket_keepalive(socket, true)?;
+    sockopt::set_tcp_keepidle(socket, Duration::from_secs(30))?;
+    sockopt::set_tcp_keepintvl(socket, Duration::from_secs(10))?;
+    Ok(sockopt::set_tcp_keepcnt(socket, 3)?)
+}
+
+/// Makes a connection through a relay ready to be spoken TLS on; what is counted is what passes to the relay and from it.
+pub(super) fn through(relay: TlsStream<Socket>) -> Socket {
+    counted(Box::pin(relay), Arc::default())
+}
+
+fn counted(stream: Pin<Box<dyn Carrier>>, tally: Arc<Tally>) -> Socket {
+    BufReader::with_capacity(READ_BYTES, Counted { stream, tally })
 }
 
 impl AsyncRead for Counted {
@@ -73,7 +100,7 @@ impl AsyncRead for Counted {
         buf: &mut ReadBuf<'_>,
     ) -> Poll<io::Result<()>> {
         let before = buf.filled().len();
-        let read = ready!(Pin::new(&mut self.stream).poll_read(cx, buf));
+        let read = ready!(self.stream.as_mut().poll_read(cx, buf));
         self.tally.received.fetch_add((buf.filled().len() - before) as u64, Ordering::Relaxed);
         Poll::Ready(read)
     }
@@ -81,7 +108,7 @@ impl AsyncRead for Counted {
 
 impl AsyncWrite for Counted {
     fn poll_write(mut self: Pin<&mut Self>, cx: &mut Context<'_>, bytes: &[u8]) -> Poll<io::Result<usize>> {
-        let written = ready!(Pin::new(&mut self.stream).poll_write(cx, bytes));
+        let written = ready!(self.stream.as_mut().poll_write(cx, bytes));
         Poll::Ready(self.tally.count(written))
     }
 
@@ -90,7 +117,7 @@ impl AsyncWrite for Counted {
         cx: &mut Context<'_>,
         bytes: &[io::IoSlice<'_>],
     ) -> Poll<io::Result<usize>> {
-        let written = ready!(Pin::new(&mut self.stream).poll_write_vectored(cx, bytes));
+        let written = ready!(self.stream.as_mut().poll_write_vectored(cx, bytes));
         Poll::Ready(self.tally.count(written))
     }
 
@@ -99,11 +126,11 @@ impl AsyncWrite for Counted {
     }
 
     fn poll_flush(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
-        Pin::new(&mut self.stream).poll_flush(cx)
+        self.stream.as_mut().poll_flush(cx)
     }
 
     fn poll_shutdown(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
-        Pin::new(&mut self.stream).poll_shutdown(cx)
+        self.stream.as_mut().poll_shutdown(cx)
     }
 }
 

@@ -141,8 +141,7 @@ impl SpineSide {
                 Err(LaneError::Closed { code, reason: shown(&reason) })
             }
             Some(Ok(Spine::Ask)) => self.dial(shared, tasks).map(|()| None),
-            Some(Ok(Spine::Welcome { .. })) => Err(breach(shared)),
-            Some(Err(LaneError::Frame(_))) => Err(breach(shared)),
+            Some(Ok(Spine::Welcome { .. } | Spine::Joined) | Err(LaneError::Frame(_))) => Err(breach(shared)),
             Some(Err(error)) => Err(lost(&error)),
             None => Err(LaneError::Lost("the peer is gone".to_owned())),
         }

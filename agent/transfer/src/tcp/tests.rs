@@ -228,7 +228,7 @@ async fn thousands_who_say_nothing_keep_nobody_off_the_port() {
 async fn whoever_is_dialled_must_be_who_was_meant() {
     let cluster = Cluster::new();
     let stranger = cluster.endpoint("web3");
-    let port = TcpPort::new(&cluster.settings("web2")).unwrap();
+    let port = TcpPort::new(&Arc::new(cluster.settings("web2"))).unwrap();
     let refused = port.dial(stranger.local_address().unwrap(), &web1(), 0).await;
     assert!(refused.is_err());
     cluster.shutdown.finish().await;

@@ -74,8 +74,11 @@ pub async fn run_verify(
     let (path, migration, known) = (params.destination_root.clone(), ctx.migration.clone(), memory.clone());
     let (root, stage) = run_blocking(move || find(&path, &migration, &known)).await?;
     let is_deep = params.checksum || params.validation_level == ValidationLevel::Strict || stage.is_none();
-    let source =
-        if is_deep { Some(reach::open(&ctx, endpoint, &memory, Compression::Auto, params.transport).await?) } else { None };
+    let source = if is_deep {
+        Some(reach::open(&ctx, endpoint, &memory, Compression::Auto, params.transport).await?)
+    } else {
+        None
+    };
     let content = match &source {
         Some(source) => Some(content_of(source).await?),
         None => None,

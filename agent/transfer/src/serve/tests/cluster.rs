@@ -2,10 +2,12 @@
 
 use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 
 use common::clock::{self, WallMs};
 use common::fence::FencingToken;
 use common::id::TenantId;
+use common::relay::RelayTicket;
 use common::shutdown::Shutdown;
 use common::spec::Compression;
 use common::ticket::{Direction, Ticket, TicketKey};
@@ -20,6 +22,7 @@ use crate::endpoint::{Endpoint, EndpointSettings};
 use crate::patience::Patience;
 use crate::peer::Source;
 use crate::reset_key::ResetKey;
+use crate::tcp::RelayWay;
 
 pub(crate) struct Cluster {
     pub(crate) authority: Authority,
@@ -80,6 +83,21 @@ impl Cluster {
         }
     }
 
+    /// Says how both sides of the ticket meet at `web9`.
+    pub(crate) fn way(&self, address: SocketAddr) -> Arc<RelayWay> {
+        let ticket = RelayTicket {
+            cluster: CLUSTER.to_owned(),
+            tenant: TenantId::default_tenant(),
+            relay: "web9".parse().unwrap(),
+            source: "web1".parse().unwrap(),
+            destination: "web2".parse().unwrap(),
+            token: FencingToken { epoch: 1, index: 9 },
+            expires: WallMs(clock::wall().0 + 60_000),
+        };
+        let ticket = self.tickets.sign_relay(&ticket).unwrap();
+        Arc::new(RelayWay { host: "web9".parse().unwrap(), addresses: vec![address], ticket })
+    }
+
     pub(crate) fn sign(&self, ticket: &Ticket) -> Vec<u8> {
         self.tickets.sign(ticket).unwrap()
     }
@@ -98,6 +116,7 @@ pub(crate) fn peer(endpoint: &Endpoint, ticket: Vec<u8>) -> (Peer, watch::Sender
         was_reached: false,
         compression: Compression::Auto,
         transport: TransportChoice::Auto,
+        relay: None,
     };
     (peer, sender)
 }
