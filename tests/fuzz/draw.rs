@@ -115,9 +115,9 @@ impl Draw<'_> {
 /// Numbers are cut to their type, so that the edges of each come up.
 macro_rules! numbers {
     ($($method:ident $visit:ident $type:ty,)*) => {$(
-        #[expect(clippy::cast_possible_truncation, clippy::cast_possible_wrap, reason = "any number will do")]
         fn $method<V: Visitor<'de>>(self, visitor: V) -> Result<V::Value, NoValue> {
-            visitor.$visit(self.number() as $type)
+            let bytes = self.number().to_le_bytes();
+            visitor.$visit(<$type>::from_le_bytes(*bytes.first_chunk().unwrap()))
         }
     )*};
 }
@@ -177,7 +177,7 @@ impl<'de> Deserializer<'de> for &mut Draw<'_> {
     }
 
     fn deserialize_option<V: Visitor<'de>>(self, visitor: V) -> Result<V::Value, NoValue> {
-        if self.byte() % 2 == 0 { visitor.visit_none() } else { visitor.visit_some(self) }
+        if self.byte().is_multiple_of(2) { visitor.visit_none() } else { visitor.visit_some(self) }
     }
 
     fn deserialize_unit<V: Visitor<'de>>(self, visitor: V) -> Result<V::Value, NoValue> {

@@ -71,7 +71,7 @@ fn read_reply(bytes: &[u8]) {
                 let size = usize::try_from(file.stamp.size).unwrap();
                 assert!(
                     pack::pieces(&file.layout, size, data)
-                        .all(|(at, piece)| at as usize + piece.len() <= size)
+                        .all(|(at, piece)| at + piece.len() as u64 <= file.stamp.size)
                 );
                 pack::content_digest(&file.layout, size, data);
             }
@@ -79,7 +79,7 @@ fn read_reply(bytes: &[u8]) {
         Some(Reply::Range(answer)) => {
             let (length, content) = (answer.length as usize, vec![7; answer.content_bytes()]);
             let mut pieces = pack::pieces(&answer.layout, length, &content);
-            assert!(pieces.all(|(at, piece)| at as usize + piece.len() <= length));
+            assert!(pieces.all(|(at, piece)| at + piece.len() as u64 <= u64::from(answer.length)));
             pack::range_value(&answer, &content);
         }
         _ => {}
