@@ -13,6 +13,7 @@ use sync::wire::content::{Reply, Request};
 use sync::wire::control::{ToDestination, ToSource};
 use sync::wire::hello::Hello;
 use sync::wire::manifest::{self, BLOCK_BYTES_MAX, Item};
+use sync::wire::spine::{Knock, Spine};
 use tests::alteration::{alterations, altered, cases};
 use tests::memory;
 
@@ -31,12 +32,14 @@ struct Target {
 }
 
 /// Every kind; one that is missing fails a test.
-const TARGETS: [Target; 7] = [
+const TARGETS: [Target; 9] = [
     of::<Hello>(),
     of::<ToSource>(),
     of::<ToDestination>(),
     of::<Item>(),
     of::<Request>(),
+    of::<Knock>(),
+    of::<Spine>(),
     Target { kind: FrameKind::Reply, make: make::<Reply>, read: read_reply },
     Target { kind: FrameKind::ManifestBlock, make: make_block, read: read_block },
 ];
