@@ -3,11 +3,10 @@
 use std::sync::Arc;
 
 use common::clock::WallMs;
-use common::failure::{Failure, FailureKind, Retry};
+use common::failure::{Failure, FailureKind};
 use common::fence::FencingToken;
 use common::host::HostStatus;
 use common::id::{HostName, MigrationId, StepId, TenantId};
-use common::limit::STEP_ATTEMPTS_MAX;
 use common::plan::PlannedStep;
 use common::view::{MigrationStatus, StepStatus};
 
@@ -133,18 +132,9 @@ impl Migration {
 
     /// Ends a lease whose holder said nothing, or ended in the middle of its work.
     fn lose(&mut self, stamp: &Stamp, place: usize, loss: Loss) -> Result<Vec<Effect>, Refusal> {
-        let (kind, step) = (self.plan.steps[place].kind, &mut self.steps[place]);
+        let step = &mut self.steps[place];
         let Some(lease) = step.end_lease(stamp.wall) else { return Ok(Vec::new()) };
-        match loss {
-            Loss::Restarted if step.failures + 1 >= STEP_ATTEMPTS_MAX => {
-                step.fail(kind, crashing(&lease.host), lease.is_undo, stamp.wall)?;
-            }
-            Loss::Restarted => {
-                step.failures += 1;
-                step.change(lost(&lease))?;
-            }
-            Loss::Silent(_) | Loss::Revoked => step.change(lost(&lease))?,
-        }
+        step.change(lost(&lease))?;
         let mut effects = vec![Effect::LeaseEnded {
             tenant: self.tenant.clone(),
             migration: self.id.clone(),
@@ -414,16 +404,6 @@ impl Loss<'_> {
 
 fn lost(lease: &Lease) -> Change {
     if lease.is_undo { Change::UndoLost } else { Change::Lost }
-}
-
-/// What is told of an agent that does not survive a step.
-fn crashing(host: &HostName) -> Failure {
-    let message = format!(
-        "the agent on `{host}` ended in the middle of this step, {STEP_ATTEMPTS_MAX} times in a row without coming further"
-    );
-    Failure { retry: Retry::AfterOperator, ..Failure::new(FailureKind::Unreachable, message) }
-        .context("host", host.to_string())
-        .hint("look into its log for what ends it, such as too little memory; then `ctl retry`")
 }
 
 /// Whether a host may take a step now.

@@ -5,7 +5,6 @@ use common::digest::Digest;
 use common::failure::{Failure, FailureKind, Retry};
 use common::finding::{Finding, Rule};
 use common::host::HostFacts;
-use common::limit::STEP_ATTEMPTS_MAX;
 use common::progress::Progress;
 use common::view::{MigrationStatus, StepStatus};
 
@@ -99,29 +98,6 @@ fn a_verification_that_needs_a_revoked_source_fails_with_its_first_attempt() {
     let failure = log.migration("m1").failures[0].clone();
     assert_eq!(failure.kind, FailureKind::Denied);
     assert!(failure.message.contains("nothing is read from the host `web1`"), "{failure}");
-}
-
-#[test]
-fn an_agent_that_ends_in_each_attempt_is_not_tried_for_ever() {
-    let mut log = Log::new();
-    log.create("m1", 1, |_| {}).unwrap();
-    let mut crashes = 0;
-    while log.status("m1") == MigrationStatus::Running {
-        assert!(!log.grant("m1").is_undo);
-        crashes += 1;
-        log.host("web2", host::Change::Started { incarnation: 1 + crashes }).unwrap();
-    }
-    assert_eq!(crashes, u64::from(STEP_ATTEMPTS_MAX));
-    let failure = log.migration("m1").failures[0].clone();
-    assert_eq!((failure.kind, failure.retry), (FailureKind::Unreachable, Retry::AfterOperator));
-    assert!(failure.message.contains("the agent on `web2` ended"), "{failure}");
-    // The undo has as many.
-    while log.status("m1") == MigrationStatus::Unwinding {
-        assert!(log.grant("m1").is_undo);
-        crashes += 1;
-        log.host("web2", host::Change::Started { incarnation: 1 + crashes }).unwrap();
-    }
-    assert_eq!(log.status("m1"), MigrationStatus::Stuck);
 }
 
 #[test]
