@@ -7,6 +7,7 @@ use serde::{Deserialize, Serialize};
 
 use crate::bandwidth::Bandwidth;
 use crate::clock::WallMs;
+use crate::control::HostLimits;
 use crate::digest::Digest;
 use crate::failure::Failure;
 use crate::finding::Finding;
@@ -195,6 +196,9 @@ pub struct MigrationView {
     /// What its source may send now, in bytes per second, by all limits together; none is no limit.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub bandwidth_now: Option<u64>,
+    /// Which limit a queued migration waits for.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub waits_for: Option<String>,
     /// What stopped it, first error first.
     pub errors: Vec<Failure>,
     /// Sentences worth reading.
@@ -331,6 +335,9 @@ pub struct HostView {
     /// How far its clock is ahead of the leader's, in milliseconds; none while it is not connected.
     #[serde(default)]
     pub clock_ahead_ms: Option<i64>,
+    /// What its migrations share.
+    #[serde(default, skip_serializing_if = "HostLimits::is_empty")]
+    pub limits: HostLimits,
 }
 
 /// The cluster: `ctl cluster status`.

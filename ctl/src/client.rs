@@ -8,7 +8,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use common::context::Context;
-use common::control::ControlChange;
+use common::control::{ControlChange, HostLimitChange};
 use common::failure::{Failure, FailureKind};
 use common::id::{HostName, MigrationId, NodeName, SecretName, TenantId};
 use common::secret::Secret;
@@ -19,9 +19,9 @@ use proto::channel::{Coordinators, Way, control_client, secret_client};
 use proto::shown::Shown;
 use proto::status::to_failure;
 use proto::v1::{
-    ActRequest, ClusterRequest, Document, DrainRequest, HostRequest, MigrateRequest, MigrationRequest,
-    NodeRequest, Page, PageRequest, Piece, RotateClusterKeyRequest, SecretRequest, SetMigrationRequest,
-    SetSecretRequest,
+    ActRequest, ClusterRequest, Document, DrainRequest, HostRequest, LimitHostRequest, MigrateRequest,
+    MigrationRequest, NodeRequest, Page, PageRequest, Piece, RotateClusterKeyRequest, SecretRequest,
+    SetMigrationRequest, SetSecretRequest,
 };
 use rustls::pki_types::CertificateDer;
 use serde::de::DeserializeOwned;
@@ -307,6 +307,24 @@ impl Client {
         read(&self.coordinators.call(CHANGE_DEADLINE, call).await?)
     }
 
+    /// Limits what all migrations of a host share.
+    ///
+    /// # Errors
+    /// When the host is not registered or the cluster cannot be reached.
+    pub(crate) async fn limit_host(
+        &self,
+        host: &HostName,
+        change: &HostLimitChange,
+    ) -> Result<HostView, Failure> {
+        let change = serde_json::to_string(change).map_err(|error| Failure::of(FailureKind::Bug, &error))?;
+        let request = LimitHostRequest { host: host.to_string(), change };
+        let call = |channel| {
+            let request = request.clone();
+            async move { control_client(channel).limit_host(request).await }
+        };
+        read(&self.coordinators.call(CHANGE_DEADLINE, call).await?)
+    }
+
     /// Voids a host's certificate for good.
     ///
     /// # Errors
@@ -498,6 +516,7 @@ pub(crate) mod tests {
             facts: None,
             steps_running: 0,
             clock_ahead_ms: None,
+            limits: Default::default(),
         }
     }
 

@@ -15,8 +15,8 @@ use common::view::{HostView, MigrationView};
 use proto::status::to_status;
 use proto::v1::control_service_server::{ControlService, ControlServiceServer};
 use proto::v1::{
-    ActRequest, ClusterRequest, Document, DrainRequest, HostRequest, MigrateRequest, MigrationRequest,
-    NodeRequest, Page, PageRequest, Piece, SetMigrationRequest,
+    ActRequest, ClusterRequest, Document, DrainRequest, HostRequest, LimitHostRequest, MigrateRequest,
+    MigrationRequest, NodeRequest, Page, PageRequest, Piece, SetMigrationRequest,
 };
 use rcgen::{BasicConstraints, CertificateParams, DnType, IsCa, Issuer, KeyPair, SanType};
 use tempfile::TempDir;
@@ -292,6 +292,10 @@ impl ControlService for Door {
     }
 
     async fn drain_host(&self, _: Request<DrainRequest>) -> Result<Response<Document>, Status> {
+        Err(unscripted())
+    }
+
+    async fn limit_host(&self, _: Request<LimitHostRequest>) -> Result<Response<Document>, Status> {
         Err(unscripted())
     }
 

@@ -14,6 +14,7 @@ mod failure;
 mod fake;
 mod follow;
 mod itemised;
+mod limit;
 mod output;
 mod password;
 mod settings;

@@ -69,6 +69,9 @@ pub(crate) fn text(view: &MigrationView, width: Option<usize>, is_verbose: bool)
         text.field("transport", Meaning::Plain, transport.as_str());
     }
     text.append(pacing(view));
+    if let Some(limit) = &view.waits_for {
+        text.field("waits", Meaning::Plain, limit);
+    }
     if let Some(since) = view.paused_since {
         let how = format!("since {}: `ctl resume {}` goes on", human::moment(since), view.id);
         text.field("paused", Meaning::Plain, how);

@@ -101,3 +101,42 @@ fn a_limit_is_changed_while_a_move_runs() {
     judge::assert_equal(&source, &destination);
     assert_eq!(cluster.json(&["set", &id, "--bandwidth", "1MiB"]).0, Some(5), "it has ended");
 }
+
+#[test]
+fn a_host_is_shared_and_its_migrations_wait_for_their_turn() {
+    let cluster = Cluster::start(2, 1);
+    let limited = done(&cluster, &["host", "limit", "agent-1", "--bandwidth", "2KiB", "--migrations", "2"]);
+    assert_eq!(limited["limits"], serde_json::json!({"bandwidth": 2048, "migrations": 2}));
+    let ids: Vec<String> = (0..3)
+        .map(|number| {
+            let (source, destination) =
+                (cluster.path(&format!("s{number}")), cluster.path(&format!("d{number}")));
+            tree::noise(&source, 20, 40_000).unwrap();
+            cluster.migrate_detached(&source, &destination, &[])
+        })
+        .collect();
+    for id in &ids[..2] {
+        cluster.wait_for(id, "half of the rate", |migration| migration["bandwidth_now"] == 1024);
+    }
+    let waiting = cluster.status(&ids[2]);
+    assert_eq!(waiting["status"], "queued", "{waiting:#}");
+    assert!(waiting["waits_for"].as_str().unwrap().contains("agent-1"), "{waiting:#}");
+    // A paused one shares nothing and has no place.
+    done(&cluster, &["pause", &ids[0]]);
+    cluster.wait_for(&ids[2], "its turn", |migration| migration["bandwidth_now"] == 1024);
+    for words in [
+        &["host", "limit", "agent-1"][..],
+        &["host", "limit", "agent-1", "--migrations", "0"],
+        &["host", "limit", "agent-1", "--bandwidth", "fast"],
+    ] {
+        assert_eq!(cluster.json(words).0, Some(2), "{words:?}");
+    }
+    assert_eq!(cluster.json(&["host", "limit", "nobody", "--migrations", "1"]).0, Some(4));
+    let lifted = done(&cluster, &["host", "limit", "agent-1", "--bandwidth", "none", "--migrations", "none"]);
+    assert_eq!(lifted["limits"], serde_json::Value::Null, "{lifted:#}");
+    done(&cluster, &["resume", &ids[0]]);
+    for (number, id) in ids.iter().enumerate() {
+        assert_eq!(cluster.wait_for_end(id)["status"], "completed");
+        judge::assert_equal(&cluster.path(&format!("s{number}")), &cluster.path(&format!("d{number}")));
+    }
+}

@@ -40,6 +40,7 @@ fn migration() -> MigrationView {
         paused_since: None,
         bandwidth_limit: None,
         bandwidth_now: None,
+        waits_for: None,
         errors: vec![Failure::new(FailureKind::Exhausted, HOSTILE).context("path", HOSTILE).hint(HOSTILE)],
         warnings: vec![HOSTILE.to_owned()],
         verified: false,

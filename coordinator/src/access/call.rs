@@ -52,6 +52,8 @@ pub enum Call {
     EnrollHost,
     /// Give a host no new steps, or again.
     DrainHost,
+    /// Limit what the migrations of a host share.
+    LimitHost,
     /// Label a host.
     LabelHost,
     /// Void a host's certificate.
@@ -115,7 +117,7 @@ pub enum Needs {
 
 impl Call {
     /// All calls.
-    pub const ALL: [Self; 38] = [
+    pub const ALL: [Self; 39] = [
         Self::Enroll,
         Self::Login,
         Self::Renew,
@@ -137,6 +139,7 @@ impl Call {
         Self::ReadHost,
         Self::EnrollHost,
         Self::DrainHost,
+        Self::LimitHost,
         Self::LabelHost,
         Self::RevokeHost,
         Self::ReadUser,
@@ -180,6 +183,7 @@ impl Call {
             | Self::Resume
             | Self::SetMigration
             | Self::DrainHost
+            | Self::LimitHost
             | Self::ReadSecret
             | Self::UseSecret => Needs::Role(&[Operator, Admin]),
             Self::EnrollHost | Self::RevokeHost => Needs::Role(&[Admin]),
@@ -219,6 +223,7 @@ impl Call {
             Self::ReadHost => "look at hosts",
             Self::EnrollHost => "enroll hosts",
             Self::DrainHost => "drain hosts",
+            Self::LimitHost => "limit hosts",
             Self::LabelHost => "label hosts",
             Self::RevokeHost => "revoke hosts",
             Self::ReadUser => "look at users",

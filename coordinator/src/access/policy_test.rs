@@ -56,6 +56,7 @@ const TABLE: &[(Call, &str, &str, &str, &str, &str, &str)] = &[
     (Call::ReadHost, "ududuud", "yyyyy", "yyyyy", "aaaaa", "aaaaa", "yyyyy"),
     (Call::EnrollHost, "ududuud", "dddyd", "dddyd", "aaaaa", "aaaaa", "dddyd"),
     (Call::DrainHost, "ududuud", "dydyd", "dydyd", "aaaaa", "aaaaa", "dydyd"),
+    (Call::LimitHost, "ududuud", "dydyd", "dydyd", "aaaaa", "aaaaa", "dydyd"),
     (Call::LabelHost, "ududuud", "dddyd", "dddyd", "aaaaa", "aaaaa", "ddddd"),
     (Call::RevokeHost, "ududuud", "dddyd", "dddyd", "aaaaa", "aaaaa", "dddyd"),
     (Call::ReadUser, "ududuud", "dddyd", "dddyd", "aaaya", "aaaaa", "ddddd"),

@@ -314,7 +314,14 @@ impl AccessService for AccountDoor {
         let record = state.hosts().get(&tenant, &host);
         let record = record.ok_or_else(|| to_status(Refusal::absent("host", &host).failure()))?;
         let presence = self.hub.sessions.presence(&tenant, &host);
-        answer(&query::host_view(&tenant, &host, record, &query::steps_running(&state, &tenant), presence))
+        answer(&query::host_view(
+            &state,
+            &tenant,
+            &host,
+            record,
+            &query::steps_running(&state, &tenant),
+            presence,
+        ))
     }
 }
 

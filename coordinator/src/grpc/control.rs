@@ -15,8 +15,8 @@ use proto::status::to_status;
 use proto::v1::control_service_server::ControlService;
 use proto::v1::question::Question;
 use proto::v1::{
-    ActRequest, ClusterRequest, Document, DrainRequest, HostRequest, MigrateRequest, MigrationRequest,
-    NodeRequest, Page, PageRequest, Piece, SetMigrationRequest,
+    ActRequest, ClusterRequest, Document, DrainRequest, HostRequest, LimitHostRequest, MigrateRequest,
+    MigrationRequest, NodeRequest, Page, PageRequest, Piece, SetMigrationRequest,
 };
 use tokio::sync::mpsc;
 use tokio_stream::Stream;
@@ -82,7 +82,7 @@ impl ControlDoor {
         let state = self.hub.state();
         let host = state.hosts().get(tenant, &name).ok_or_else(absent)?;
         let running = query::steps_running(&state, tenant);
-        Ok(query::host_view(tenant, &name, host, &running, self.hub.sessions.presence(tenant, &name)))
+        Ok(query::host_view(&state, tenant, &name, host, &running, self.hub.sessions.presence(tenant, &name)))
     }
 
     /// Admits a call about one host, known or not, and returns its name.
@@ -298,7 +298,7 @@ impl ControlService for ControlDoor {
         let views: Vec<HostView> = found
             .items
             .iter()
-            .map(|(name, host)| query::host_view(tenant, name, host, &running, presence(name)))
+            .map(|(name, host)| query::host_view(&state, tenant, name, host, &running, presence(name)))
             .collect();
         page(&views, found.next)
     }
@@ -325,6 +325,17 @@ impl ControlService for ControlDoor {
         let (admitted, host) = self.admit_host(&request, Call::DrainHost, &name).await?;
         let Admitted { principal, tenant, .. } = admitted;
         let command = host::Command { tenant: tenant.clone(), host, change: host::Change::Drain(drain) };
+        self.propose(principal, Command::Host(command)).await?;
+        self.hub.wake.notify_one();
+        answer(&self.host_view(&tenant, &name)?)
+    }
+
+    async fn limit_host(&self, request: Request<LimitHostRequest>) -> Answer<Document> {
+        let LimitHostRequest { host: name, change } = request.get_ref().clone();
+        let (admitted, host) = self.admit_host(&request, Call::LimitHost, &name).await?;
+        let Admitted { principal, tenant, .. } = admitted;
+        let change = host::Change::Limit(from_document(&change)?);
+        let command = host::Command { tenant: tenant.clone(), host, change };
         self.propose(principal, Command::Host(command)).await?;
         self.hub.wake.notify_one();
         answer(&self.host_view(&tenant, &name)?)

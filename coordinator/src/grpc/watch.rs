@@ -30,6 +30,7 @@ const FINDINGS_BYTES_MAX: usize = 3 * 1024 * 1024;
 /// Returns the view of a migration with what the leader knows of its progress.
 pub fn view(hub: &Hub, migration: &Migration, is_whole: bool) -> MigrationView {
     let mut view = migration.view(clock::wall(), &|step| hub.live(migration, step), is_whole);
+    view.waits_for = is_whole.then(|| hub.state().migrations().waits_for(migration)).flatten();
     view.bandwidth_now = hub.pace(migration).and_then(|pace| pace.bytes_per_s);
     view.warnings.extend(waits(hub, migration));
     let mut bytes = 0;

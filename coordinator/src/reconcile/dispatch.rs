@@ -125,7 +125,7 @@ impl<'state> Load<'state> {
 }
 
 /// Returns where a step works, and where it reads if that is another host.
-fn hosts_of(planned: &PlannedStep) -> impl Iterator<Item = &HostName> {
+pub(super) fn hosts_of(planned: &PlannedStep) -> impl Iterator<Item = &HostName> {
     let peer = planned.peer.as_ref().filter(|peer| **peer != planned.host);
     std::iter::once(&planned.host).chain(peer)
 }

@@ -13,4 +13,5 @@ pub mod renewal;
 pub mod retention;
 pub mod revocation;
 pub mod settle;
+pub mod share;
 pub mod timeout;

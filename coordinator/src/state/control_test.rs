@@ -2,7 +2,7 @@
 
 use common::bandwidth::Bandwidth;
 use common::clock::WallMs;
-use common::control::ControlChange;
+use common::control::{ControlChange, HostLimitChange};
 use common::failure::{FailureKind, Retry};
 use common::view::{MigrationStatus, StepStatus};
 
@@ -11,7 +11,7 @@ use super::effect::Effect;
 use super::migration::Act;
 use super::sample::{self, Log, copied, failed, verified};
 use super::step::Event;
-use super::{Command, snapshot};
+use super::{Command, host, snapshot};
 
 fn running() -> Log {
     let mut log = Log::new();
@@ -188,4 +188,43 @@ fn what_is_set_holds_over_the_spec_and_every_attempt() {
     log.create("m2", 2, |_| {}).unwrap();
     log.complete("m2", &copied(), &verified());
     assert_eq!(set(&mut log, "m2", "1MiB").unwrap_err().failure().kind, FailureKind::Conflict);
+}
+
+fn limit_host(log: &mut Log, name: &str, migrations: u32) {
+    let change = HostLimitChange { bandwidth: None, migrations: Some(migrations) };
+    log.host(name, host::Change::Limit(change)).unwrap();
+}
+
+#[test]
+fn the_limit_of_a_host_queues_what_it_works_on_and_nobody_else() {
+    use MigrationStatus::{Cancelled, Queued, Running};
+    let mut log = Log::new();
+    limit_host(&mut log, "web2", 1);
+    for number in 1..=3 {
+        log.create(&format!("m{number}"), number, |_| {}).unwrap();
+    }
+    log.now += 1;
+    // One that goes the other way round works on both hosts too; one within another host does not.
+    log.create("back", 8, |create| {
+        std::mem::swap(&mut create.roots.source.host, &mut create.roots.destination.host);
+    })
+    .unwrap();
+    log.create("aside", 9, |create| create.roots.destination.host = "web1".parse().unwrap()).unwrap();
+    let statuses = |log: &Log| ["m1", "m2", "m3", "back", "aside"].map(|id| log.status(id));
+    assert_eq!(statuses(&log), [Running, Queued, Queued, Queued, Running]);
+    let waits = log.state.migrations().waits_for(log.migration("m2")).unwrap();
+    assert!(waits.contains("web2"), "{waits}");
+    assert_eq!(log.state.migrations().waits_for(log.migration("m1")), None);
+    limit_host(&mut log, "web2", 2);
+    assert_eq!(statuses(&log), [Running, Running, Queued, Queued, Running]);
+    log.act("m1", Act::Cancel).unwrap();
+    assert_eq!(statuses(&log), [Cancelled, Running, Running, Queued, Running], "a place is free");
+    let mut bytes = Vec::new();
+    snapshot::write(&log.state, &mut bytes).unwrap();
+    assert_eq!(snapshot::read(&mut bytes.as_slice()).unwrap(), log.state);
+    limit_host(&mut log, "web2", 0);
+    assert_eq!(log.status("back"), Running);
+    assert!(log.state.migrations().host_limits(&sample::tenant(), &"web2".parse().unwrap()).is_empty());
+    assert!(log.host("web9", host::Change::Limit(HostLimitChange::default())).is_err());
+    assert!(log.host("web1", host::Change::Limit(HostLimitChange::default())).is_err(), "nothing is limited");
 }

@@ -3,6 +3,7 @@
 //! Whether an agent is connected is the leader's knowledge and not in here.
 
 use common::clock::WallMs;
+use common::control::HostLimitChange;
 use common::digest::Digest;
 use common::failure::FailureKind;
 use common::host::{HostFacts, HostStatus};
@@ -109,6 +110,8 @@ pub enum Change {
     ),
     /// Voids its certificates for good.
     Revoke,
+    /// Limits what its migrations share; it stands with the migrations.
+    Limit(#[serde(with = "super::document")] HostLimitChange),
 }
 
 /// All hosts.
@@ -263,6 +266,7 @@ fn alter(
             host.facts = Some(facts);
             host.facts_changed = Some(stamp.wall);
         }
+        Change::Limit(_) => enrolled(name, &host)?,
         Change::Drain(drain) => {
             enrolled(name, &host)?;
             host.status = if drain { HostStatus::Draining } else { HostStatus::Enrolled };

@@ -6,7 +6,7 @@
 use std::sync::Arc;
 
 use common::clock::WallMs;
-use common::control::ControlChange;
+use common::control::{ControlChange, HostLimits};
 use common::failure::{Failure, FailureKind};
 use common::fence::FencingToken;
 use common::id::{HostName, MigrationId, StepId, TenantId};
@@ -243,6 +243,8 @@ pub struct Migrations {
     requests: Table<String, MigrationId>,
     /// How many of a tenant run beside each other; the record is the tenant's.
     pub(super) limits: RedBlackTreeMapSync<TenantId, u32>,
+    /// What the migrations of a host share.
+    pub(super) host_limits: Table<HostName, HostLimits>,
 }
 
 impl Migrations {

@@ -19,6 +19,7 @@ mod document;
 pub mod effect;
 pub mod finding;
 pub mod host;
+mod host_limit;
 pub mod invariant;
 pub mod join;
 pub mod lease;
@@ -309,6 +310,10 @@ impl State {
                 self.migrations.lose_leases_of(stamp, &tenant, &name, incarnation)?
             }
             host::Change::Revoke => self.migrations.cut_off(stamp, &tenant, &name)?,
+            host::Change::Limit(change) => {
+                self.migrations.limit_host(&tenant, &name, change)?;
+                self.migrations.start_waiting(stamp)
+            }
             host::Change::Invite { .. }
             | host::Change::Renew { .. }
             | host::Change::Seen { .. }
@@ -535,6 +540,7 @@ impl Command {
                 host::Change::Enroll { .. } => Some("host.enroll"),
                 host::Change::Drain(_) => Some("host.drain"),
                 host::Change::Revoke => Some("host.revoke"),
+                host::Change::Limit(_) => Some("host.limit"),
                 host::Change::Renew { .. }
                 | host::Change::Seen { .. }
                 | host::Change::Started { .. }

@@ -151,6 +151,7 @@ pub fn steps_running(state: &State, tenant: &TenantId) -> BTreeMap<HostName, u32
 
 /// Returns the view of a host; `running` is what [`steps_running`] says.
 pub fn host_view(
+    state: &State,
     tenant: &TenantId,
     name: &HostName,
     host: &Host,
@@ -166,6 +167,7 @@ pub fn host_view(
         facts: presence.facts.or_else(|| host.facts.clone()),
         steps_running: running.get(name).copied().unwrap_or(0),
         clock_ahead_ms: presence.clock_ahead_ms,
+        limits: state.migrations().host_limits(tenant, name),
     }
 }
 
@@ -216,6 +218,7 @@ impl Migration {
             paused_since: self.control.paused,
             bandwidth_limit: self.bandwidth().filter(|limit| !limit.is_unlimited()).cloned(),
             bandwidth_now: None,
+            waits_for: None,
             errors: self.failures.clone(),
             warnings: self.warnings.clone(),
             verified: summary.is_verified && self.stands(),

@@ -8,6 +8,7 @@ use std::io::{self, Read, Write};
 use std::sync::Arc;
 
 use common::audit::line::Line;
+use common::control::HostLimits;
 use common::digest::Digest;
 use common::failure::FailureKind;
 use common::grant::Labels;
@@ -82,6 +83,7 @@ enum Tag {
     Tenant = 10,
     Labels = 11,
     Voided = 12,
+    HostLimits = 13,
     Audit = 20,
     AuditLine = 21,
     AuditPage = 22,
@@ -109,6 +111,7 @@ impl Tag {
             Self::Tenant,
             Self::Labels,
             Self::Voided,
+            Self::HostLimits,
             Self::Audit,
             Self::AuditLine,
             Self::AuditPage,
@@ -131,6 +134,10 @@ struct ViewText(#[serde(with = "super::document")] Arc<MigrationView>);
 /// What an operator said of a migration since it was made, as text.
 #[derive(Serialize, Deserialize)]
 struct ControlText(#[serde(with = "super::document")] Control);
+
+/// What the migrations of a host share, as text.
+#[derive(Serialize, Deserialize)]
+struct LimitsText(#[serde(with = "super::document")] HostLimits);
 
 /// Returns a command as the log holds it.
 pub fn encode_command(command: &Command) -> Result<Vec<u8>, postcard::Error> {
@@ -190,6 +197,9 @@ pub fn write(state: &State, to: &mut dyn Write) -> Result<(), SnapshotError> {
     }
     for (tenant, name, voided) in state.hosts.voided().all() {
         frames.frame(Tag::Voided, &(tenant, name, voided))?;
+    }
+    for (tenant, name, limits) in state.migrations.host_limits.all() {
+        frames.frame(Tag::HostLimits, &(tenant, name, LimitsText(limits.as_ref().clone())))?;
     }
     for (_, _, migration) in state.migrations.table().all() {
         match &migration.condensed {
@@ -270,6 +280,10 @@ pub fn read(from: &mut dyn Read) -> Result<State, SnapshotError> {
             Tag::Voided => {
                 let (tenant, name, voided): (TenantId, HostName, Voided) = postcard::from_bytes(&bytes)?;
                 state.hosts.voided_mut().insert(&tenant, name, voided);
+            }
+            Tag::HostLimits => {
+                let (tenant, name, limits): (TenantId, HostName, LimitsText) = postcard::from_bytes(&bytes)?;
+                state.migrations.put_host_limits(&tenant, name, limits.0);
             }
             Tag::Migration | Tag::CondensedMigration | Tag::Control => {
                 read_migration(&mut state, tag, &bytes)?;

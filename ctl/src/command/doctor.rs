@@ -306,6 +306,7 @@ mod tests {
             facts: None,
             steps_running: 0,
             clock_ahead_ms: None,
+            limits: Default::default(),
         }
     }
 

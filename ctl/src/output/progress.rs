@@ -196,6 +196,7 @@ pub(crate) mod tests {
             paused_since: None,
             bandwidth_limit: None,
             bandwidth_now: None,
+            waits_for: None,
             errors: Vec::new(),
             warnings: Vec::new(),
             verified: false,

@@ -126,6 +126,10 @@ fn known_control(name: &str) -> Vec<Method> {
         "DrainHost" => method(Call::DrainHost, Names::Host, |host| {
             v1::DrainRequest { host: host.to_owned(), drain: true }.encode_to_vec()
         }),
+        "LimitHost" => method(Call::LimitHost, Names::Host, |host| {
+            let change = "{\"migrations\":9}".to_owned();
+            v1::LimitHostRequest { host: host.to_owned(), change }.encode_to_vec()
+        }),
         "RevokeHost" => method(Call::RevokeHost, Names::Host, host),
         "GetCluster" => method(Call::ReadCluster, Names::Nothing, nothing),
         "EnrollNode" => method(Call::ChangeCluster, Names::Nothing, nothing),

@@ -10,6 +10,7 @@ use crate::output::style::Meaning;
 mod drain;
 mod enroll;
 mod label;
+mod limit;
 mod list;
 mod revoke;
 mod show;
@@ -20,6 +21,7 @@ pub(crate) enum HostCommand {
     Drain(drain::DrainArgs),
     Enroll(enroll::EnrollArgs),
     Label(label::LabelArgs),
+    Limit(limit::LimitArgs),
     List(list::ListArgs),
     Revoke(revoke::RevokeArgs),
     Show(show::ShowArgs),
@@ -32,6 +34,7 @@ impl HostCommand {
             Self::Drain(args) => drain::run(context, args).await,
             Self::Enroll(args) => enroll::run(context, args).await,
             Self::Label(args) => label::run(context, args).await,
+            Self::Limit(args) => limit::run(context, args).await,
             Self::List(args) => list::run(context, args).await,
             Self::Revoke(args) => revoke::run(context, args).await,
             Self::Show(args) => show::run(context, args).await,

@@ -34,6 +34,13 @@ pub(super) fn text(host: &HostView, width: Option<usize>) -> Text {
         text.field("last seen", Meaning::Plain, human::moment(seen));
     }
     text.field("steps", Meaning::Plain, host.steps_running.to_string());
+    if let Some(bandwidth) = &host.limits.bandwidth {
+        text.field("bandwidth", Meaning::Plain, format!("{bandwidth} for all its migrations together"));
+    }
+    if let Some(migrations) = host.limits.migrations {
+        let said = format!("at most {migrations} at once, the others wait");
+        text.field("migrations", Meaning::Plain, said);
+    }
     if let Some(ahead) = host.clock_ahead_ms {
         let way = if ahead < 0 { "behind" } else { "ahead of" };
         text.field("clock", Meaning::Plain, format!("{} ms {way} the leader's", ahead.unsigned_abs()));
