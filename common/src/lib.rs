@@ -10,6 +10,7 @@ pub mod bandwidth;
 pub mod clock;
 pub mod context;
 pub mod control;
+pub mod cost;
 pub mod digest;
 pub mod document;
 pub mod dump;

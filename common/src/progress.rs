@@ -2,6 +2,7 @@
 
 use serde::{Deserialize, Serialize};
 
+use crate::cost::SourceCost;
 use crate::reach::Reach;
 use crate::transport::Transport;
 
@@ -27,6 +28,9 @@ pub struct Progress {
     pub reach: Option<Reach>,
     /// What content comes over, once they have met.
     pub transport: Option<Transport>,
+    /// What it costs the source's host now.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub source_cost: Option<SourceCost>,
 }
 
 impl Progress {

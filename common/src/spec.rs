@@ -9,6 +9,7 @@ use std::str::FromStr;
 use serde::{Deserialize, Serialize};
 
 use crate::bandwidth::Bandwidth;
+use crate::control::{IoClass, MaxLoad, Priority};
 use crate::grant::Labels;
 use crate::id::HostName;
 use crate::location::Location;
@@ -87,6 +88,15 @@ pub struct TransferSpec {
     pub numeric_ids: bool,
     /// How fast the source may send; none is no limit.
     pub bandwidth_limit: Option<Bandwidth>,
+    /// Up to which load the source's host is read; none is any.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub max_load: Option<MaxLoad>,
+    /// How it uses disks, on both sides.
+    #[serde(skip_serializing_if = "IoClass::is_normal")]
+    pub io_class: IoClass,
+    /// Which of those that wait for a place comes first.
+    #[serde(skip_serializing_if = "Priority::is_normal")]
+    pub priority: Priority,
     /// Whether content is compressed on its way.
     #[serde(skip_serializing_if = "Compression::is_auto")]
     pub compression: Compression,

@@ -2,6 +2,7 @@
 
 use std::time::Duration;
 
+use common::cost::CostView;
 use common::finding::{Finding, Severity};
 use common::human;
 use common::reach::Reach;
@@ -69,6 +70,10 @@ pub(crate) fn text(view: &MigrationView, width: Option<usize>, is_verbose: bool)
         text.field("transport", Meaning::Plain, transport.as_str());
     }
     text.append(pacing(view));
+    text.append(source_cost(view));
+    if !view.priority.is_normal() && !view.status.is_end() {
+        text.field("priority", Meaning::Plain, view.priority.as_str());
+    }
     if let Some(limit) = &view.waits_for {
         text.field("waits", Meaning::Plain, limit);
     }
@@ -96,6 +101,34 @@ pub(crate) fn text(view: &MigrationView, width: Option<usize>, is_verbose: bool)
     text.append(errors(view));
     text.append(findings(view, is_verbose));
     text
+}
+
+/// Returns what it costs the source's host, now or in all.
+fn source_cost(view: &MigrationView) -> Text {
+    let mut text = Text::new();
+    let said = |cost: &CostView| {
+        let CostView { cpu_percent, io_pressure_percent, load } = cost;
+        format!(
+            "{cpu_percent:.0} % of a processor, {io_pressure_percent:.0} % of the time waits for disks, load {load:.2}"
+        )
+    };
+    match (&view.source_cost, &view.source_cost_mean, &view.source_cost_peak) {
+        (Some(now), _, _) => text.field("source", Meaning::Plain, said(now)),
+        (None, Some(mean), Some(peak)) => text
+            .field("source", Meaning::Plain, format!("on average {}", said(mean)))
+            .field("", Meaning::Plain, format!("at most {}", said(peak))),
+        (None, _, _) => &mut text,
+    };
+    if let Some(throttled) = throttled(view) {
+        text.field("throttled", Meaning::Caution, throttled);
+    }
+    text
+}
+
+/// Returns why the source holds back, if it does.
+pub(crate) fn throttled(view: &MigrationView) -> Option<String> {
+    let (cost, max_load) = (view.source_cost.filter(|_| view.source_throttled)?, view.max_load?);
+    Some(format!("by the source's load {:.2}, which may be below {max_load}", cost.load))
 }
 
 /// Returns how fast it may go.

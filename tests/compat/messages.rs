@@ -77,7 +77,13 @@ fn fixtures_of_leaders_messages_are_spoken() {
         tenant: "default".to_owned(),
         ..v1::Grant::default()
     };
-    let lease = v1::RenewedLease { token: token(), ticket: vec![3], bandwidth_limit: 9 };
+    let lease = v1::RenewedLease {
+        token: token(),
+        ticket: vec![3],
+        bandwidth_limit: 9,
+        max_load: None,
+        idle_io: false,
+    };
     let v1::HeldLease { migration, step, token } = held();
     let said = [
         ToAgent::Welcome(v1::Welcome {

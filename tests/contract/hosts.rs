@@ -17,7 +17,7 @@ use tokio::sync::{mpsc, watch};
 use tokio_util::sync::CancellationToken;
 use transfer::{
     Endpoint, EndpointSettings, FindingSink, KillPoint, LeaseKeeper, Patience, Peer, PeerNews, ResetKey,
-    Secrets, StepContext, hold_lease,
+    Secrets, Sparing, StepContext, hold_lease,
 };
 
 use crate::authority::{Authority, CLUSTER};
@@ -128,6 +128,7 @@ impl Hosts {
             token,
             ticket: shown,
             news: watch::channel(PeerNews::default()).1,
+            sparing: watch::channel(Sparing::default()).1,
             was_reached: false,
             compression: Compression::Auto,
             transport: TransportChoice::Auto,

@@ -140,3 +140,65 @@ fn a_host_is_shared_and_its_migrations_wait_for_their_turn() {
         judge::assert_equal(&cluster.path(&format!("s{number}")), &cluster.path(&format!("d{number}")));
     }
 }
+
+#[test]
+fn a_source_under_load_is_left_alone_until_more_load_is_allowed() {
+    let cluster = Cluster::start(2, 1);
+    let (source, destination) = (cluster.path("shop"), cluster.path("moved"));
+    tree::noise(&source, FILES, 40_000).unwrap();
+    // Any load is at least this one.
+    let id = cluster.migrate_detached(&source, &destination, &["--max-load", "0"]);
+    let held =
+        cluster.wait_for(&id, "the source to hold back", |migration| migration["source_throttled"] == true);
+    for figure in ["cpu_percent", "io_pressure_percent", "load"] {
+        assert!(held["source_cost"][figure].is_number(), "{held:#}");
+    }
+    let person = cluster.ctl(&["status", &id], &[]).expect_code(0);
+    assert!(
+        person.stdout.contains("throttled, by the source's load")
+            || person.stdout.contains("by the source's load"),
+        "{person:?}"
+    );
+    for words in [&["set", id.as_str(), "--max-load", "much"][..], &["set", &id, "--max-load", "-1"]] {
+        assert_eq!(cluster.json(words).0, Some(2), "{words:?}");
+    }
+    done(&cluster, &["set", &id, "--max-load", "9999"]);
+    let migration = cluster.wait_for_end(&id);
+    assert_eq!((&migration["status"], &migration["verified"]), (&"completed".into(), &true.into()));
+    assert!(migration["source_throttled_s"].as_u64() > Some(0), "{migration:#}");
+    assert!(migration["source_cost_peak"]["load"].is_number(), "{migration:#}");
+    let report = cluster.ctl(&["report", &id, "--format", "markdown"], &[]).expect_code(0);
+    assert!(report.stdout.contains("Source held back for its load"), "{}", report.stdout);
+    judge::assert_equal(&source, &destination);
+}
+
+/// Returns the IO class of each thread of a process, as `ionice` shows it.
+fn io_classes(cluster: &Cluster, name: &str) -> Vec<String> {
+    let pid = cluster.processes()[name].as_raw_nonzero();
+    let tasks = std::fs::read_dir(format!("/proc/{pid}/task")).unwrap().flatten();
+    let class = |task: std::fs::DirEntry| {
+        let shown = std::process::Command::new("ionice").arg("-p").arg(task.file_name()).output().unwrap();
+        String::from_utf8_lossy(&shown.stdout).trim().to_owned()
+    };
+    tasks.map(class).collect()
+}
+
+#[test]
+fn an_idle_move_uses_disks_of_both_sides_when_nobody_else_does() {
+    let cluster = Cluster::start(2, 1);
+    let (source, destination) = (cluster.path("shop"), cluster.path("moved"));
+    tree::noise(&source, FILES, 40_000).unwrap();
+    let id = cluster.migrate_detached(&source, &destination, &["--io-class", "idle", "--bandwidth", "1KiB"]);
+    let agents = ["agent-1", "agent-2"];
+    let is_idle = |name: &&str| io_classes(&cluster, name).iter().any(|class| class == "idle");
+    wait::until("threads of both agents to be idle", std::time::Duration::from_secs(60), || {
+        agents.iter().all(is_idle).then_some(())
+    });
+    done(&cluster, &["set", &id, "--bandwidth", "none"]);
+    assert_eq!(cluster.wait_for_end(&id)["status"], "completed");
+    // Threads of pools go on as they were before.
+    wait::until("no thread to be idle any more", std::time::Duration::from_secs(60), || {
+        (!agents.iter().any(is_idle)).then_some(())
+    });
+    judge::assert_equal(&source, &destination);
+}

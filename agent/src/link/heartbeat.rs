@@ -82,6 +82,7 @@ pub fn ahead_ms(leader: WallMs, here: WallMs) -> i64 {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::link::lease::Pace;
     use common::clock;
     use common::fence::FencingToken;
 
@@ -122,7 +123,7 @@ mod tests {
         let leases = [lease.clone()];
         let is_due = |now| Heartbeats::due(&leases, now).count() == 1;
         assert!(is_due(now));
-        lease.renewed(now, Vec::new(), None);
+        lease.renewed(now, Vec::new(), Pace::default());
         assert!(!is_due(now.after(Duration::from_secs(6))));
         assert!(is_due(now.after(Duration::from_secs(9))));
     }

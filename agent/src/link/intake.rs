@@ -84,9 +84,12 @@ pub(super) async fn peer_seen(session: &Session, seen: v1::PeerSeen) -> Result<(
 }
 
 pub(super) async fn paced(session: &Session, paced: v1::Paced) -> Result<(), Failure> {
-    let v1::Paced { token, bandwidth_limit } = paced;
+    let v1::Paced { token, bandwidth_limit, max_load, idle_io } = paced;
     match wire::from_token(token) {
-        Ok(token) => order(session, Order::Paced { token, bytes_per_s: wire::limit(bandwidth_limit) }).await,
+        Ok(token) => {
+            let pace = wire::pace(bandwidth_limit, max_load, idle_io);
+            order(session, Order::Paced { token, pace }).await
+        }
         Err(error) => {
             tracing::warn!(%error, "a pace was not understood");
             Ok(())

@@ -12,7 +12,7 @@ use common::fence::FencingToken;
 use common::id::{MigrationId, StepId};
 use tokio::sync::watch;
 use tokio_util::sync::CancellationToken;
-use transfer::{LeaseGuard, LeaseKeeper, PeerNews, hold_lease};
+use transfer::{LeaseGuard, LeaseKeeper, PeerNews, Sparing, hold_lease};
 
 /// How often a lease's time is looked at, so that a machine that slept notices within this.
 const LOOK_INTERVAL: Duration = Duration::from_millis(500);
@@ -34,8 +34,18 @@ struct Held {
     renewed: watch::Sender<Option<BootTime>>,
     ticket: watch::Sender<Vec<u8>>,
     bandwidth: watch::Sender<Option<u64>>,
+    sparing: watch::Sender<Sparing>,
     news: watch::Sender<PeerNews>,
     ended: watch::Sender<Option<LeaseEnd>>,
+}
+
+/// How fast, and how carefully, a step goes.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Pace {
+    /// Bytes per second that its source may send; none is no limit.
+    pub bytes_per_s: Option<u64>,
+    /// How the source's host is to be spared.
+    pub sparing: Sparing,
 }
 
 /// Why a lease ended before its step did.
@@ -69,6 +79,7 @@ impl HeldLease {
                 renewed: watch::Sender::new(None),
                 ticket: watch::Sender::new(ticket),
                 bandwidth: watch::Sender::new(None),
+                sparing: watch::Sender::new(Sparing::default()),
                 news: watch::Sender::new(PeerNews::default()),
                 ended: watch::Sender::new(None),
             }),
@@ -105,6 +116,11 @@ impl HeldLease {
         self.held.bandwidth.subscribe()
     }
 
+    /// Returns how the source's host is to be spared, the newest word last.
+    pub fn sparing(&self) -> watch::Receiver<Sparing> {
+        self.held.sparing.subscribe()
+    }
+
     /// Returns what the leader says of the agent on the other side.
     pub fn news(&self) -> watch::Receiver<PeerNews> {
         self.held.news.subscribe()
@@ -121,20 +137,20 @@ impl HeldLease {
     }
 
     /// Notes that the renewal sent at `sent` was answered.
-    pub fn renewed(&self, sent: BootTime, ticket: Vec<u8>, bandwidth_limit: Option<u64>) {
+    pub fn renewed(&self, sent: BootTime, ticket: Vec<u8>, pace: Pace) {
         self.held.keeper.renewed(sent);
         self.held.renewed.send_modify(|renewed| *renewed = (*renewed).max(Some(sent)));
         if !ticket.is_empty() {
             self.held.ticket.send_replace(ticket);
         }
-        self.paced(bandwidth_limit);
+        self.paced(pace);
     }
 
-    /// Notes how fast the source may send from now on.
-    pub fn paced(&self, bandwidth_limit: Option<u64>) {
-        self.held
-            .bandwidth
-            .send_if_modified(|limit| std::mem::replace(limit, bandwidth_limit) != bandwidth_limit);
+    /// Notes how fast, and how carefully, the step goes from now on.
+    pub fn paced(&self, pace: Pace) {
+        let Pace { bytes_per_s, sparing } = pace;
+        self.held.bandwidth.send_if_modified(|limit| std::mem::replace(limit, bytes_per_s) != bytes_per_s);
+        self.held.sparing.send_if_modified(|known| std::mem::replace(known, sparing) != sparing);
     }
 
     /// Ends the lease; the first reason stays.
@@ -205,7 +221,7 @@ mod tests {
         let lease = lease();
         let (sent, other) = (clock::boot(), lease.clone());
         let waiting = lease.came_to_life();
-        other.renewed(sent, b"second".to_vec(), Some(1024));
+        other.renewed(sent, b"second".to_vec(), Pace { bytes_per_s: Some(1024), ..Pace::default() });
         assert!(waiting.await);
         assert_eq!(lease.renewed_at(), Some(sent));
         assert_eq!(*lease.ticket().borrow(), b"second");
@@ -219,7 +235,7 @@ mod tests {
         let guard = lease.guard();
         lease.end(LeaseEnd::Lost, "revoked");
         lease.end(LeaseEnd::Cancelled, "later");
-        lease.renewed(clock::boot(), Vec::new(), None);
+        lease.renewed(clock::boot(), Vec::new(), Pace::default());
         assert_eq!(lease.over().await, LeaseEnd::Lost);
         assert!(!lease.came_to_life().await);
         assert_eq!(guard.check().unwrap_err().kind, FailureKind::Fenced);
@@ -233,7 +249,7 @@ mod tests {
         assert_eq!(guard.check().unwrap_err().kind, FailureKind::Fenced);
         assert_eq!(lease.over().await, LeaseEnd::Lost);
         assert!(guard.stop().is_cancelled());
-        lease.renewed(clock::boot(), Vec::new(), None);
+        lease.renewed(clock::boot(), Vec::new(), Pace::default());
         assert_eq!(guard.check().unwrap_err().kind, FailureKind::Fenced);
     }
 

@@ -367,10 +367,10 @@ impl Conversation {
         let v1::Renewed { number, leases } = renewed;
         let Some(sent) = self.heartbeats.answered(number) else { return };
         let held = session.held.borrow();
-        for v1::RenewedLease { token, ticket, bandwidth_limit } in leases {
+        for v1::RenewedLease { token, ticket, bandwidth_limit, max_load, idle_io } in leases {
             let Ok(token) = wire::from_token(token) else { continue };
             if let Some(lease) = held.iter().find(|lease| lease.token() == token) {
-                lease.renewed(sent, ticket, wire::limit(bandwidth_limit));
+                lease.renewed(sent, ticket, wire::pace(bandwidth_limit, max_load, idle_io));
             }
         }
     }
@@ -629,8 +629,13 @@ mod tests {
             _ => None,
         });
         let renewing = renewing.await;
-        let lease =
-            v1::RenewedLease { token: renewing.renew[0].token, ticket: b"t".to_vec(), bandwidth_limit: 9 };
+        let lease = v1::RenewedLease {
+            token: renewing.renew[0].token,
+            ticket: b"t".to_vec(),
+            bandwidth_limit: 9,
+            max_load: None,
+            idle_io: false,
+        };
         seen.say(Message::Renewed(v1::Renewed { number: renewing.number, leases: vec![lease] })).await;
         assert!(granted.lease.came_to_life().await);
         assert_eq!(*granted.lease.bandwidth().borrow(), Some(9));

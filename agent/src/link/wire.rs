@@ -16,9 +16,9 @@ use proto::v1::agent_message::Message;
 use proto::v1::answer::Answer as AnswerForm;
 use proto::v1::step_event::Event;
 use serde::Serialize;
-use transfer::{PeerNews, RelayWay, Right, ServeOrder};
+use transfer::{PeerNews, RelayWay, Right, ServeOrder, Sparing};
 
-use super::lease::HeldLease;
+use super::lease::{HeldLease, Pace};
 use crate::journal::{OutboxEvent, OutboxRecord};
 use crate::step::order::{Answer, AskedFor, Grant, Peer, Question};
 
@@ -87,9 +87,10 @@ pub(super) fn serve(serve: v1::Serve) -> Result<ServeOrder, Failure> {
     Ok(ServeOrder { ticket, addresses: readable(&peer_addresses), transport, relay })
 }
 
-/// Returns a limit as the wire has it: zero is none.
-pub(super) fn limit(bytes_per_s: u64) -> Option<u64> {
-    Some(bytes_per_s).filter(|limit| *limit > 0)
+/// Returns a pace as the wire has it: a limit of zero is none.
+pub(super) fn pace(bandwidth_limit: u64, max_load: Option<u32>, is_idle: bool) -> Pace {
+    let bytes_per_s = Some(bandwidth_limit).filter(|limit| *limit > 0);
+    Pace { bytes_per_s, sparing: Sparing { max_load, is_idle } }
 }
 
 pub(super) fn peer_seen(seen: v1::PeerSeen) -> Result<(FencingToken, PeerNews), WireError> {

@@ -137,6 +137,7 @@ fn context(
         token: lease.token(),
         ticket: lease.ticket(),
         news: lease.news(),
+        sparing: lease.sparing(),
         was_reached: false,
         compression: Compression::Auto,
         transport: TransportChoice::Auto,

@@ -134,9 +134,9 @@ impl Executor {
                     attempt.lease.hear_of_peer(news);
                 }
             }
-            Order::Paced { token, bytes_per_s } => {
+            Order::Paced { token, pace } => {
                 if let Some(attempt) = self.attempts.get(&token) {
-                    attempt.lease.paced(bytes_per_s);
+                    attempt.lease.paced(pace);
                 }
             }
             Order::Question { session, number, question } => self.ask(session, number, question),
@@ -364,7 +364,7 @@ mod tests {
         }
 
         async fn give(&self, grant: Grant) {
-            grant.lease.renewed(clock::boot(), Vec::new(), None);
+            grant.lease.renewed(clock::boot(), Vec::new(), crate::link::lease::Pace::default());
             self.orders.send(Order::Grant(Box::new(grant))).await.unwrap();
         }
 

@@ -10,7 +10,7 @@ use common::id::{HostName, TenantId};
 use common::progress::Progress;
 use transfer::{PeerNews, RelayWay, ServeOrder};
 
-use crate::link::lease::HeldLease;
+use crate::link::lease::{HeldLease, Pace};
 
 /// What the leader wants.
 #[derive(Debug)]
@@ -38,12 +38,12 @@ pub enum Order {
         /// What it says.
         news: PeerNews,
     },
-    /// Change how fast the source of a step may send.
+    /// Change how fast, and how carefully, a step goes.
     Paced {
         /// The lease of the step.
         token: FencingToken,
-        /// Bytes per second; none is no limit.
-        bytes_per_s: Option<u64>,
+        /// From now on.
+        pace: Pace,
     },
     /// Close what is open to hosts whose certificates are void, and let them in no more.
     RevokedHosts {

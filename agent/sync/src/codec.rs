@@ -89,7 +89,7 @@ mod tests {
     use crate::frame::{FrameError, FrameKind, HEADER_BYTES, Header};
     use crate::stamp::{Stamp, Time};
     use crate::wire::content::{Extent, Fetch, Have, Layout, Reply, Request, Same, What};
-    use crate::wire::control::{Counters, ToDestination, ToSource};
+    use crate::wire::control::{Cost, Counters, Sparing, ToDestination, ToSource};
     use crate::wire::error_code::ErrorCode;
     use crate::wire::hello::Hello;
     use crate::wire::manifest::{End, Item};
@@ -113,6 +113,8 @@ mod tests {
     fn messages_come_back() {
         round_trip(&Hello::Content);
         round_trip(&ToSource::Limit { bytes_per_s: Some(9) });
+        round_trip(&ToSource::Spare(Sparing { max_load: Some(400), is_idle: true }));
+        round_trip(&ToDestination::Cost(Cost { cpu_permille: 9, is_throttled: true, ..Cost::default() }));
         round_trip(&ToDestination::Counters(Counters { wire_bytes: u64::MAX, ..Counters::default() }));
         round_trip(&Item::End(End { entries: 3, directories: 1 }));
         round_trip(&request(b"a/b".to_vec(), What::Whole, 5));

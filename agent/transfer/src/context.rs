@@ -16,8 +16,10 @@ use common::limit;
 use common::progress::Progress;
 use common::spec::Compression;
 use common::transport::TransportChoice;
+use sync::wire::control::Sparing;
 use tokio::sync::watch;
 use tokio_util::sync::CancellationToken;
+use tree::IoClass;
 
 use crate::findings::FindingSink;
 use crate::kill_point::KillPoint;
@@ -49,6 +51,14 @@ pub struct StepContext {
 }
 
 impl StepContext {
+    /// Puts the calling thread, and those that it starts, into the IO class that is asked for, until the class is
+    /// dropped.
+    pub(crate) fn io_class(&self) -> IoClass {
+        let mut class = IoClass::of_this_thread();
+        class.set_idle(self.peer.as_ref().is_some_and(|peer| peer.sparing.borrow().is_idle));
+        class
+    }
+
     /// Returns what is passed before every effect.
     pub(crate) fn kill_point(&self) -> KillPoint {
         self.lease.kill.clone()
@@ -70,6 +80,8 @@ pub struct Peer {
     pub ticket: watch::Receiver<Vec<u8>>,
     /// What the leader says of its agent.
     pub news: watch::Receiver<PeerNews>,
+    /// How its host is to be spared; it may change at any time.
+    pub sparing: watch::Receiver<Sparing>,
     /// Whether an attempt of this migration has reached it before.
     pub was_reached: bool,
     /// Whether it shall compress content.

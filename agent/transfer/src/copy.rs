@@ -3,16 +3,17 @@
 use std::collections::VecDeque;
 use std::path::Path;
 use std::sync::atomic::Ordering::Relaxed;
-use std::sync::{Arc, OnceLock};
+use std::sync::{Arc, Mutex, OnceLock};
 use std::time::Duration;
 
 use common::clock::{self, BootTime};
+use common::cost::{SourceCost, SourceCosts};
 use common::failure::{Failure, FailureKind};
 use common::sanitize::Sanitize;
 use common::step::file::{FileOutput, FileParams, Sanitized, VERSION};
 use sync::byte_string::ByteString;
 use sync::filter::Filter;
-use sync::wire::control::{Counters as Counted, Opened};
+use sync::wire::control::{Cost, Counters as Counted, Opened};
 use sync::wire::hello::ScanRequest;
 use tokio::task::JoinHandle;
 use tree::Root;
@@ -43,8 +44,10 @@ const CONTENT_LANES: usize = 4;
 const SCAN_WORKERS: usize = 2;
 /// How often progress is told.
 const PROGRESS_EVERY: Duration = Duration::from_millis(250);
+/// Ticks of a second.
+const TICKS_PER_S: u64 = 4;
 /// Counters are saved every second.
-const SAVE_EVERY_TICKS: u64 = 4;
+const SAVE_EVERY_TICKS: u64 = TICKS_PER_S;
 /// The rate that is told is that of the last five seconds.
 const RATE_TICKS: usize = 20;
 /// The list of all findings of a migration, lines of JSON, in the agent's state directory.
@@ -123,6 +126,7 @@ pub(crate) struct Attempt {
     counters: Arc<Counters>,
     flow: Arc<Flow>,
     saved: OnceLock<SavedCounters>,
+    costs: Mutex<SourceCosts>,
 }
 
 impl Attempt {
@@ -136,11 +140,20 @@ impl Attempt {
             counters: Arc::new(Counters::default()),
             flow: Arc::new(Flow::default()),
             saved: OnceLock::new(),
+            costs: Mutex::default(),
         }
     }
 
     fn before(&self) -> Totals {
         self.saved.get().map(|saved| saved.before).unwrap_or_default()
+    }
+
+    /// Notes what the source's host has to bear; once a second.
+    fn note_cost(&self, cost: Option<Cost>) {
+        let Some(Cost { cpu_permille, io_permille, load_hundredths, is_throttled }) = cost else { return };
+        let cost = SourceCost { cpu_permille, io_permille, load_hundredths, is_throttled };
+        pull::lock(&self.costs).add(cost);
+        self.ctx.progress.send_modify(|progress| progress.source_cost = Some(cost));
     }
 
     /// Tells progress.
@@ -189,6 +202,7 @@ impl Attempt {
         output.bytes_on_wire = totals.wire_bytes;
         output.bytes_resent = totals.content_bytes.saturating_sub(self.counters.data_landed.load(Relaxed));
         output.duration_ms = totals.duration_ms;
+        output.source_costs = Some(*pull::lock(&self.costs)).filter(|costs| costs.samples > 0);
         output
     }
 }
@@ -222,6 +236,9 @@ async fn watch(
                 attempt.tell(wire, rate.of(attempt.counters.bytes_done.load(Relaxed)));
                 ticks += 1;
                 let is_saved = saving.as_ref().is_none_or(JoinHandle::is_finished);
+                if ticks.is_multiple_of(TICKS_PER_S) {
+                    attempt.note_cost(*source.cost().borrow());
+                }
                 if is_saved && ticks.is_multiple_of(SAVE_EVERY_TICKS) {
                     saving = Some(attempt.save_aside(wire, counted.content_bytes));
                 }
@@ -296,6 +313,7 @@ fn pass(
     known: Known,
 ) -> Result<(), Failure> {
     let Attempt { ctx, counters, flow, .. } = attempt;
+    let _class = ctx.io_class();
     let filter = filter_of(&params)?;
     let owners = Owners::new(params.numeric_ids);
     let (stage, boot_id) = open_stage(ctx, &params, memory)?;

@@ -126,6 +126,7 @@ impl Iterator for Present {
 
 impl Job {
     fn run(self, manifest: ManifestReceiver, content: Option<Content>) -> Result<FileOutput, Failure> {
+        let _class = self.ctx.io_class();
         let path = self.memory.list(LIST);
         let file = File::create(&path).map_err(|error| unwritable(&path, &error))?;
         let mut listings = PeerListings::new(manifest, Owners::new(self.params.numeric_ids))?;
@@ -137,6 +138,7 @@ impl Job {
                     workers: SCAN_WORKERS,
                     spill_dir: self.memory.folder().to_owned(),
                     sanitizer: None,
+                    is_idle: Arc::default(),
                 };
                 Present::Scan(Scan::start(root.dir(), settings)?, root.clone())
             }

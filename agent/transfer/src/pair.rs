@@ -24,6 +24,7 @@ use crate::findings::FindingSink;
 use crate::kill_point::KillPoint;
 use crate::reset_key::ResetKey;
 use crate::snapshot::Snapshot;
+use sync::wire::control::Sparing;
 
 /// Panics at the first entry that is not the same.
 pub(crate) fn assert_same(found: &Snapshot, expected: &Snapshot, what: &str) {
@@ -159,6 +160,7 @@ impl Pair {
             token,
             ticket,
             news: watch::channel(PeerNews::default()).1,
+            sparing: watch::channel(Sparing::default()).1,
             was_reached: false,
             compression: Compression::Auto,
             transport: TransportChoice::Auto,

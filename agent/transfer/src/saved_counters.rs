@@ -77,6 +77,7 @@ impl Standing {
             bytes_per_s,
             reach: now.reach,
             transport: now.transport,
+            source_cost: now.source_cost,
         }
     }
 }
@@ -93,6 +94,7 @@ impl From<Progress> for Standing {
             bytes_per_s,
             reach: _,
             transport: _,
+            source_cost: _,
         } = progress;
         Self {
             files_done,

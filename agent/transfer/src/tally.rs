@@ -73,6 +73,7 @@ impl Counters {
             bytes_per_s,
             reach: earlier.reach,
             transport: earlier.transport,
+            source_cost: earlier.source_cost,
         }
     }
 

@@ -1,5 +1,6 @@
 //! How fast this side may send: a token bucket that can be changed while it runs.
 
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Mutex, PoisonError};
 use std::time::Duration;
 
@@ -12,7 +13,11 @@ const LOOK_AGAIN: Duration = Duration::from_millis(200);
 
 /// A limit that all lanes of a connection share.
 #[derive(Debug)]
-pub(crate) struct Throttle(Mutex<Bucket>);
+pub(crate) struct Throttle {
+    bucket: Mutex<Bucket>,
+    /// While it holds nothing is read or sent at all.
+    is_held: AtomicBool,
+}
 
 #[derive(Debug)]
 struct Bucket {
@@ -25,7 +30,8 @@ struct Bucket {
 impl Throttle {
     /// Makes a limit; none lets everything through.
     pub(crate) fn new(bytes_per_s: Option<u64>) -> Self {
-        Self(Mutex::new(Bucket { bytes_per_s, available: 0.0, filled: clock::boot() }))
+        let bucket = Mutex::new(Bucket { bytes_per_s, available: 0.0, filled: clock::boot() });
+        Self { bucket, is_held: AtomicBool::new(false) }
     }
 
     /// Changes the limit.
@@ -35,6 +41,36 @@ impl Throttle {
         bucket.bytes_per_s = bytes_per_s;
         // A debt made under another rate is forgiven: paid at a slow rate it could take hours.
         bucket.available = 0.0;
+    }
+
+    /// Holds everything back, or lets go.
+    pub(crate) fn hold(&self, is_held: bool) {
+        self.is_held.store(is_held, Ordering::Relaxed);
+    }
+
+    /// Whether everything is held back.
+    pub(crate) fn is_held(&self) -> bool {
+        self.is_held.load(Ordering::Relaxed)
+    }
+
+    /// Waits while everything is held back.
+    pub(crate) async fn released(&self) {
+        while self.is_held() {
+            tokio::time::sleep(LOOK_AGAIN).await;
+        }
+    }
+
+    /// Makes a thread wait while everything is held back.
+    pub(crate) fn wait(&self) {
+        while self.is_held() {
+            std::thread::sleep(LOOK_AGAIN);
+        }
+    }
+
+    /// Lets everything through: the connection has ended, and nobody shall wait for it.
+    pub(crate) fn end(&self) {
+        self.hold(false);
+        self.set(None);
     }
 
     /// Waits until so many bytes may be sent.
@@ -47,7 +83,7 @@ impl Throttle {
     }
 
     fn lock(&self) -> std::sync::MutexGuard<'_, Bucket> {
-        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+        self.bucket.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 

@@ -1,12 +1,13 @@
 //! System calls that rustix does not have: the extended attribute calls of Linux 6.13 that take a
-//! directory descriptor and a name, the one that tells a project id, and those that tell quotas.
+//! directory descriptor and a name, the one that tells a project id, those that tell quotas, and those of the IO
+//! priority of a thread.
 //!
 //! This is the only module that may use `unsafe`.
 //! The kernel reads and writes nothing but the buffers whose pointers and lengths are given here, during
 //! the call.
 #![expect(
     unsafe_code,
-    reason = "rustix has no setxattrat and its like, no FS_IOC_FSGETXATTR and no quotactl"
+    reason = "rustix has no setxattrat and its like, no FS_IOC_FSGETXATTR, no quotactl and no ioprio_set"
 )]
 
 use std::ffi::{CStr, c_char, c_int, c_long, c_uint, c_void};
@@ -257,6 +258,34 @@ pub(crate) fn btrfs_quota_items(
     // SAFETY: the kernel reads and writes one structure of this size, of which any bytes are a value.
     unsafe { ioctl(fd, Updater::<BTRFS_IOC_TREE_SEARCH, RawSearch>::new(&mut search)) }?;
     Ok((search.count, search.found.to_vec()))
+}
+
+/// `ioprio_set(2)` and `ioprio_get(2)`; none where their numbers are not known here.
+const IOPRIO: Option<(c_long, c_long)> = if cfg!(target_arch = "x86_64") {
+    Some((251, 252))
+} else if cfg!(any(target_arch = "aarch64", target_arch = "riscv64")) {
+    Some((30, 31))
+} else {
+    None
+};
+/// The calling thread, as `which` and `who` say it.
+const IOPRIO_WHO_PROCESS: c_int = 1;
+const THIS_THREAD: c_int = 0;
+
+/// Returns the IO priority of the calling thread: a class in the upper three bits of sixteen, a level below.
+pub(crate) fn ioprio_get() -> Result<u16, Errno> {
+    let (_, get) = IOPRIO.ok_or(Errno::NOSYS)?;
+    // SAFETY: the kernel is given two numbers and no pointer.
+    let returned = unsafe { syscall(get, IOPRIO_WHO_PROCESS, THIS_THREAD) };
+    outcome(returned).map(|priority| u16::try_from(priority).unwrap_or(0))
+}
+
+/// Sets it.
+pub(crate) fn ioprio_set(priority: u16) -> Result<(), Errno> {
+    let (set, _) = IOPRIO.ok_or(Errno::NOSYS)?;
+    // SAFETY: the kernel is given three numbers and no pointer.
+    let returned = unsafe { syscall(set, IOPRIO_WHO_PROCESS, THIS_THREAD, c_int::from(priority)) };
+    outcome(returned).map(|_zero| ())
 }
 
 #[cfg(test)]

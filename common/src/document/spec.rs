@@ -42,6 +42,9 @@ const TRANSFER: Known = Known {
     served: &[
         "files",
         "bandwidth_limit",
+        "max_load",
+        "io_class",
+        "priority",
         "delete",
         "max_delete",
         "checksum",
@@ -204,6 +207,9 @@ fn transfer(node: &Node, problems: &mut Problems) -> Option<TransferSpec> {
         relay: fields.read("relay", problems, |text: &str| {
             text.parse::<HostName>().map_err(|error| error.to_string())
         }),
+        max_load: fields.parse("max_load", problems),
+        io_class: fields.parse("io_class", problems).unwrap_or_default(),
+        priority: fields.parse("priority", problems).unwrap_or_default(),
     })
 }
 
@@ -236,6 +242,8 @@ fn options(node: &Node, problems: &mut Problems) -> Option<OptionsSpec> {
 
 #[cfg(test)]
 mod tests {
+    use crate::control::{IoClass, Priority};
+
     use super::*;
 
     const YAML: &str = r#"
@@ -247,7 +255,8 @@ source:
   host: web1
   paths: { root: /var/www/shop, exclude: ["cache/**", '*.tmp'] }
 destination: { host: web2, paths: { root: /var/www/shop } }
-transfer: { files: sync, bandwidth_limit: 50MiB, compression: 9, delete: true, max_delete: 80% }
+transfer:
+  { files: sync, bandwidth_limit: 50MiB, compression: 9, max_load: 4.5, io_class: idle, priority: high, delete: true, max_delete: 80% }
 options: { rollback_window: 24h, timeout: 3600000, zero_downtime: false, auto_rollback: false, validation_level: full }
 sanitize:
   key: "${secret:mask}"
@@ -277,6 +286,9 @@ paths.root = "/var/www/shop"
 files = "sync"
 bandwidth_limit = "50MiB"
 compression = 9
+max_load = 4.5
+io_class = "idle"
+priority = "high"
 delete = true
 max_delete = "80%"
 [options]
@@ -316,6 +328,9 @@ regex = 'password\s*=\s*(\S+)'
             (spec.options.rollback_window_ms, spec.options.timeout_ms),
             (Some(86_400_000), Some(3_600_000))
         );
+        let transfer = &spec.transfer;
+        assert_eq!(transfer.max_load, Some("4.5".parse().unwrap()));
+        assert_eq!((transfer.io_class, transfer.priority), (IoClass::Idle, Priority::High));
         assert!(!spec.options.rollback_on_failure);
         let sanitize = spec.sanitize.unwrap();
         assert_eq!(sanitize.files.len(), 4);
@@ -351,6 +366,10 @@ regex = 'password\s*=\s*(\S+)'
             (good.replace("host: a, ", ""), "`source.host` is missing"),
             (good.replace("root: /x", "root: x"), "line 1"),
             (format!("{good}name: [a]\n"), "`name` is a single value, and this is a list"),
+            (format!("{good}transfer: {{bandwidth_limit: \"20:00=1MiB\"}}\n"), "no part of a timetable"),
+            (format!("{good}transfer: {{max_load: much}}\n"), "`much` is no load average"),
+            (format!("{good}transfer: {{io_class: quick}}\n"), "neither normal nor idle"),
+            (format!("{good}transfer: {{priority: 9}}\n"), "low, normal and high"),
             (format!("{good}version: 2\n"), "`version` is 2"),
             (format!("{good}name: &a x\nversion: *a\n"), "aliases"),
             (format!("{good}name: !!str x\n"), "tags"),

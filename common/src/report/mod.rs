@@ -171,6 +171,24 @@ fn way_back(migration: &MigrationView) -> String {
     }
 }
 
+/// Returns what it cost the source's host.
+fn source_cost(migration: &MigrationView) -> Vec<(&'static str, String)> {
+    let (Some(mean), Some(peak)) = (migration.source_cost_mean, migration.source_cost_peak) else {
+        return Vec::new();
+    };
+    let percent = |mean: f64, peak: f64| format!("{mean:.0} % on average, {peak:.0} % at most");
+    let mut facts = vec![
+        ("Source's agent, of one processor", percent(mean.cpu_percent, peak.cpu_percent)),
+        ("Source's disks waited for", percent(mean.io_pressure_percent, peak.io_pressure_percent)),
+        ("Source's load", format!("{:.2} on average, {:.2} at most", mean.load, peak.load)),
+    ];
+    if migration.source_throttled_s > 0 {
+        let held = milliseconds(migration.source_throttled_s.saturating_mul(1_000));
+        facts.push(("Source held back for its load", held));
+    }
+    facts
+}
+
 fn moved(migration: &MigrationView, is_dry: bool) -> Vec<(&'static str, String)> {
     let at_least = if migration.is_estimate { "at least " } else { "" };
     let files = human::count(migration.files_total);
@@ -196,6 +214,7 @@ fn moved(migration: &MigrationView, is_dry: bool) -> Vec<(&'static str, String)>
             ("Rate of files, what was there already included", files_rate(migration.files_done, duration_ms)),
         ]);
     }
+    facts.extend(source_cost(migration));
     facts
 }
 

@@ -6,6 +6,7 @@
 use serde::{Deserialize, Serialize};
 
 use super::{Reversibility, StepDescriptor, StepKind};
+use crate::cost::SourceCosts;
 use crate::digest::Digest;
 use crate::phase::{Phase, Scope};
 use crate::reach::Reach;
@@ -204,6 +205,9 @@ pub struct FileOutput {
     /// What content came over in the last attempt.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub transport: Option<Transport>,
+    /// What the last attempt cost the source's host.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub source_costs: Option<SourceCosts>,
     /// To how many files each rule of `sanitize` applied, in the order of the rules.
     pub sanitized: Vec<Sanitized>,
     /// Where the itemised list of a dry run, or the whole list of findings, stands at the destination's agent.

@@ -192,11 +192,14 @@ impl Session {
             };
             let Some(lease) = &migration.steps[place].lease else { continue };
             let ticket = grant::ticket(&state, &seals.ticket_key, &migration, place, lease, wall);
+            let pace = pace::of(&self.hub, token);
             self.hub.lease_clock.renew(token, now);
             leases.push(v1::RenewedLease {
                 token: Some(grant::token(token)),
                 ticket: ticket.map_err(|failure| Some(proto::status::to_status(&failure)))?,
-                bandwidth_limit: pace::of(&self.hub, token).bytes_per_s.unwrap_or(0),
+                bandwidth_limit: pace.bytes_per_s.unwrap_or(0),
+                max_load: pace.max_load,
+                idle_io: pace.is_idle,
             });
         }
         self.send(ToAgent::Renewed(v1::Renewed { number: heartbeat.number, leases })).await?;

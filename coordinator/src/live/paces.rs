@@ -13,6 +13,10 @@ use common::id::{HostName, TenantId};
 pub struct Pace {
     /// Bytes per second that its source may send; none is no limit.
     pub bytes_per_s: Option<u64>,
+    /// Up to which load its source's host is read, in hundredths; none is any.
+    pub max_load: Option<u32>,
+    /// Whether it uses disks only when nobody else needs them.
+    pub is_idle: bool,
 }
 
 /// The pace of a lease, and who is to be told.
@@ -74,13 +78,17 @@ mod tests {
         let token = FencingToken { epoch: 1, index: 7 };
         let (tenant, host) = (TenantId::default_tenant(), "web2".parse::<HostName>().unwrap());
         let paces = |bytes_per_s| {
-            let paced = Paced { tenant: tenant.clone(), host: host.clone(), pace: Pace { bytes_per_s } };
+            let paced = Paced {
+                tenant: tenant.clone(),
+                host: host.clone(),
+                pace: Pace { bytes_per_s, ..Pace::default() },
+            };
             BTreeMap::from([(token, paced)])
         };
         assert!(known.replace(paces(None)).is_empty(), "it begins without a limit");
         assert_eq!(known.replace(paces(Some(9))).len(), 1);
         assert!(known.replace(paces(Some(9))).is_empty());
-        assert_eq!(known.of(token), Some(Pace { bytes_per_s: Some(9) }));
+        assert_eq!(known.of(token), Some(Pace { bytes_per_s: Some(9), ..Pace::default() }));
         known.forget(token);
         assert_eq!(known.replace(paces(Some(9))).len(), 1, "what did not arrive is told again");
         assert_eq!(known.replace(paces(None)).len(), 1);

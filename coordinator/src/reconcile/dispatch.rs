@@ -23,6 +23,7 @@ use crate::state::attempt::Startable;
 use crate::state::effect::Effect;
 use crate::state::lease::{self, Lease};
 use crate::state::migration::Migration;
+use crate::state::queue::turn;
 use crate::state::{Command, Outcome, State};
 
 /// How long a session is given to name the leases that it holds, before a lease that it did not name is sent again.
@@ -47,7 +48,7 @@ pub struct Due {
     pub command: lease::Command,
 }
 
-/// Returns what may be granted now, in the order of migrations and plans; `incarnation_of` knows the connected hosts.
+/// Returns what may be granted now, in the order of the queue and of plans; `incarnation_of` knows the connected hosts.
 pub fn due(
     state: &State,
     now: WallMs,
@@ -55,7 +56,9 @@ pub fn due(
 ) -> Vec<Due> {
     let mut due = Vec::new();
     let mut load = Load::of(state);
-    for migration in state.migrations().active() {
+    let mut active: Vec<&Arc<Migration>> = state.migrations().active().collect();
+    active.sort_by(|one, other| turn(one).cmp(&turn(other)));
+    for migration in active {
         for Startable { place, is_undo } in migration.startable(now) {
             let planned = &migration.plan.steps[place];
             let connected = incarnation_of(&migration.tenant, &planned.host);

@@ -6,6 +6,7 @@
 use std::collections::BTreeMap;
 
 use common::clock::{self, WallMs};
+use common::control::IoClass;
 use common::fence::FencingToken;
 use common::id::{HostName, TenantId};
 use common::plan::PlannedStep;
@@ -33,18 +34,20 @@ struct Running<'state> {
 
 /// Returns the paces of all leases under which something is sent.
 pub fn paces(state: &State, now: WallMs) -> BTreeMap<FencingToken, Paced> {
-    let running: Vec<Running<'_>> = state.migrations().active().flat_map(|it| running(it)).collect();
+    let running: Vec<Running<'_>> = state.migrations().active().flat_map(|it| running_of(it)).collect();
     let limits = host_limits(state, &running, now);
     let flows: Vec<Flow<_>> = running.iter().map(|it| it.flow(&limits, now)).collect();
     let rates = share(&limits, &flows);
     let paced = |(it, bytes_per_s): (&Running<'_>, Option<u64>)| {
         let (tenant, host) = (it.migration.tenant.clone(), it.lease.host.clone());
-        (it.lease.token, Paced { tenant, host, pace: Pace { bytes_per_s } })
+        let is_idle = it.migration.spec.transfer.io_class == IoClass::Idle;
+        let pace = Pace { bytes_per_s, max_load: it.migration.max_load(), is_idle };
+        (it.lease.token, Paced { tenant, host, pace })
     };
     running.iter().zip(rates).map(paced).collect()
 }
 
-fn running(migration: &Migration) -> impl Iterator<Item = Running<'_>> {
+fn running_of(migration: &Migration) -> impl Iterator<Item = Running<'_>> {
     let held = migration.plan.steps.iter().zip(&migration.steps).filter_map(|(planned, step)| {
         step.lease.as_ref().filter(|lease| !lease.is_undo).map(|lease| (planned, lease))
     });
@@ -98,7 +101,9 @@ pub fn of(hub: &Hub, token: FencingToken) -> Pace {
 }
 
 fn message(token: FencingToken, pace: Pace) -> v1::Paced {
-    v1::Paced { token: Some(grant::token(token)), bandwidth_limit: pace.bytes_per_s.unwrap_or(0) }
+    let Pace { bytes_per_s, max_load, is_idle } = pace;
+    let bandwidth_limit = bytes_per_s.unwrap_or(0);
+    v1::Paced { token: Some(grant::token(token)), bandwidth_limit, max_load, idle_io: is_idle }
 }
 
 #[cfg(test)]
@@ -116,7 +121,8 @@ mod tests {
         let mut log = Log::new();
         log.create("m1", 1, |_| {}).unwrap();
         let limit: Bandwidth = "00:00-00:01=1MiB,else=2MiB".parse().unwrap();
-        log.act("m1", Act::Set(ControlChange { bandwidth_limit: Some(limit) })).unwrap();
+        log.act("m1", Act::Set(ControlChange { bandwidth_limit: Some(limit), ..ControlChange::default() }))
+            .unwrap();
         assert!(paces(&log.state, WallMs(0)).is_empty(), "nothing runs");
         let lease = log.grant("m1");
         let at = |log: &Log, now| {
@@ -151,7 +157,7 @@ mod tests {
                 .collect::<Vec<_>>()
         };
         assert_eq!(rates(&log), [Some(30); 3]);
-        let own = ControlChange { bandwidth_limit: Some(Bandwidth::always(10)) };
+        let own = ControlChange { bandwidth_limit: Some(Bandwidth::always(10)), ..ControlChange::default() };
         log.act("m1", Act::Set(own)).unwrap();
         assert_eq!(rates(&log), [Some(10), Some(40), Some(40)]);
         log.host("web2", limit("30")).unwrap();

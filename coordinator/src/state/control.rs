@@ -4,7 +4,7 @@
 
 use common::bandwidth::Bandwidth;
 use common::clock::WallMs;
-use common::control::ControlChange;
+use common::control::{ControlChange, MaxLoad, Priority};
 use common::view::MigrationStatus;
 use serde::{Deserialize, Serialize};
 
@@ -22,12 +22,26 @@ pub struct Control {
     pub paused: Option<WallMs>,
     /// How fast its source may send, in the place of what the spec says.
     pub bandwidth: Option<Bandwidth>,
+    /// Up to which load the source's host is read, in the place of what the spec says.
+    pub max_load: Option<MaxLoad>,
+    /// Which of those that wait for a place comes first, in the place of what the spec says.
+    pub priority: Option<Priority>,
 }
 
 impl Migration {
     /// Returns how fast its source may send, as it was said last.
     pub fn bandwidth(&self) -> Option<&Bandwidth> {
         self.control.bandwidth.as_ref().or(self.spec.transfer.bandwidth_limit.as_ref())
+    }
+
+    /// Returns up to which load its source's host is read, as it was said last.
+    pub fn max_load(&self) -> Option<u32> {
+        self.control.max_load.or(self.spec.transfer.max_load)?.hundredths
+    }
+
+    /// Returns which of those that wait for a place comes first, as it was said last.
+    pub fn priority(&self) -> Priority {
+        self.control.priority.unwrap_or(self.spec.transfer.priority)
     }
 
     /// Changes how it runs, for whatever of it is still to run.
@@ -46,7 +60,11 @@ impl Migration {
                 self.refused("nothing is to be changed", "say what, as in `ctl set ID --bandwidth 20MiB`")
             );
         }
-        let ControlChange { bandwidth_limit } = change;
+        let ControlChange { bandwidth_limit, max_load, priority } = change;
+        self.control.priority = priority.or(self.control.priority);
+        if let Some(max_load) = max_load {
+            self.control.max_load = Some(max_load);
+        }
         if let Some(bandwidth) = bandwidth_limit {
             self.control.bandwidth = Some(bandwidth);
         }

@@ -2,7 +2,7 @@
 
 use common::bandwidth::Bandwidth;
 use common::clock::WallMs;
-use common::control::{ControlChange, HostLimitChange};
+use common::control::{ControlChange, HostLimitChange, Priority};
 use common::failure::{FailureKind, Retry};
 use common::view::{MigrationStatus, StepStatus};
 
@@ -157,7 +157,7 @@ fn a_pause_survives_a_snapshot() {
 }
 
 fn set(log: &mut Log, id: &str, limit: &str) -> Result<super::Applied, super::refusal::Refusal> {
-    let change = ControlChange { bandwidth_limit: Some(limit.parse().unwrap()) };
+    let change = ControlChange { bandwidth_limit: Some(limit.parse().unwrap()), ..ControlChange::default() };
     log.act(id, Act::Set(change))
 }
 
@@ -227,4 +227,28 @@ fn the_limit_of_a_host_queues_what_it_works_on_and_nobody_else() {
     assert!(log.state.migrations().host_limits(&sample::tenant(), &"web2".parse().unwrap()).is_empty());
     assert!(log.host("web9", host::Change::Limit(HostLimitChange::default())).is_err());
     assert!(log.host("web1", host::Change::Limit(HostLimitChange::default())).is_err(), "nothing is limited");
+}
+
+#[test]
+fn what_has_the_higher_priority_starts_first() {
+    let mut log = Log::new();
+    limit_host(&mut log, "web2", 1);
+    log.create("m1", 1, |_| {}).unwrap();
+    for (number, priority) in
+        [(2, Priority::Low), (3, Priority::Normal), (4, Priority::Normal), (5, Priority::High)]
+    {
+        log.now += 1;
+        log.create(&format!("m{number}"), number, |create| {
+            let mut spec = sample::spec();
+            spec.transfer.priority = priority;
+            create.spec = spec.into();
+        })
+        .unwrap();
+    }
+    let change = ControlChange { priority: Some(Priority::High), ..ControlChange::default() };
+    log.act("m4", Act::Set(change)).unwrap();
+    for (ended, next) in [("m1", "m4"), ("m4", "m5"), ("m5", "m3"), ("m3", "m2")] {
+        log.act(ended, Act::Cancel).unwrap();
+        assert_eq!(log.status(next), MigrationStatus::Running, "{next} comes after {ended}");
+    }
 }

@@ -32,7 +32,7 @@ pub mod piece;
 #[cfg(test)]
 mod property_test;
 pub mod query;
-mod queue;
+pub mod queue;
 pub mod refusal;
 pub mod request;
 mod request_id;

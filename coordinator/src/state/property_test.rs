@@ -4,7 +4,7 @@ use std::sync::Arc;
 
 use common::bandwidth::Bandwidth;
 use common::clock::WallMs;
-use common::control::ControlChange;
+use common::control::{ControlChange, MaxLoad, Priority};
 use common::failure::{Failure, FailureKind, Retry};
 use common::fence::FencingToken;
 use common::finding::{Finding, Rule, Severity};
@@ -208,7 +208,11 @@ fn asked(log: &Log, migration: u8, act: u8) -> Command {
         }
         7 => Act::Pause,
         8 => Act::Resume,
-        9 => Act::Set(ControlChange { bandwidth_limit: Some(Bandwidth::always(u64::from(migration))) }),
+        9 => Act::Set(ControlChange {
+            bandwidth_limit: Some(Bandwidth::always(u64::from(migration))),
+            max_load: Some(MaxLoad { hundredths: Some(u32::from(migration)) }),
+            priority: Some(if migration == 0 { Priority::Low } else { Priority::High }),
+        }),
         _ => Act::TimeOut,
     };
     Command::Migration(migration::Command::Act { tenant, migration: id(migration), act })

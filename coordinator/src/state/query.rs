@@ -5,6 +5,8 @@
 use std::collections::BTreeMap;
 
 use common::clock::WallMs;
+use common::control::MaxLoad;
+use common::cost::{CostView, SourceCosts};
 use common::failure::FailureKind;
 use common::finding::Rule;
 use common::host::HostFacts;
@@ -181,6 +183,8 @@ struct Summary {
     /// What the agents counted: of the passes, and of the checks since the last that looked at everything.
     found_moving: u64,
     found_checking: u64,
+    /// What all steps cost the source's host.
+    costs: SourceCosts,
 }
 
 impl Migration {
@@ -196,6 +200,7 @@ impl Migration {
         let pick = |output: u64, live: u64| if has_totals { output } else { live };
         let duration_ms = self.duration_ms(now);
         let permille = self.permille(live).max(self.permille_max);
+        let running = progress.source_cost.filter(|_| !self.status.is_end());
         MigrationView {
             id: self.id.clone(),
             tenant: self.tenant.clone(),
@@ -210,14 +215,18 @@ impl Migration {
             downtime_predicted_ms: 0,
             downtime_ms: 0,
             rollback_available: self.is_rollback_available(),
-            rollback_until: match self.way_back {
-                WayBack::Open(until) if self.status.is_end() => until,
-                WayBack::Open(_) | WayBack::Settling(_) | WayBack::Ended => None,
-            },
+            rollback_until: self.rollback_until(),
             settling: matches!(self.way_back, WayBack::Settling(_)),
             paused_since: self.control.paused,
             bandwidth_limit: self.bandwidth().filter(|limit| !limit.is_unlimited()).cloned(),
             bandwidth_now: None,
+            max_load: self.max_load().map(|load| MaxLoad { hundredths: Some(load) }),
+            source_cost: running.map(CostView::from),
+            source_throttled: running.is_some_and(|cost| cost.is_throttled),
+            source_cost_mean: summary.costs.mean(),
+            source_cost_peak: summary.costs.peak(),
+            source_throttled_s: summary.costs.samples_throttled,
+            priority: self.priority(),
             waits_for: None,
             errors: self.failures.clone(),
             warnings: self.warnings.clone(),
@@ -253,6 +262,14 @@ impl Migration {
             source_digest: summary.proof.source_digest.or(summary.moved.source_digest),
             destination_digest: summary.proof.destination_digest.or(summary.moved.destination_digest),
             exit_code: self.exit_code(),
+        }
+    }
+
+    /// Returns when the way back of what has ended is over, if that is known.
+    fn rollback_until(&self) -> Option<WallMs> {
+        match self.way_back {
+            WayBack::Open(until) if self.status.is_end() => until,
+            WayBack::Open(_) | WayBack::Settling(_) | WayBack::Ended => None,
         }
     }
 
@@ -325,7 +342,8 @@ impl Migration {
         match (runs, last) {
             (_, Some(place)) => {
                 let rate = runs.map_or(0, |runs| of(runs).bytes_per_s);
-                Progress { bytes_per_s: rate, ..of(place) }
+                let source_cost = runs.and_then(|runs| of(runs).source_cost);
+                Progress { bytes_per_s: rate, source_cost, ..of(place) }
             }
             (Some(place), None) => of(place),
             (None, None) => Progress::default(),
@@ -389,6 +407,9 @@ impl Migration {
         for (planned, step) in self.planned() {
             let Some(output) = step.output.as_deref() else { continue };
             let Ok(output) = serde_json::from_str::<FileOutput>(output) else { continue };
+            if let Some(costs) = &output.source_costs {
+                summary.costs.add_all(costs);
+            }
             if planned.kind == StepKind::FileVerify {
                 // A later proof replaces an earlier one, which looked at an earlier tree.
                 let is_good = step.status == StepStatus::Succeeded && output.is_verified;
@@ -445,6 +466,7 @@ fn result_of(step: &super::step::Step) -> Progress {
             bytes_per_s: 0,
             reach: output.reach,
             transport: output.transport,
+            source_cost: None,
         },
         Some(_) | None => step.progress,
     }

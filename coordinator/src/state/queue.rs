@@ -1,7 +1,10 @@
 //! Which migrations wait for their turn: behind a way back that ends, and behind the limits of their tenant and hosts.
 
+use std::cmp::Reverse;
 use std::sync::Arc;
 
+use common::clock::WallMs;
+use common::control::Priority;
 use common::id::{MigrationId, TenantId};
 use common::view::MigrationStatus;
 
@@ -20,8 +23,8 @@ impl Migrations {
         }
     }
 
-    /// Starts what is queued and waits for nothing any more, the oldest first, up to the limits of its tenant and
-    /// of its hosts. One that has no place holds up nobody behind it.
+    /// Starts what is queued and waits for nothing any more, by priority and then the oldest first, up to the limits of
+    /// its tenant and of its hosts. One that has no place holds up nobody behind it.
     pub(super) fn start_waiting(&mut self, stamp: &Stamp) -> Vec<Effect> {
         let is_settled = |tenant: &TenantId, id: &MigrationId| {
             self.get(tenant, id).is_none_or(|earlier| earlier.way_back == WayBack::Ended)
@@ -29,10 +32,11 @@ impl Migrations {
         let mut places = self.places();
         let may_start = |migration: &&Arc<Migration>| {
             migration.status == MigrationStatus::Queued
+                && places.lacks(migration).is_none()
                 && migration.plan.settles.iter().all(|earlier| is_settled(&migration.tenant, earlier))
         };
         let mut waiting: Vec<Arc<Migration>> = self.active().filter(may_start).cloned().collect();
-        waiting.sort_by(|one, other| (one.created, &one.id).cmp(&(other.created, &other.id)));
+        waiting.sort_by(|one, other| turn(one).cmp(&turn(other)));
         let mut effects = Vec::new();
         for migration in waiting {
             if places.lacks(&migration).is_some() {
@@ -45,4 +49,9 @@ impl Migrations {
         }
         effects
     }
+}
+
+/// When it is a migration's turn: what is less comes first.
+pub fn turn(migration: &Migration) -> (Reverse<Priority>, WallMs, &MigrationId) {
+    (Reverse(migration.priority()), migration.created, &migration.id)
 }

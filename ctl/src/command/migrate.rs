@@ -4,6 +4,7 @@ use std::path::PathBuf;
 use std::time::Duration;
 
 use common::bandwidth::Bandwidth;
+use common::control::{IoClass, MaxLoad, Priority};
 use common::document::{self, Form};
 use common::failure::{Failure, FailureKind};
 use common::grant::ScopeItem;
@@ -54,7 +55,8 @@ pub(crate) struct MigrateArgs {
         value_name = "SPEC",
         conflicts_with_all = [
             "source", "destination", "delete", "max_delete", "exclude", "include", "checksum", "numeric_ids",
-            "bandwidth", "compress", "transport", "relay", "rollback_window", "label",
+            "bandwidth", "compress", "transport", "relay", "max_load", "io_class", "priority", "rollback_window",
+            "label",
         ]
     )]
     file: Option<PathBuf>,
@@ -93,6 +95,16 @@ pub(crate) struct MigrateArgs {
     /// Let this third host pass on what both sides say, encrypted; for sides that do not reach each other
     #[arg(long, value_name = "HOST")]
     relay: Option<HostName>,
+    /// Read nothing at the source while its load average of the last minute, as uptime shows it, is at least N
+    #[arg(long, value_name = "N")]
+    max_load: Option<MaxLoad>,
+    /// Use the disks of both hosts only when nobody else needs them (idle), or as everybody does (normal); counts where
+    /// the kernel's IO scheduler knows classes
+    #[arg(long, value_name = "CLASS", default_value = "normal", hide_default_value = true)]
+    io_class: IoClass,
+    /// Where limits let migrations wait, begin this one before or after the others: low, normal or high
+    #[arg(long, value_name = "PRIORITY", default_value = "normal", hide_default_value = true)]
+    priority: Priority,
     /// Keep the way back open for so long after the end, as 24h [default: 0s]
     #[arg(long, value_name = "TIME", value_parser = human::parse_duration)]
     rollback_window: Option<Duration>,
@@ -168,6 +180,9 @@ impl MigrateArgs {
                 compression: self.compress.unwrap_or_default(),
                 transport: self.transport,
                 relay: self.relay.clone(),
+                max_load: self.max_load,
+                io_class: self.io_class,
+                priority: self.priority,
             },
             options: OptionsSpec {
                 dry_run: self.dry_run,
@@ -320,6 +335,9 @@ mod tests {
                 compression: Compression::Level(9),
                 transport: TransportChoice::Auto,
                 relay: None,
+                max_load: None,
+                io_class: IoClass::Normal,
+                priority: Priority::Normal,
             }
         );
         assert!(spec.options.dry_run);

@@ -1,7 +1,7 @@
 //! `ctl set`.
 
 use common::bandwidth::Bandwidth;
-use common::control::ControlChange;
+use common::control::{ControlChange, MaxLoad, Priority};
 use common::id::MigrationId;
 
 use crate::context::CommandContext;
@@ -28,12 +28,20 @@ struct Changes {
     /// 08:00-20:00=20MiB,else=none, in UTC unless zone=+02:00 stands there too
     #[arg(long, value_name = "LIMIT")]
     bandwidth: Option<Bandwidth>,
+    /// Read nothing at the source while its load average of the last minute, as uptime shows it, is at least N; none
+    /// for any load
+    #[arg(long, value_name = "N|none")]
+    max_load: Option<MaxLoad>,
+    /// Where limits let migrations wait, begin this one before or after the others: low, normal or high
+    #[arg(long, value_name = "PRIORITY")]
+    priority: Option<Priority>,
 }
 
 /// Runs `ctl set`.
 pub(crate) async fn run(context: &CommandContext, args: SetArgs) -> Result<u8, CommandError> {
     let client = context.client()?;
-    let change = ControlChange { bandwidth_limit: args.changes.bandwidth };
+    let Changes { bandwidth, max_load, priority } = args.changes;
+    let change = ControlChange { bandwidth_limit: bandwidth, max_load, priority };
     let view = client.set(&args.id, &change).await?;
     show(context, &client, &view).await?;
     Ok(0)

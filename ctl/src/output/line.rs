@@ -6,6 +6,7 @@ use common::human;
 use common::view::{MigrationStatus, MigrationView};
 
 use super::pace::Pace;
+use crate::summary::throttled;
 
 /// Returns one line without its end: `running 47 %, file.copy-1, 12 of at least 20 files, …`.
 pub(crate) fn line(view: &MigrationView, percent: f64, pace: Pace) -> String {
@@ -26,6 +27,9 @@ pub(crate) fn line(view: &MigrationView, percent: f64, pace: Pace) -> String {
     }
     if pace.bytes_per_s > 0 {
         line.push_str(&format!(", {}", human::rate(pace.bytes_per_s)));
+    }
+    if let Some(throttled) = throttled(view) {
+        line.push_str(&format!(", throttled {throttled}"));
     }
     if let Some(eta) = eta(view, pace) {
         line.push_str(&format!(", {eta}"));

@@ -159,7 +159,7 @@ async fn strike(attacker: &Attacker, attack: &Attack, peer: &Peer) -> Outcome<se
         Err(_elapsed) => return Ok(json!({ "silent": true })),
         Ok(Err(error)) => return Ok(json!({ "closed": error.to_string() })),
         Ok(Ok(ToDestination::Bye(bye))) => return Ok(json!({ "refused": bye.message })),
-        Ok(Ok(ToDestination::Counters(_) | ToDestination::Opened(_))) => {}
+        Ok(Ok(ToDestination::Counters(_) | ToDestination::Cost(_) | ToDestination::Opened(_))) => {}
     }
     if attack.name == "control-garbage" {
         send.write_all(&frame(TO_SOURCE, &[0xa5; 60_000])).await?;

@@ -29,6 +29,17 @@ pub enum ToSource {
     },
     /// The last word.
     Bye(Bye),
+    /// Says how the source's host is to be spared, at first and whenever that changes.
+    Spare(Sparing),
+}
+
+/// How the source's host is to be spared.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Sparing {
+    /// The load average, in hundredths, from which on nothing is read or sent; none is any.
+    pub max_load: Option<u32>,
+    /// Whether its disks are used only when nobody else needs them.
+    pub is_idle: bool,
 }
 
 /// From the source.
@@ -40,6 +51,21 @@ pub enum ToDestination {
     Counters(Counters),
     /// The last word, and the answer to an `Open` that is refused.
     Bye(Bye),
+    /// Every second, what serving costs the source's host.
+    Cost(Cost),
+}
+
+/// What serving costs the source's host.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Cost {
+    /// Time that its agent computed, in thousandths of one processor.
+    pub cpu_permille: u32,
+    /// Time in which something there waited for a disk, in thousandths.
+    pub io_permille: u32,
+    /// The load average of the last minute, in hundredths.
+    pub load_hundredths: u32,
+    /// Whether the source holds back because its load is too high.
+    pub is_throttled: bool,
 }
 
 /// What the destination learns when it is let in.
@@ -98,6 +124,8 @@ impl Message for ToSource {
         match self {
             Self::Renew { ticket } => ticket.len() <= TICKET_BYTES_MAX,
             Self::Limit { bytes_per_s } => *bytes_per_s != Some(0),
+            // Any load is one.
+            Self::Spare(_) => true,
             Self::Bye(bye) => bye.is_short(),
         }
     }
@@ -111,7 +139,7 @@ impl Message for ToDestination {
             Self::Opened(opened) => {
                 opened.boot_id.len() <= TEXT_BYTES_MAX && opened.fs_type.len() <= TEXT_BYTES_MAX
             }
-            Self::Counters(_) => true,
+            Self::Counters(_) | Self::Cost(_) => true,
             Self::Bye(bye) => bye.is_short(),
         }
     }

@@ -5,7 +5,7 @@ use std::time::Duration;
 use common::failure::{Failure, FailureKind};
 use common::human;
 use common::reach::Reach;
-use sync::wire::control::{Counters, ToDestination};
+use sync::wire::control::{Cost, Counters, Sparing, ToDestination};
 use sync::wire::error_code::ErrorCode;
 use tokio::sync::watch;
 use tokio::time::{Interval, MissedTickBehavior};
@@ -54,6 +54,8 @@ pub(super) struct Listener {
     pub(super) demand: Demand,
     pub(super) restart: Restart,
     pub(super) bandwidth: watch::Receiver<Option<u64>>,
+    pub(super) sparing: watch::Receiver<Sparing>,
+    pub(super) cost: watch::Sender<Option<Cost>>,
     pub(super) patience: Patience,
 }
 
@@ -88,6 +90,9 @@ impl Listener {
                     self.counted.send_replace(counters);
                     self.link.tune();
                 }
+                Ok(Some(ToDestination::Cost(cost))) => {
+                    self.cost.send_replace(Some(cost));
+                }
                 Ok(Some(ToDestination::Bye(bye))) => return (ErrorCode::Done, farewell(&bye)),
                 Ok(Some(ToDestination::Opened(_))) => {
                     return (ErrorCode::Protocol, breach("it answered the request to open twice"));
@@ -102,7 +107,10 @@ impl Listener {
     }
 
     fn beat(&self, vigil: &mut Vigil) -> Option<GivenUp> {
-        let seen = self.demand.seen(self.link.received_bytes(), self.counted.borrow().digest_bytes);
+        let mut seen = self.demand.seen(self.link.received_bytes(), self.counted.borrow().digest_bytes);
+        // A source holds back for its load only where it was asked to.
+        let may_hold_back = self.sparing.borrow().max_load.is_some();
+        seen.is_held_up |= may_hold_back && self.cost.borrow().is_some_and(|cost| cost.is_throttled);
         let per_piece = self.bandwidth.borrow().map(|limit| PIECES_BYTES / limit.max(1));
         vigil.beat(seen, Duration::from_secs(per_piece.unwrap_or(0)))
     }

@@ -19,7 +19,7 @@ use common::failure::{Failure, FailureKind};
 use common::reach::Reach;
 use common::shutdown::Shutdown;
 use common::transport::Transport;
-use sync::wire::control::{Bye, Counters, Opened, ToDestination, ToSource};
+use sync::wire::control::{Bye, Cost, Counters, Opened, Sparing, ToDestination, ToSource};
 use sync::wire::error_code::ErrorCode;
 use sync::wire::hello::{Hello, Open, PROTOCOL_VERSION, ScanRequest};
 use tokio::sync::{mpsc, oneshot, watch};
@@ -57,6 +57,7 @@ pub struct Source {
     reach: Reach,
     opened: Opened,
     counters: watch::Receiver<Counters>,
+    cost: watch::Receiver<Option<Cost>>,
     commands: mpsc::Sender<oneshot::Sender<()>>,
     ended: Ended,
     demand: Demand,
@@ -129,10 +130,15 @@ impl Source {
         let ended = Ended { reason: Arc::new(OnceLock::new()), link: link.clone() };
         let tasks = endpoint.stop().child();
         let (counted, counters) = watch::channel(Counters::default());
+        let (cost_told, cost) = watch::channel(None);
         let (commands, finish) = mpsc::channel(1);
         let Lane { sender, receiver } = lane;
         let (speaker_ended, listener_ended) = (ended.clone(), ended.clone());
-        let peer_name = peer.host.to_string();
+        let (peer_name, mut sparing) = (peer.host.to_string(), peer.sparing.clone());
+        // What is no wish needs no word.
+        if *sparing.borrow_and_update() != Sparing::default() {
+            sparing.mark_changed();
+        }
         let restart = Restart { news: peer.news.clone(), reach, incarnation };
         let demand = Demand::default();
         let listener = Listener {
@@ -141,10 +147,12 @@ impl Source {
             demand: demand.clone(),
             restart: restart.clone(),
             bandwidth: bandwidth.clone(),
+            sparing: peer.sparing.clone(),
+            cost: cost_told,
             patience: endpoint.patience(),
         };
         tasks.spawn(async move {
-            let speaker = Speaker { sender, tickets, bandwidth, restart, finish };
+            let speaker = Speaker { sender, tickets, bandwidth, sparing, restart, finish };
             if let Err(error) = speaker.run().await {
                 speaker_ended.lane(&error);
             }
@@ -155,7 +163,7 @@ impl Source {
         });
         let buffers = Buffers::default();
         let packed = Arc::default();
-        Ok(Self { link, reach, opened, counters, commands, ended, demand, buffers, packed, tasks })
+        Ok(Self { link, reach, opened, counters, cost, commands, ended, demand, buffers, packed, tasks })
     }
 
     /// Returns which of both agents dialled the other.
@@ -208,6 +216,11 @@ impl Source {
     /// Returns what the source has counted, a second ago as a rule; while this side takes nothing, what it told last.
     pub fn counters(&self) -> Counters {
         *self.counters.borrow()
+    }
+
+    /// Returns what the source tells of what it costs its host, once a second.
+    pub(crate) fn cost(&self) -> watch::Receiver<Option<Cost>> {
+        self.cost.clone()
     }
 
     /// Returns the UDP or TCP payload of this connection, sent by both ends.
@@ -279,7 +292,9 @@ async fn greet(link: &Link, open: Open) -> Result<(Lane, Opened), Failure> {
         )
         .hint("Bring both agents to the same version.")),
         Some(ToDestination::Bye(bye)) => Err(farewell(&bye)),
-        Some(ToDestination::Counters(_)) | None => Err(breach("it did not answer the request to open")),
+        Some(ToDestination::Counters(_) | ToDestination::Cost(_)) | None => {
+            Err(breach("it did not answer the request to open"))
+        }
     }
 }
 
@@ -303,13 +318,14 @@ struct Speaker {
     sender: LaneSender,
     tickets: watch::Receiver<Vec<u8>>,
     bandwidth: watch::Receiver<Option<u64>>,
+    sparing: watch::Receiver<Sparing>,
     restart: Restart,
     finish: mpsc::Receiver<oneshot::Sender<()>>,
 }
 
 impl Speaker {
     async fn run(mut self) -> Result<(), LaneError> {
-        let (mut has_tickets, mut has_limits) = (true, true);
+        let (mut has_tickets, mut has_limits, mut has_sparing) = (true, true, true);
         loop {
             tokio::select! {
                 // What was told first is said first: a fresh ticket is never behind a limit.
@@ -325,6 +341,13 @@ impl Speaker {
                     has_limits = changed.is_ok();
                     if has_limits {
                         self.limit().await?;
+                    }
+                }
+                changed = self.sparing.changed(), if has_sparing => {
+                    has_sparing = changed.is_ok();
+                    if has_sparing {
+                        let sparing = *self.sparing.borrow_and_update();
+                        self.sender.message(&ToSource::Spare(sparing)).await?;
                     }
                 }
                 // An agent that started again answers the next packet by saying that it knows no such connection; so

@@ -37,6 +37,7 @@ use crate::patience::Patience;
 use crate::peer::Source;
 use crate::serve::tests::cluster::{Cluster, peer, relayed};
 use crate::window::{Role, WindowBudget};
+use sync::wire::control::Sparing;
 
 /// A source with a good certificate and bad intentions.
 pub(crate) struct Hostile {
@@ -114,6 +115,7 @@ async fn connect(cluster: &Cluster, hostile: &Hostile) -> Source {
         token: FencingToken { epoch: 1, index: 9 },
         ticket: watch::channel(vec![1]).1,
         news: watch::channel(PeerNews::default()).1,
+        sparing: watch::channel(Sparing::default()).1,
         was_reached: false,
         compression: Compression::Auto,
         transport: TransportChoice::Auto,

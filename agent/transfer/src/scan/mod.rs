@@ -18,6 +18,7 @@
 use std::collections::{BTreeMap, VecDeque};
 use std::io;
 use std::path::{Path, PathBuf};
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
 use std::thread::JoinHandle;
 
@@ -26,7 +27,7 @@ use common::rel_path::RelPath;
 use sync::filter::Filter;
 use sync::listing::{Listing, ListingEnd};
 use sync::sanitize::Sanitizer;
-use tree::Dir;
+use tree::{Dir, IoClass};
 
 mod feeder;
 pub(crate) mod look;
@@ -54,12 +55,14 @@ pub struct ScanSettings {
     pub spill_dir: PathBuf,
     /// What is dropped or comes otherwise than it is; the source's only.
     pub sanitizer: Option<Arc<Sanitizer>>,
+    /// Whether disks are used only when nobody else needs them; it may change at any time.
+    pub is_idle: Arc<AtomicBool>,
 }
 
 impl ScanSettings {
     /// Returns settings for one thread.
     pub fn new(filter: Filter, spill_dir: &Path) -> Self {
-        Self { filter, workers: 1, spill_dir: spill_dir.to_owned(), sanitizer: None }
+        Self { filter, workers: 1, spill_dir: spill_dir.to_owned(), sanitizer: None, is_idle: Arc::default() }
     }
 }
 
@@ -320,7 +323,9 @@ impl Shared {
 
 fn work(shared: &Shared) {
     let guard = PanicGuard(shared);
+    let mut class = IoClass::of_this_thread();
     while let Some(path) = shared.next_directory() {
+        class.set_idle(shared.settings.is_idle.load(Ordering::Relaxed));
         if let Err(error) = walk::read_directory(shared, path) {
             shared.fail(spill_failed(&error));
         }

@@ -70,11 +70,13 @@ fn scan(session: &Session, request: &ScanRequest, units: mpsc::Sender<Outgoing>)
     let spill_dir = session.settings.state_dir.clone();
     let mut end = End::default();
     let sanitizer = session.sanitizer.clone();
-    let settings = ScanSettings { filter, workers, spill_dir, sanitizer };
+    let settings =
+        ScanSettings { filter, workers, spill_dir, sanitizer, is_idle: Arc::clone(&session.is_idle) };
     for listing in Scan::start(session.root.clone(), settings)? {
         let listing = listing?;
         end.entries += listing.entries.len() as u64;
         end.directories += u64::from(listing.end != ListingEnd::More);
+        session.throttle.wait();
         push_listing(&mut blocks, listing, &mut owners, &mut known)?;
         if session.is_stopped() {
             return Err(gone());

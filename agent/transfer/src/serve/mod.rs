@@ -1,7 +1,7 @@
 //! The source's side of one connection: it reads, below one root, and changes nothing.
 //!
 //! ```text
-//! control lane: ticket ─▶ root held ─▶ Opened; then counters each second, renewals, limits
+//! control lane: ticket ─▶ root held ─▶ Opened; then counters and cost each second, renewals, limits
 //! manifest lane ─▶ thread: scan ─▶ blocks ─▶ lane          (once)
 //! content lanes ─▶ thread each: read, digest, compress ─▶ lane
 //! ```
@@ -11,8 +11,8 @@
 //! threads find their channels closed and stop.
 
 use std::path::Path;
-use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU32, Ordering};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use common::clock;
@@ -22,7 +22,7 @@ use common::spec::Compression;
 use common::ticket::Ticket;
 use sync::sanitize::Sanitizer;
 use sync::stamp::Time;
-use sync::wire::control::{Bye, COUNTERS_EVERY_MS, Opened, ToDestination, ToSource};
+use sync::wire::control::{Bye, COUNTERS_EVERY_MS, Cost, Opened, Sparing, ToDestination, ToSource};
 use sync::wire::error_code::ErrorCode;
 use sync::wire::hello::{Hello, Open, PROTOCOL_VERSION};
 use tokio::sync::mpsc;
@@ -30,8 +30,10 @@ use tokio::time::{Interval, MissedTickBehavior};
 use tokio_util::sync::CancellationToken;
 use tree::{Dir, Root};
 
+use crate::brake::Brake;
 use crate::buffer::Buffers;
 use crate::compress::LinkMeter;
+use crate::cost::{self, HostLoad};
 use crate::counter::Counter;
 use crate::endpoint::EndpointSettings;
 use crate::lane::{Lane, LaneError, LaneReceiver, LaneSender};
@@ -80,6 +82,8 @@ struct Session {
     began: Time,
     settings: Arc<EndpointSettings>,
     throttle: Throttle,
+    sparing: Mutex<(Brake, HostLoad)>,
+    is_idle: Arc<AtomicBool>,
     meter: LinkMeter,
     /// Whether content shall be compressed.
     compression: Compression,
@@ -97,8 +101,42 @@ impl Session {
         self.is_stopped.load(Ordering::Relaxed)
     }
 
+    /// Whether disks are used only when nobody else needs them.
+    fn is_idle(&self) -> bool {
+        self.is_idle.load(Ordering::Relaxed)
+    }
+
     fn stop(&self) {
         self.is_stopped.store(true, Ordering::Relaxed);
+        self.throttle.end();
+    }
+
+    /// Takes how the destination's operator wants this host to be spared.
+    fn spare(&self, sparing: Sparing) {
+        let Sparing { max_load, is_idle } = sparing;
+        self.sparing().0.max_load = max_load;
+        self.is_idle.store(is_idle, Ordering::Relaxed);
+        self.look_at_load();
+    }
+
+    /// Holds back while the load is too high.
+    fn look_at_load(&self) {
+        let load = cost::look();
+        let mut sparing = self.sparing();
+        sparing.1 = load;
+        let is_held = sparing.0.look(load.load_hundredths) && !self.is_stopped();
+        self.throttle.hold(is_held);
+    }
+
+    /// Returns what this host has to bear, as the destination is told.
+    fn cost(&self) -> Cost {
+        let HostLoad { cpu_permille, io_permille, load_hundredths } = self.sparing().1;
+        Cost { cpu_permille, io_permille, load_hundredths, is_throttled: self.throttle.is_held() }
+    }
+
+    fn sparing(&self) -> MutexGuard<'_, (Brake, HostLoad)> {
+        // Each change is whole, so a panic elsewhere breaks nothing.
+        self.sparing.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 
@@ -184,6 +222,8 @@ async fn begin(
         began: opened.now,
         settings,
         throttle: Throttle::new(bandwidth_limit),
+        sparing: Mutex::default(),
+        is_idle: Arc::default(),
         meter: LinkMeter::new(link.round_trip()),
         compression,
         counter: Counter::default(),
@@ -292,7 +332,7 @@ async fn say_last(mut sender: LaneSender, message: &ToDestination) -> Result<(),
     sender.flushed().await
 }
 
-/// Tells the counters each second until it is told to stop; then gives the lane back, if it still stands.
+/// Tells the counters and the cost each second until it is told to stop; then gives the lane back, if it still stands.
 async fn tell(session: Arc<Session>, mut sender: LaneSender, stop: CancellationToken) -> Option<LaneSender> {
     let mut ticker = every_second();
     loop {
@@ -304,6 +344,7 @@ async fn tell(session: Arc<Session>, mut sender: LaneSender, stop: CancellationT
                 let counters = session.counter.told(session.link.wire_bytes());
                 // It waits as long as the destination takes nothing, and holds up nobody else.
                 sender.message(&ToDestination::Counters(counters)).await.ok()?;
+                sender.message(&ToDestination::Cost(session.cost())).await.ok()?;
             }
         }
     }
@@ -351,10 +392,12 @@ async fn attend(
                     }
                 }
                 Ok(ToSource::Limit { bytes_per_s }) => session.throttle.set(bytes_per_s),
+                Ok(ToSource::Spare(sparing)) => session.spare(sparing),
                 Ok(ToSource::Bye(_)) => return Some(Parting::Theirs),
                 Err(error) => return Some(Parting::Ours(protocol(&describe_lane(&error)))),
             },
             _ = ticker.tick() => {
+                session.look_at_load();
                 if ticket::now(&session.settings) > ticket.expires {
                     let bye = goodbye(ErrorCode::Expired, "the ticket ran out and no fresh one came");
                     return Some(Parting::Ours(bye));

@@ -36,6 +36,8 @@ async fn write_one(session: &Session, sender: &mut LaneSender, mut bytes: Bytes)
     while !bytes.is_empty() {
         let piece = bytes.split_to(bytes.len().min(WRITE_BYTES));
         let length = piece.len();
+        // A load that is too high says nothing about the link.
+        session.throttle.released().await;
         session.meter.begin();
         session.throttle.take(length).await;
         let written = sender.bytes(piece).await;

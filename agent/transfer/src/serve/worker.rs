@@ -14,7 +14,7 @@ use sync::wire::content::{
 };
 use sync::wire::delta::{Basis, DeltaReply, Unlike};
 use tokio::sync::mpsc;
-use tree::ReadFile;
+use tree::{IoClass, ReadFile};
 
 use crate::buffer::Buffer;
 use crate::compress::UnitCompressor;
@@ -82,7 +82,9 @@ impl Worker {
 
     /// Serves batches until there are no more.
     pub(super) fn run(mut self, mut requests: mpsc::Receiver<Request>) -> Result<(), Failure> {
+        let mut class = IoClass::of_this_thread();
         while let Some(request) = requests.blocking_recv() {
+            class.set_idle(self.session.is_idle());
             match self.batch(request) {
                 Ok(()) => {}
                 Err(Stop::Gone) => return Ok(()),
@@ -94,6 +96,7 @@ impl Worker {
 
     fn batch(&mut self, request: Request) -> Result<(), Stop> {
         for fetch in request.fetches {
+            self.session.throttle.wait();
             if self.session.is_stopped() {
                 return Err(Stop::Gone);
             }
@@ -260,6 +263,7 @@ impl Worker {
         let session = &self.session;
         let proceed = |count| {
             session.counter.digest(count);
+            session.throttle.wait();
             !session.is_stopped()
         };
         match read::digest(file, &mut buffer, proceed).ok_or(Stop::Gone)? {

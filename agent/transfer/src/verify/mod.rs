@@ -163,6 +163,7 @@ impl Iterator for Listings {
 
 impl Job {
     fn run(mut self) -> Result<FileOutput, Failure> {
+        let _class = self.ctx.io_class();
         let spill = match &self.stage {
             Some(stage) => stage.spill.clone(),
             None => Root::open(self.memory.folder()).map_err(|error| of_stage(&error))?.dir(),
@@ -183,6 +184,7 @@ impl Job {
                 workers: SCAN_WORKERS,
                 spill_dir: self.memory.folder().to_owned(),
                 sanitizer: None,
+                is_idle: Arc::default(),
             },
         )?;
         let content = self.content.take();

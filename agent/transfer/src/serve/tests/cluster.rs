@@ -23,6 +23,7 @@ use crate::patience::Patience;
 use crate::peer::Source;
 use crate::reset_key::ResetKey;
 use crate::tcp::RelayWay;
+use sync::wire::control::Sparing;
 
 pub(crate) struct Cluster {
     pub(crate) authority: Authority,
@@ -113,6 +114,7 @@ pub(crate) fn peer(endpoint: &Endpoint, ticket: Vec<u8>) -> (Peer, watch::Sender
         token: FencingToken { epoch: 1, index: 9 },
         ticket,
         news: watch::channel(PeerNews::default()).1,
+        sparing: watch::channel(Sparing::default()).1,
         was_reached: false,
         compression: Compression::Auto,
         transport: TransportChoice::Auto,

@@ -14,12 +14,14 @@ use sync::pack;
 use sync::range::{self, RANGE_BYTES};
 use sync::stamp::{Stamp, Time};
 use sync::wire::content::{Fetch, Reply, What, Why};
+use sync::wire::control::{Cost, Sparing};
 use sync::wire::hello::ScanRequest;
 use sync::wire::manifest::Item;
 use tokio::sync::watch;
 
 use self::cluster::{Cluster, connected, peer};
 use self::odd_tree::{noise, odd_tree, walk, write};
+use crate::context::Peer;
 use crate::peer::{ContentReceiver, Delivery, FetchSender, ManifestReceiver, Source};
 use crate::remote::Remote;
 use crate::standing::look_at_self;
@@ -313,6 +315,36 @@ async fn a_limit_can_be_lifted_while_content_waits() {
         tokio::time::timeout(Duration::from_secs(20), taken).await.unwrap().unwrap() as u64,
         2 * RANGE_BYTES
     );
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_load_that_is_too_high_holds_the_source_back_until_it_may_be_higher() {
+    let (cluster, tree) = (Cluster::new(), odd_tree());
+    let (source, destination) = (cluster.endpoint("web1"), cluster.endpoint("web2"));
+    let (peer, _tickets) = peer(&source, cluster.sign(&cluster.ticket(tree.path())));
+    // Any load is above this one.
+    let (wish, sparing) = watch::channel(Sparing { max_load: Some(0), is_idle: true });
+    let peer = Peer { sparing, ..peer };
+    let open = Source::open(&destination, &peer, watch::channel(None).1).await.unwrap();
+    let mut cost = open.cost();
+    let is_held = |cost: &Option<Cost>| cost.is_some_and(|cost| cost.is_throttled);
+    cost.wait_for(is_held).await.unwrap();
+    let (sender, receiver) = open.content(1).await.unwrap();
+    let stamp = stamp(&tree.path().join("large"));
+    let fetch = |index| Fetch { id: index, path: rel("large"), stamp, what: What::Range { index } };
+    sender.send(vec![fetch(0), fetch(1)]).await.unwrap();
+    for _second in 0..2 {
+        cost.changed().await.unwrap();
+        assert!(is_held(&cost.borrow_and_update()));
+        assert_eq!(open.counters().content_bytes, 0, "something was read");
+    }
+    wish.send(Sparing::default()).unwrap();
+    let mut receiver = receiver;
+    let taken = tokio::task::spawn_blocking(move || {
+        (0..2).map(|_| receiver.blocking_next().unwrap().content.len()).sum::<usize>()
+    });
+    assert_eq!(taken.await.unwrap() as u64, 2 * RANGE_BYTES);
+    cost.wait_for(|cost| !is_held(cost)).await.unwrap();
 }
 
 #[tokio::test(flavor = "multi_thread")]
