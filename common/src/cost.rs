@@ -51,6 +51,44 @@ pub struct CostView {
     pub load: f64,
 }
 
+/// What a migration costs its source's host, now and all in all; its keys stand in the migration's view.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Serialize, Deserialize)]
+pub struct SourceLoad {
+    /// What it costs now.
+    #[serde(rename = "source_cost", default, skip_serializing_if = "Option::is_none")]
+    pub now: Option<CostView>,
+    /// Whether the source holds back now because its load is too high.
+    #[serde(rename = "source_throttled", default, skip_serializing_if = "std::ops::Not::not")]
+    pub is_throttled: bool,
+    /// What it has cost, second by second.
+    #[serde(rename = "source_cost_mean", default, skip_serializing_if = "Option::is_none")]
+    pub mean: Option<CostView>,
+    /// The highest of each figure.
+    #[serde(rename = "source_cost_peak", default, skip_serializing_if = "Option::is_none")]
+    pub peak: Option<CostView>,
+    /// For how long the source held back, in seconds.
+    #[serde(rename = "source_throttled_s", default, skip_serializing_if = "is_zero")]
+    pub throttled_s: u64,
+}
+
+impl SourceLoad {
+    /// Returns what `costs` come to, and what a step that runs costs `now`.
+    pub fn new(costs: &SourceCosts, now: Option<SourceCost>) -> Self {
+        Self {
+            now: now.map(CostView::from),
+            is_throttled: now.is_some_and(|cost| cost.is_throttled),
+            mean: costs.mean(),
+            peak: costs.peak(),
+            throttled_s: costs.samples_throttled,
+        }
+    }
+}
+
+#[expect(clippy::trivially_copy_pass_by_ref, reason = "serde asks so")]
+fn is_zero(number: &u64) -> bool {
+    *number == 0
+}
+
 impl SourceCosts {
     /// Adds a look.
     pub fn add(&mut self, cost: SourceCost) {

@@ -8,7 +8,7 @@ use serde::{Deserialize, Serialize};
 use crate::bandwidth::Bandwidth;
 use crate::clock::WallMs;
 use crate::control::{HostLimits, MaxLoad, Priority};
-use crate::cost::CostView;
+use crate::cost::SourceLoad;
 use crate::digest::Digest;
 use crate::failure::Failure;
 use crate::finding::Finding;
@@ -200,21 +200,9 @@ pub struct MigrationView {
     /// Up to which load the source's host is read.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub max_load: Option<MaxLoad>,
-    /// What it costs the source's host now.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub source_cost: Option<CostView>,
-    /// Whether the source holds back now because its load is too high.
-    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
-    pub source_throttled: bool,
-    /// What it has cost the source's host, second by second.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub source_cost_mean: Option<CostView>,
-    /// The highest of each figure.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub source_cost_peak: Option<CostView>,
-    /// For how long the source held back, in seconds.
-    #[serde(default, skip_serializing_if = "is_zero")]
-    pub source_throttled_s: u64,
+    /// What it costs the source's host.
+    #[serde(flatten)]
+    pub source_load: SourceLoad,
     /// Which of those that wait for a place comes first.
     #[serde(default)]
     pub priority: Priority,
@@ -295,11 +283,6 @@ pub struct MigrationView {
     pub destination_digest: Option<Digest>,
     /// The exit code that `ctl` ends with for this migration, once it has ended.
     pub exit_code: Option<u8>,
-}
-
-#[expect(clippy::trivially_copy_pass_by_ref, reason = "serde asks so")]
-fn is_zero(number: &u64) -> bool {
-    *number == 0
 }
 
 /// One step of a migration.

@@ -112,7 +112,7 @@ fn source_cost(view: &MigrationView) -> Text {
             "{cpu_percent:.0} % of a processor, {io_pressure_percent:.0} % of the time waits for disks, load {load:.2}"
         )
     };
-    match (&view.source_cost, &view.source_cost_mean, &view.source_cost_peak) {
+    match (&view.source_load.now, &view.source_load.mean, &view.source_load.peak) {
         (Some(now), _, _) => text.field("source", Meaning::Plain, said(now)),
         (None, Some(mean), Some(peak)) => text
             .field("source", Meaning::Plain, format!("on average {}", said(mean)))
@@ -127,7 +127,7 @@ fn source_cost(view: &MigrationView) -> Text {
 
 /// Returns why the source holds back, if it does.
 pub(crate) fn throttled(view: &MigrationView) -> Option<String> {
-    let (cost, max_load) = (view.source_cost.filter(|_| view.source_throttled)?, view.max_load?);
+    let (cost, max_load) = (view.source_load.now.filter(|_| view.source_load.is_throttled)?, view.max_load?);
     Some(format!("by the source's load {:.2}, which may be below {max_load}", cost.load))
 }
 

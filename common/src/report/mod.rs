@@ -173,7 +173,7 @@ fn way_back(migration: &MigrationView) -> String {
 
 /// Returns what it cost the source's host.
 fn source_cost(migration: &MigrationView) -> Vec<(&'static str, String)> {
-    let (Some(mean), Some(peak)) = (migration.source_cost_mean, migration.source_cost_peak) else {
+    let (Some(mean), Some(peak)) = (migration.source_load.mean, migration.source_load.peak) else {
         return Vec::new();
     };
     let percent = |mean: f64, peak: f64| format!("{mean:.0} % on average, {peak:.0} % at most");
@@ -182,8 +182,8 @@ fn source_cost(migration: &MigrationView) -> Vec<(&'static str, String)> {
         ("Source's disks waited for", percent(mean.io_pressure_percent, peak.io_pressure_percent)),
         ("Source's load", format!("{:.2} on average, {:.2} at most", mean.load, peak.load)),
     ];
-    if migration.source_throttled_s > 0 {
-        let held = milliseconds(migration.source_throttled_s.saturating_mul(1_000));
+    if migration.source_load.throttled_s > 0 {
+        let held = milliseconds(migration.source_load.throttled_s.saturating_mul(1_000));
         facts.push(("Source held back for its load", held));
     }
     facts

@@ -43,11 +43,7 @@ fn migration() -> MigrationView {
         waits_for: None,
         priority: Default::default(),
         max_load: None,
-        source_cost: None,
-        source_throttled: false,
-        source_cost_mean: None,
-        source_cost_peak: None,
-        source_throttled_s: 0,
+        source_load: Default::default(),
         errors: vec![Failure::new(FailureKind::Exhausted, HOSTILE).context("path", HOSTILE).hint(HOSTILE)],
         warnings: vec![HOSTILE.to_owned()],
         verified: false,
@@ -72,17 +68,7 @@ fn migration() -> MigrationView {
         ended: Some(WallMs(1_763_723_118_000)),
         source: "web1:/srv".to_owned(),
         destination: "web2:/srv".to_owned(),
-        steps: vec![StepView {
-            id: "file.copy-1".parse().unwrap(),
-            kind: StepKind::FileCopy,
-            phase: Phase::Copy,
-            status: StepStatus::Succeeded,
-            host: "web2".parse().unwrap(),
-            attempts: 2,
-            progress: Progress { files_done: 12_344, bytes_done: 1 << 30, ..Progress::default() },
-            duration_ms: 8_000,
-            failure: None,
-        }],
+        steps: vec![step()],
         findings: vec![finding(Severity::Notice, "later"), finding(Severity::Error, HOSTILE)],
         findings_total: 5,
         dry_run: false,
@@ -91,6 +77,20 @@ fn migration() -> MigrationView {
         source_digest: Some(Digest::of(b"a")),
         destination_digest: Some(Digest::of(b"b")),
         exit_code: Some(7),
+    }
+}
+
+fn step() -> StepView {
+    StepView {
+        id: "file.copy-1".parse().unwrap(),
+        kind: StepKind::FileCopy,
+        phase: Phase::Copy,
+        status: StepStatus::Succeeded,
+        host: "web2".parse().unwrap(),
+        attempts: 2,
+        progress: Progress { files_done: 12_344, bytes_done: 1 << 30, ..Progress::default() },
+        duration_ms: 8_000,
+        failure: None,
     }
 }
 

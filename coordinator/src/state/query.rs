@@ -6,7 +6,7 @@ use std::collections::BTreeMap;
 
 use common::clock::WallMs;
 use common::control::MaxLoad;
-use common::cost::{CostView, SourceCosts};
+use common::cost::{SourceCosts, SourceLoad};
 use common::failure::FailureKind;
 use common::finding::Rule;
 use common::host::HostFacts;
@@ -221,11 +221,7 @@ impl Migration {
             bandwidth_limit: self.bandwidth().filter(|limit| !limit.is_unlimited()).cloned(),
             bandwidth_now: None,
             max_load: self.max_load().map(|load| MaxLoad { hundredths: Some(load) }),
-            source_cost: running.map(CostView::from),
-            source_throttled: running.is_some_and(|cost| cost.is_throttled),
-            source_cost_mean: summary.costs.mean(),
-            source_cost_peak: summary.costs.peak(),
-            source_throttled_s: summary.costs.samples_throttled,
+            source_load: SourceLoad::new(&summary.costs, running),
             priority: self.priority(),
             waits_for: None,
             errors: self.failures.clone(),

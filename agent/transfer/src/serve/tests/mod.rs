@@ -329,7 +329,7 @@ async fn a_load_that_is_too_high_holds_the_source_back_until_it_may_be_higher() 
     let mut cost = open.cost();
     let is_held = |cost: &Option<Cost>| cost.is_some_and(|cost| cost.is_throttled);
     cost.wait_for(is_held).await.unwrap();
-    let (sender, receiver) = open.content(1).await.unwrap();
+    let (sender, receiver) = open.content(1, None).await.unwrap();
     let stamp = stamp(&tree.path().join("large"));
     let fetch = |index| Fetch { id: index, path: rel("large"), stamp, what: What::Range { index } };
     sender.send(vec![fetch(0), fetch(1)]).await.unwrap();
