@@ -34,6 +34,8 @@ use registry::{Record, Registry};
 const HELD_MAX: usize = 32;
 /// Directories whose domain is remembered.
 const DIRECTORIES_MAX: usize = 4096;
+/// How long their paths may be together: one alone may take a mebibyte.
+const DIRECTORIES_BYTES_MAX: usize = 1024 * 1024;
 
 /// The domains of a root; cheap to clone.
 #[derive(Clone, Debug)]
@@ -62,6 +64,8 @@ struct State {
     held: VecDeque<Arc<Domain>>,
     disks: BTreeMap<String, Arc<Disk>>,
     directories: HashMap<RelPath, DomainId>,
+    /// How long the paths of these are together.
+    directories_bytes: usize,
 }
 
 /// Under what stages are made.
@@ -167,17 +171,13 @@ impl Domains {
             Some(outcome) => outcome?,
             None => self.make(place, dir, key)?,
         };
-        let mut state = self.lock();
-        if state.directories.len() >= DIRECTORIES_MAX {
-            state.directories.clear();
-        }
-        state.directories.insert(directory.clone(), id);
+        self.lock().remember(directory, id);
         Ok(id)
     }
 
     /// Forgets which directory is where, because a rename did not reach: something was mounted, or has a project now.
     pub(crate) fn forget_directories(&self) {
-        self.lock().directories.clear();
+        self.lock().forget_directories();
     }
 
     /// Returns a domain by its number.
@@ -397,6 +397,22 @@ impl Domains {
 }
 
 impl State {
+    /// Remembers the domain of a directory.
+    fn remember(&mut self, directory: &RelPath, id: DomainId) {
+        let bytes = directory.as_bytes().len();
+        if self.directories.len() >= DIRECTORIES_MAX || self.directories_bytes + bytes > DIRECTORIES_BYTES_MAX
+        {
+            self.forget_directories();
+        }
+        self.directories_bytes += bytes;
+        self.directories.insert(directory.clone(), id);
+    }
+
+    fn forget_directories(&mut self) {
+        self.directories.clear();
+        self.directories_bytes = 0;
+    }
+
     /// Returns what is known of a domain: its number, or why it has none.
     fn outcome(&self, key: &RenameDomain) -> Option<Result<DomainId, Refusal>> {
         if let Some(id) = self.known.get(key) {

@@ -17,8 +17,9 @@ const PART_OF_KNOWN: u64 = 20;
 /// that are usual.
 const FILE_BYTES: u64 = 1024;
 /// What paths and attributes of items on their way to the committer may take, beyond what is usual: an entry may have a
-/// mebibyte of them. Each item holds several copies.
-const HELD_BYTES_MAX: u64 = 16 * 1024 * 1024;
+/// mebibyte of them. Each item holds
+/// up to five copies.
+const HELD_BYTES_MAX: u64 = 4 * 1024 * 1024;
 
 /// How long the first group waits for the end of the source's scan: some million entries. A tree that takes longer lands
 /// meanwhile, and that it does not fit is said when it is known.
