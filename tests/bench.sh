@@ -1,12 +1,14 @@
 #!/usr/bin/env bash
-# Side-by-side benchmarks: Drover against rsync over ssh and `cp -a`, in one run, on fresh file systems.
+# Side-by-side benchmarks: Drover against what an operator would pick instead (tests/bench/peers.sh), in one run, on
+# fresh file systems.
 #
 #   tests/bench.sh files [CORPUS…]     mails sites large delta noop (default: all)
 #   tests/bench.sh access              what policy, audit and secrets cost, and what floods of logins and refusals do
 #   tests/bench.sh links               a file and 5 000 mails over 100 ms: 300 Mbit/s with and without loss, 20 Mbit/s
 #   tests/bench.sh memory [COUNT]      peak memory of the agents at 10 000 and COUNT (default 1 000 000) names
 #
-# Needs root (loop mounts), a release build's time, and about 15 GiB. ROUNDS sets the timed rounds (default 3).
+# Needs root (loop mounts), a release build's time, and about 15 GiB. ROUNDS sets the timed rounds (default 3), PEERS
+# whom Drover is compared with ("drover rsync cp" is a quick look).
 # Rules: every timed run writes to a freshly made ext4 with a journal, on a loop device whose blocks were written
 # before; one discarded warm-up; the order alternates from round to round; a run starts after `sync` and its clock ends
 # after `sync -f`; every copy passes the judge or its time is void; Drover's time includes `file.verify`.
@@ -39,9 +41,11 @@ if [ "$(id -u)" -ne 0 ]; then
     exit 1
 fi
 rounds=${ROUNDS:-3}
+read -ra peers <<<"${PEERS:-drover rsync rsyncz rsyncd tar rclone cp}"
 
 . deploy/require.sh
-require rsync=rsync sshd=openssh-server ssh=openssh-client mkfs.ext4=e2fsprogs cc=gcc,libc6-dev nsenter=util-linux sysctl=procps
+. tests/bench/peers.sh
+require rsync=rsync zstd=zstd rclone=rclone sshd=openssh-server ssh=openssh-client mkfs.ext4=e2fsprogs cc=gcc,libc6-dev nsenter=util-linux sysctl=procps
 
 cargo build --release --locked -p coordinator -p agent -p ctl -p tests --bins
 bin="${CARGO_TARGET_DIR:-target}/release"
@@ -53,7 +57,10 @@ image="$work/image"
 
 cleanup() {
     "$bin/ctl" dev down --dir "$work/cluster" >/dev/null 2>&1 || true
-    [ ! -f "$work/ssh/pid" ] || kill "$(cat "$work/ssh/pid")" 2>/dev/null || true
+    local pid
+    for pid in "$work/ssh/pid" "$work/ssh/rsyncd.pid"; do
+        [ ! -f "$pid" ] || kill "$(cat "$pid")" 2>/dev/null || true
+    done
     [ -z "${router:-}" ] || exec {router}>&-
     umount -q "$mount_point" 2>/dev/null || true
     [ -n "${BENCH_DIR:-}" ] || rm -rf "$work"
@@ -72,6 +79,7 @@ fresh() {
 start_sshd() {
     local address=$1
     shift
+    rm -f "$work"/ssh/*
     ssh-keygen -q -t ed25519 -N '' -f "$work/ssh/host"
     ssh-keygen -q -t ed25519 -N '' -f "$work/ssh/user"
     cp "$work/ssh/user.pub" "$work/ssh/authorized"
@@ -117,21 +125,6 @@ sample_peak() {
     echo "$peak" >"$flag.peak"
 }
 
-run_drover() {
-    "$bin/ctl" --output json migrate "agent-1:$1" "agent-2:$2" --yes >"$work/drover.json"
-    grep -q '"verified": *true' "$work/drover.json"
-}
-run_rsync() { rsync -aHAX --numeric-ids --stats -e "$remote_shell" "$1/" "127.0.0.1:$2/" >"$work/rsync.stats"; }
-run_cp() { mkdir -p "$2" && cp -a "$1/." "$2/"; }
-
-bytes_on_wire() {
-    case $1 in
-    drover) grep -m 1 -o '"bytes_on_wire": *[0-9]*' "$work/drover.json" | grep -o '[0-9]*$' ;;
-    rsync) awk '/^Total bytes (sent|received)/ { gsub(",", "", $4); sum += $4 } END { print sum }' "$work/rsync.stats" ;;
-    cp) echo 0 ;;
-    esac
-}
-
 # One timed run: peer, corpus, whether its time counts.
 timed() {
     local peer=$1 corpus=$2 counts=$3 source="$work/corpus/$2" destination="$mount_point/site"
@@ -144,7 +137,7 @@ timed() {
     local peak=0 agent
     for agent in agent-1 agent-2; do echo 5 >"/proc/$(agent_pid $agent)/clear_refs"; done
     touch "$work/running"
-    [ "$peer" = rsync ] && sample_peak rsync "$work/running" &
+    case $peer in rsync*) sample_peak rsync "$work/running" & ;; esac
     sync
     local cpu0 cpu1 t0 t1
     cpu0=$(cpu)
@@ -163,9 +156,9 @@ timed() {
             [ "$hwm" -le "$peak" ] || peak=$hwm
         done
         ;;
-    rsync) peak=$(cat "$work/running.peak") ;;
+    rsync*) peak=$(cat "$work/running.peak") ;;
     esac
-    if ! tests/judge.sh "$source" "$destination" >"$work/judge"; then
+    if ! judge "$peer" "$source" "$destination"; then
         echo "void: $peer on $corpus: the judge says: $(head -n 3 "$work/judge")"
         return
     fi
@@ -198,44 +191,17 @@ bench_files() {
         # Read warm: what is timed is the move, not this machine's disk.
         tar cf - -C "$work/corpus/$corpus" . | cat >/dev/null
         echo "== $corpus: warm-up"
-        for peer in drover rsync cp; do timed "$peer" "$corpus" no; done
+        for peer in "${peers[@]}"; do timed "$peer" "$corpus" no; done
         for round in $(seq 1 "$rounds"); do
-            order=(drover rsync cp)
-            [ $((round % 2)) -eq 1 ] || order=(cp rsync drover)
+            order=("${peers[@]}")
+            [ $((round % 2)) -eq 1 ] || mapfile -t order < <(printf '%s\n' "${peers[@]}" | tac)
             for peer in "${order[@]}"; do timed "$peer" "$corpus" yes; done
         done
     done
     umount -q "$mount_point" || true
     echo
-    echo "Medians of $rounds rounds; ratios to rsync over ssh in the same run."
-    sort -k1,1 -k2,2 -s "$work/results/files" | awk '
-        function median(list, count,    parts, i, j, swap) {
-            split(list, parts, " ")
-            for (i = 1; i < count; i++) for (j = i + 1; j <= count; j++)
-                if (parts[j] + 0 < parts[i] + 0) { swap = parts[i]; parts[i] = parts[j]; parts[j] = swap }
-            return parts[int((count + 1) / 2)]
-        }
-        {
-            key = $1 " " $2; runs[key]++
-            wall[key] = wall[key] " " $3; busy[key] = busy[key] " " $4
-            memory[key] = memory[key] " " $5; wire[key] = wire[key] " " $6
-            corpora[$1] = 1
-        }
-        END {
-            printf "%-8s %-8s %9s %9s %9s %12s %7s %7s\n", "corpus", "peer", "wall ms", "CPU ms", "peak KiB", "wire bytes", "wall", "CPU"
-            for (corpus in corpora) {
-                base = corpus " rsync"
-                for (n = 1; n <= 3; n++) {
-                    peer = n == 1 ? "drover" : n == 2 ? "rsync" : "cp"
-                    key = corpus " " peer
-                    if (!runs[key]) continue
-                    w = median(wall[key], runs[key]); b = median(busy[key], runs[key])
-                    printf "%-8s %-8s %9d %9d %9d %12.0f", corpus, peer, w, b, median(memory[key], runs[key]), median(wire[key], runs[key])
-                    if (runs[base]) printf " %7.2f %7.2f", w / median(wall[base], runs[base]), b / median(busy[base], runs[base])
-                    printf "\n"
-                }
-            }
-        }'
+    echo "Medians of $rounds rounds. wall, CPU: ratios to rsync; wire: to rsyncz; /cp, /rsyncd: wall to theirs."
+    awk -f tests/bench/table.awk "$work/results/files"
 }
 
 bench_memory() {
@@ -334,6 +300,8 @@ bench_links() {
 case $suite in
 files)
     start_sshd 127.0.0.1
+    start_peers
+    : >"$work/results/files"
     bench_files "$@"
     ;;
 links) bench_links ;;
