@@ -17,7 +17,7 @@ fn bash_completes_commands_and_flags() {
     };
     assert_eq!(complete("ctl migr", 1), ["migrate"]);
     assert_eq!(complete("ctl host enr", 2), ["enroll"]);
-    assert_eq!(complete("ctl migrate --max", 2), ["--max-delete"]);
+    assert_eq!(complete("ctl migrate --max-d", 2), ["--max-delete"]);
     assert_eq!(complete("ctl report --format m", 3), ["markdown"]);
 }
 
