@@ -106,6 +106,55 @@ pub struct TransferSpec {
     /// The host whose agent passes on what both sides say, where neither reaches the other.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub relay: Option<HostName>,
+    /// Further passes while the source is live, and a last one under the freeze; none is one pass.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub catch_up: Option<CatchUpSpec>,
+}
+
+/// How the difference is made small before the freeze.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct CatchUpSpec {
+    /// It is caught up when the freeze is predicted to take no longer, in milliseconds.
+    pub threshold_ms: u64,
+    /// It is caught up after so many passes, however much still changes.
+    pub max_passes: u32,
+    /// Who lets the last pass begin.
+    pub cutover: Cutover,
+}
+
+impl Default for CatchUpSpec {
+    fn default() -> Self {
+        Self { threshold_ms: 2_000, max_passes: 20, cutover: Cutover::Auto }
+    }
+}
+
+/// Who lets the last pass begin.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Cutover {
+    /// It follows as soon as the destination is caught up.
+    #[default]
+    Auto,
+    /// It waits for `ctl cutover`; until then the destination is kept caught up.
+    Manual,
+}
+
+/// A text that is no way to cut over.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+#[error("`{0}` is neither auto nor manual")]
+pub struct InvalidCutover(String);
+
+impl FromStr for Cutover {
+    type Err = InvalidCutover;
+
+    fn from_str(text: &str) -> Result<Self, Self::Err> {
+        match text {
+            "auto" => Ok(Self::Auto),
+            "manual" => Ok(Self::Manual),
+            other => Err(InvalidCutover(other.to_owned())),
+        }
+    }
 }
 
 /// Whether content is compressed on its way.
@@ -241,6 +290,11 @@ impl MigrationSpec {
     /// Returns the secrets that it names.
     pub fn references(&self) -> impl Iterator<Item = &Reference> {
         self.sanitize.iter().filter_map(|sanitize| sanitize.key.as_ref())
+    }
+
+    /// Whether the last pass waits for a person's go.
+    pub fn has_manual_cutover(&self) -> bool {
+        self.transfer.catch_up.is_some_and(|catch_up| catch_up.cutover == Cutover::Manual)
     }
 
     /// Returns how long the way back stays open after completion, in milliseconds.

@@ -22,6 +22,7 @@ use crate::reach::Reach;
 use crate::spec::MigrationSpec;
 use crate::step::StepKind;
 use crate::step::file::{Proof, Sanitized};
+use crate::step::pass::PassRecord;
 use crate::transport::Transport;
 
 /// Where a migration stands.
@@ -85,8 +86,10 @@ impl MigrationStatus {
     }
 
     /// Whether steps may start now.
+    ///
+    /// While it awaits the cutover, what keeps it caught up is started again when it was lost.
     pub fn runs_steps(self) -> bool {
-        matches!(self, Self::Running | Self::CuttingOver)
+        matches!(self, Self::Running | Self::AwaitingCutover | Self::CuttingOver)
     }
 
     /// Whether what it wrote is undone, or is being undone.
@@ -177,10 +180,17 @@ pub struct MigrationView {
     pub steps_total: u64,
     /// Time until the end as far as it can be told.
     pub eta_ms: Option<u64>,
-    /// Predicted downtime.
+    /// Predicted downtime: how long the steps under the freeze would work if they began now, as the passes tell; as it
+    /// was predicted last, once they have begun.
     pub downtime_predicted_ms: u64,
-    /// Measured downtime.
+    /// Measured downtime: how long the steps under the freeze worked.
     pub downtime_ms: u64,
+    /// The passes over the tree: of each step the newest 32.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub passes: Vec<PassRecord>,
+    /// All passes.
+    #[serde(default)]
+    pub passes_total: u64,
     /// Whether `ctl rollback` can be asked for now.
     pub rollback_available: bool,
     /// When the way back ends, once completed.

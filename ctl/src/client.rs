@@ -45,6 +45,8 @@ pub(crate) enum Verb {
     Cancel,
     /// Try again what failed.
     Retry,
+    /// Let the last pass begin.
+    Cutover,
     /// Undo what was completed.
     Rollback,
     /// End the way back.
@@ -66,6 +68,7 @@ impl Verb {
         match self {
             Self::Cancel => "cancel",
             Self::Retry => "retry",
+            Self::Cutover => "cutover",
             Self::Rollback => "rollback",
             Self::Settle => "settle",
             Self::Verify { .. } => "verify",

@@ -56,6 +56,7 @@ pub(crate) fn text(view: &MigrationView, width: Option<usize>, is_verbose: bool)
     }
     text.field("steps", Meaning::Plain, format!("{} of {} done", view.steps_completed, view.steps_total));
     text.append(moved(view));
+    text.append(freeze(view));
     match view.reach {
         Some(Reach::SourceDials) => {
             let why = "the source dials, because the destination does not reach it";
@@ -144,6 +145,32 @@ fn pacing(view: &MigrationView) -> Text {
     };
     if !view.status.is_end() {
         text.field("limit", Meaning::Plain, limit);
+    }
+    text
+}
+
+/// Returns how often it was caught up, and how long the source must or had to be still for it.
+fn freeze(view: &MigrationView) -> Text {
+    let mut text = Text::new();
+    let Some(last) = view.passes.last().filter(|_| view.passes_total > 1) else { return text };
+    let entries = human::plural(last.files_changed, "entry").replace("entrys", "entries");
+    let last =
+        format!("{}, the last changed {entries} ({})", view.passes_total, human::bytes(last.bytes_changed));
+    text.field("passes", Meaning::Plain, last);
+    let time = |ms| human::duration(Duration::from_millis(ms));
+    if view.downtime_ms > 0 {
+        let predicted = time(view.downtime_predicted_ms);
+        text.field("freeze", Meaning::Plain, format!("{} (predicted {predicted})", time(view.downtime_ms)));
+    } else if view.downtime_predicted_ms > 0 && !view.status.is_end() {
+        text.field(
+            "freeze",
+            Meaning::Plain,
+            format!("predicted freeze {}", time(view.downtime_predicted_ms)),
+        );
+    }
+    if view.status == MigrationStatus::AwaitingCutover {
+        let how = format!("`ctl cutover {}`, once nobody writes at the source any more", view.id);
+        text.field("way on", Meaning::Plain, how);
     }
     text
 }

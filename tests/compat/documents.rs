@@ -84,6 +84,7 @@ fn fixtures_of_documents_between_parts_are_read() {
         keep_way_back: true,
         scope: common::phase::Scope::Finish,
         sanitize: None,
+        catch_up: None,
     };
     assert_eq!(document("1/file-params.json", &params), params);
 }

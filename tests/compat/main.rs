@@ -58,6 +58,7 @@ const FIXTURES: &[Fixture] = &[
     of("1/journal-failed.record", JOURNAL),
     of("1/journal-findings.record", JOURNAL),
     of("1/journal-running.record", JOURNAL),
+    of("1/journal-so-far.record", JOURNAL),
     of("1/journal-succeeded.record", JOURNAL),
     of("1/ledger.frames", STAGE),
     of("1/log-blank.record", LOG),

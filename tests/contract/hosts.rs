@@ -16,8 +16,8 @@ use common::transport::TransportChoice;
 use tokio::sync::{mpsc, watch};
 use tokio_util::sync::CancellationToken;
 use transfer::{
-    Endpoint, EndpointSettings, FindingSink, KillPoint, LeaseKeeper, Patience, Peer, PeerNews, ResetKey,
-    Secrets, Sparing, StepContext, hold_lease,
+    Course, Endpoint, EndpointSettings, FindingSink, KillPoint, LeaseKeeper, Patience, Peer, PeerNews,
+    ResetKey, Secrets, Sparing, StepContext, hold_lease,
 };
 
 use crate::authority::{Authority, CLUSTER};
@@ -134,6 +134,9 @@ impl Hosts {
             transport: TransportChoice::Auto,
             relay: None,
         };
+        // A continuous step makes one pass and is asked to end.
+        let course = Course { finish: CancellationToken::new(), so_far: watch::Sender::new(None) };
+        course.finish.cancel();
         let (progress, progress_seen) = watch::channel(Progress::default());
         let context = StepContext {
             migration: "m1".parse().unwrap(),
@@ -146,6 +149,7 @@ impl Hosts {
             peer: Some(peer),
             bandwidth,
             state_dir,
+            course,
         };
         Attempt { context, keeper, progress: progress_seen, findings, ticket }
     }

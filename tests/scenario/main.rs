@@ -5,6 +5,7 @@
 mod access;
 mod audit;
 mod canary;
+mod catch_up;
 mod control;
 mod damage;
 mod dev;

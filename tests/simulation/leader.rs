@@ -162,7 +162,7 @@ impl World {
         self.send(session, Body::Settle { place, token });
     }
 
-    fn act(&mut self, node: usize, term: u64, migration: &Migration, act: Act) {
+    pub(crate) fn act(&mut self, node: usize, term: u64, migration: &Migration, act: Act) {
         let (tenant, id) = (migration.tenant.clone(), migration.id.clone());
         let command = migration::Command::Act { tenant, migration: id, act };
         self.propose_as_node(node, term, Command::Migration(command)).ok();

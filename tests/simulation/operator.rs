@@ -8,7 +8,9 @@ use common::id::{HostName, MigrationId, TenantId};
 use common::phase::{Phase, Scope};
 use common::plan::{Plan, PlannedStep};
 use common::principal::Principal;
-use common::spec::{MigrationSpec, OptionsSpec, Origin, SPEC_VERSION, SideSpec, TransferSpec};
+use common::spec::{
+    CatchUpSpec, Cutover, MigrationSpec, OptionsSpec, Origin, SPEC_VERSION, SideSpec, TransferSpec,
+};
 use common::step::file::{FileParams, RootAnswer, RootIdentity};
 use common::step::{Reversibility, StepKind, StepVersion};
 use common::view::MigrationStatus;
@@ -84,6 +86,11 @@ fn options(random: &mut Random) -> OptionsSpec {
     }
 }
 
+fn catch_up(random: &mut Random) -> Option<CatchUpSpec> {
+    let cutover = if random.permille(500) { Cutover::Manual } else { Cutover::Auto };
+    random.permille(500).then(|| CatchUpSpec { cutover, ..CatchUpSpec::default() })
+}
+
 /// A plan as a later planner may make it: any graph, with steps that go on, that only read and that cannot be undone.
 fn graph(random: &mut Random, plan: &mut Plan, spec: &MigrationSpec) {
     let template = plan.steps[0].clone();
@@ -108,7 +115,7 @@ fn graph(random: &mut Random, plan: &mut Plan, spec: &MigrationSpec) {
             PlannedStep {
                 id: format!("step-{number}").parse().unwrap(),
                 kind,
-                phase: Phase::Copy,
+                phase: if random.permille(300) { Phase::Freeze } else { Phase::Copy },
                 after: after.iter().map(|id| id.parse().unwrap()).collect(),
                 is_continuous,
                 reversibility,
@@ -128,12 +135,15 @@ impl World {
     /// Somebody does something.
     pub(crate) fn operate(&mut self) {
         if !self.is_stormy() {
-            return;
+            // Nobody is awaited for ever.
+            self.schedule.at(self.now + 5_000, Event::Operator);
+            return self.cut_over_all();
         }
         let pause = self.random.between(200, 12_000);
         self.schedule.at(self.now + pause, Event::Operator);
         let Some((node, term)) = self.leader else { return };
-        match self.random.below(22) {
+        match self.random.below(23) {
+            22 => self.ask(node, term, Act::Cutover),
             0..=6 => self.create(node, term),
             7..=9 => self.ask(node, term, Act::Cancel),
             10 | 11 => self.ask(node, term, Act::Retry),
@@ -145,6 +155,16 @@ impl World {
             19 => self.ask(node, term, Act::Pause),
             20 => self.ask(node, term, Act::Resume),
             _ => self.repeat_request(node, term),
+        }
+    }
+
+    fn cut_over_all(&mut self) {
+        let Some((node, term)) = self.leader else { return };
+        let state = self.nodes[node].state.clone();
+        let awaits =
+            |migration: &&std::sync::Arc<Migration>| migration.status == MigrationStatus::AwaitingCutover;
+        for migration in state.migrations().active().filter(awaits) {
+            self.act(node, term, migration, Act::Cutover);
         }
     }
 
@@ -169,7 +189,7 @@ impl World {
             name: format!("request {request}"),
             source: side(format!("web1:/src/{request}")),
             destination: side(format!("{destination}:{path}")),
-            transfer: TransferSpec::default(),
+            transfer: TransferSpec { catch_up: catch_up(&mut self.random), ..TransferSpec::default() },
             options,
             sanitize: None,
             origin: Origin::Flags,

@@ -149,8 +149,12 @@ impl World {
             if migration.spec.options.dry_run {
                 continue;
             }
+            // Who is asked to end does so before the agent begins what follows.
+            let asked = migration.asked_to_finish();
+            let is_asked = |step: &StepId| asked.iter().any(|(asked, _)| asked == step);
             for (planned, step) in migration.planned() {
-                if step.lease.is_none() || planned.reversibility == Reversibility::ReadOnly {
+                let holds = step.lease.is_some() && !is_asked(&planned.id);
+                if !holds || planned.reversibility == Reversibility::ReadOnly {
                     continue;
                 }
                 let place = operator::place_of(&migration.id, planned);

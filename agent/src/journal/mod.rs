@@ -482,6 +482,7 @@ mod tests {
             ("journal-failed.record", OutboxEvent::Failed("{}".to_owned())),
             ("journal-caught-up.record", OutboxEvent::CaughtUp { lag_ms: 300 }),
             ("journal-findings.record", OutboxEvent::Findings("[]".to_owned())),
+            ("journal-so-far.record", OutboxEvent::SoFar("{}".to_owned())),
         ];
         for (name, event) in events {
             let expected = OutboxRecord { event, ..record("") };

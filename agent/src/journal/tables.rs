@@ -48,6 +48,8 @@ pub enum OutboxEvent {
     },
     /// What it noticed; a list of `common::finding::Finding`.
     Findings(String),
+    /// What a continuous step did so far; its output.
+    SoFar(String),
 }
 
 impl OutboxEvent {
@@ -55,7 +57,7 @@ impl OutboxEvent {
     pub fn is_end(&self) -> bool {
         match self {
             Self::Succeeded(_) | Self::Failed(_) => true,
-            Self::CaughtUp { .. } | Self::Findings(_) => false,
+            Self::CaughtUp { .. } | Self::Findings(_) | Self::SoFar(_) => false,
         }
     }
 }

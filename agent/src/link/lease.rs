@@ -37,6 +37,8 @@ struct Held {
     sparing: watch::Sender<Sparing>,
     news: watch::Sender<PeerNews>,
     ended: watch::Sender<Option<LeaseEnd>>,
+    /// Fires when a later step asks a continuous one to come to its end.
+    finish: CancellationToken,
 }
 
 /// How fast, and how carefully, a step goes.
@@ -82,6 +84,7 @@ impl HeldLease {
                 sparing: watch::Sender::new(Sparing::default()),
                 news: watch::Sender::new(PeerNews::default()),
                 ended: watch::Sender::new(None),
+                finish: CancellationToken::new(),
             }),
         }
     }
@@ -151,6 +154,16 @@ impl HeldLease {
         let Pace { bytes_per_s, sparing } = pace;
         self.held.bandwidth.send_if_modified(|limit| std::mem::replace(limit, bytes_per_s) != bytes_per_s);
         self.held.sparing.send_if_modified(|known| std::mem::replace(known, sparing) != sparing);
+    }
+
+    /// Asks a continuous step to come to its end; the lease holds until it has.
+    pub fn ask_to_finish(&self) {
+        self.held.finish.cancel();
+    }
+
+    /// Returns what fires when the step is asked to come to its end.
+    pub fn finish(&self) -> CancellationToken {
+        self.held.finish.clone()
     }
 
     /// Ends the lease; the first reason stays.

@@ -243,6 +243,7 @@ pub(super) fn event(number: u64, record: OutboxRecord) -> v1::AgentMessage {
         OutboxEvent::Failed(document) => Event::Failed(v1::Failure { document }),
         OutboxEvent::CaughtUp { lag_ms } => Event::CaughtUpLagMs(lag_ms),
         OutboxEvent::Findings(findings) => Event::Findings(findings),
+        OutboxEvent::SoFar(output) => Event::SoFar(output),
     };
     message(Message::Event(v1::StepEvent {
         number,

@@ -16,7 +16,7 @@ use common::transport::TransportChoice;
 use tokio::sync::{mpsc, watch};
 use tokio::task::{JoinError, JoinHandle};
 use tokio::time::MissedTickBehavior;
-use transfer::{Endpoint, FindingSink, StepContext};
+use transfer::{Course, Endpoint, FindingSink, SoFar, StepContext};
 
 use super::Step;
 use super::order::{Grant, Report};
@@ -108,7 +108,9 @@ async fn run(
 ) -> Result<String, Failure> {
     let (progress, progress_seen) = watch::channel(Progress::default());
     let (findings, findings_seen) = FindingSink::new();
-    let context = context(workplace, grant, progress, findings);
+    let course = Course { finish: grant.lease.finish(), so_far: watch::Sender::new(None) };
+    let seen = Seen { progress: progress_seen, so_far: course.so_far.subscribe(), findings: findings_seen };
+    let context = context(workplace, grant, progress, findings, course);
     let params = grant.params.clone();
     let work = if grant.is_undo {
         step.undo(context, params)
@@ -119,7 +121,7 @@ async fn run(
     tracing::info!(migration = %lease.migration(), step = %lease.step(), fence = %lease.token(),
         kind = grant.kind, attempt = grant.attempt, undo = grant.is_undo, "attempt begun");
     let work = tasks.spawn(work);
-    let outcome = attend(workplace, grant, work, progress_seen, findings_seen).await;
+    let outcome = attend(workplace, grant, work, seen).await;
     outcome.unwrap_or_else(|error| Err(of_panic(error)))
 }
 
@@ -128,6 +130,7 @@ fn context(
     grant: &Grant,
     progress: watch::Sender<Progress>,
     findings: FindingSink,
+    course: Course,
 ) -> StepContext {
     let lease = &grant.lease;
     let peer = grant.peer.as_ref().map(|peer| transfer::Peer {
@@ -154,7 +157,15 @@ fn context(
         peer,
         bandwidth: lease.bandwidth(),
         state_dir: workplace.state_dir.clone(),
+        course,
     }
+}
+
+/// What a step says while it works.
+struct Seen {
+    progress: watch::Receiver<Progress>,
+    so_far: watch::Receiver<Option<SoFar>>,
+    findings: mpsc::Receiver<Finding>,
 }
 
 /// Waits for the step's end, telling progress and findings, and complaining when it does not stop.
@@ -162,9 +173,10 @@ async fn attend(
     workplace: &Workplace,
     grant: &Grant,
     mut work: JoinHandle<Result<String, Failure>>,
-    mut progress: watch::Receiver<Progress>,
-    mut findings: mpsc::Receiver<Finding>,
+    seen: Seen,
 ) -> Result<Result<String, Failure>, JoinError> {
+    let Seen { mut progress, mut so_far, mut findings } = seen;
+    let mut is_caught_up = false;
     let mut interval = tokio::time::interval(PROGRESS_INTERVAL);
     interval.set_missed_tick_behavior(MissedTickBehavior::Delay);
     let (mut is_stopping, mut batch) = (false, Batch::default());
@@ -174,6 +186,10 @@ async fn attend(
             outcome = &mut work => break outcome,
             _end = grant.lease.over(), if !is_stopping => is_stopping = true,
             Some(finding) = findings.recv() => batch.add(workplace, grant, finding).await,
+            Ok(()) = so_far.changed() => {
+                let said = so_far.borrow_and_update().clone();
+                is_caught_up |= tell_so_far(workplace, grant, said, is_caught_up).await;
+            }
             _ = interval.tick() => {
                 batch.tell(workplace, grant).await;
                 if progress.has_changed().unwrap_or(false) {
@@ -231,6 +247,21 @@ impl Batch {
             tracing::warn!(error = %common::failure::chain(&error), "findings were not kept");
         }
     }
+}
+
+/// Tells what a continuous step did so far, and once that it is caught up; says whether it did the latter.
+async fn tell_so_far(workplace: &Workplace, grant: &Grant, said: Option<SoFar>, was_caught_up: bool) -> bool {
+    let Some(SoFar { output, lag_ms }) = said else { return false };
+    let caught_up = lag_ms.filter(|_| !was_caught_up).map(|lag_ms| OutboxEvent::CaughtUp { lag_ms });
+    let is_told = caught_up.is_some();
+    let events = super::write(&output).map(OutboxEvent::SoFar).ok().into_iter().chain(caught_up);
+    for event in events {
+        if let Err(error) = append(workplace, grant, event).await {
+            tracing::warn!(error = %common::failure::chain(&error), "what a step did so far was not kept");
+            return false;
+        }
+    }
+    is_told
 }
 
 /// Makes the end of the step durable. A disk that refuses leaves the lease to run out, and the step to be run again.

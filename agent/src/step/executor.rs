@@ -55,6 +55,8 @@ pub struct Leases {
 struct Attempt {
     lease: HeldLease,
     subject: String,
+    /// Whether it goes on until it is asked to come to its end.
+    is_continuous: bool,
     /// Closed when all its tasks have ended.
     over: watch::Receiver<()>,
 }
@@ -121,7 +123,7 @@ impl Executor {
     async fn take(&mut self, order: Order) {
         match order {
             Order::Grant(grant) => self.begin(*grant).await,
-            Order::Finish { token } => self.end(token, LeaseEnd::Cancelled, "it was cancelled"),
+            Order::Finish { token } => self.finish(token),
             Order::Revoke { token, reason } => self.end(token, LeaseEnd::Lost, &reason),
             Order::Serve(order) => self.workplace.endpoint.serve(order),
             Order::RevokedHosts { hosts } => {
@@ -151,6 +153,14 @@ impl Executor {
         self.publish();
     }
 
+    /// Asks a continuous step to come to its end; to any other it says that it was cancelled.
+    fn finish(&self, token: FencingToken) {
+        match self.attempts.get(&token) {
+            Some(attempt) if attempt.is_continuous => attempt.lease.ask_to_finish(),
+            Some(_) | None => self.end(token, LeaseEnd::Cancelled, "it was cancelled"),
+        }
+    }
+
     async fn begin(&mut self, grant: Grant) {
         let token = grant.lease.token();
         if self.attempts.contains_key(&token) {
@@ -163,13 +173,14 @@ impl Executor {
             Ok(known) => known,
             Err(failure) => return self.refuse(&grant, failure).await,
         };
-        let before = self.displace(&subject, token);
+        let before = self.displace(&subject, &grant);
         let Some(before) = before else {
             tracing::info!(fence = %token, subject, "a grant came after a later one");
             return;
         };
         let (over_here, over) = watch::channel(());
-        self.attempts.insert(token, Attempt { lease: grant.lease.clone(), subject, over });
+        let is_continuous = step.descriptor().is_continuous && !grant.is_undo;
+        self.attempts.insert(token, Attempt { lease: grant.lease.clone(), subject, is_continuous, over });
         self.publish();
         let (workplace, ended) = (self.workplace.clone(), self.ended.0.clone());
         self.shutdown.spawn(async move {
@@ -190,13 +201,22 @@ impl Executor {
     }
 
     /// Stops the earlier attempts on a subject and returns what to wait for; none when a later one is there.
-    fn displace(&self, subject: &str, token: FencingToken) -> Option<Vec<watch::Receiver<()>>> {
+    ///
+    /// A continuous step is followed by a later one of its migration, which is what asks it to come to its end.
+    fn displace(&self, subject: &str, later: &Grant) -> Option<Vec<watch::Receiver<()>>> {
         let on_subject = || self.attempts.values().filter(|attempt| attempt.subject == subject);
-        if on_subject().any(|attempt| attempt.lease.token() > token) {
+        if on_subject().any(|attempt| attempt.lease.token() > later.lease.token()) {
             return None;
         }
         for attempt in on_subject() {
-            attempt.lease.end(LeaseEnd::Lost, "a later attempt took its place");
+            let is_followed = attempt.is_continuous
+                && !later.is_undo
+                && attempt.lease.migration() == later.lease.migration()
+                && attempt.lease.step() != later.lease.step();
+            match is_followed {
+                true => attempt.lease.ask_to_finish(),
+                false => attempt.lease.end(LeaseEnd::Lost, "a later attempt took its place"),
+            }
         }
         Some(on_subject().map(|attempt| attempt.over.clone()).collect())
     }

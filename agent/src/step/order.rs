@@ -17,7 +17,7 @@ use crate::link::lease::{HeldLease, Pace};
 pub enum Order {
     /// Run one attempt of a step, or its undo.
     Grant(Box<Grant>),
-    /// Stop at the next safe point and say so; the step was cancelled.
+    /// Come to an end: a later step follows a continuous one. Another one stops and says that it was cancelled.
     Finish {
         /// The lease.
         token: FencingToken,

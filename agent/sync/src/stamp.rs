@@ -25,6 +25,12 @@ impl Time {
         self == kept || (kept.nanos == 0 && ctime.nanos == 0 && kept.seconds == self.seconds)
     }
 
+    /// Returns the whole milliseconds from an earlier time; zero from a later one.
+    pub fn milliseconds_since(self, earlier: Self) -> u64 {
+        let nanos = |time: Self| i128::from(time.seconds) * 1_000_000_000 + i128::from(time.nanos);
+        u64::try_from((nanos(self) - nanos(earlier)) / 1_000_000).unwrap_or(0)
+    }
+
     /// Returns the time that is this many seconds earlier.
     #[must_use]
     pub fn seconds_earlier(self, seconds: u32) -> Self {

@@ -15,6 +15,7 @@ use common::id::{HostName, MigrationId, StepId, TenantId};
 use common::limit;
 use common::progress::Progress;
 use common::spec::Compression;
+use common::step::file::FileOutput;
 use common::transport::TransportChoice;
 use sync::wire::control::Sparing;
 use tokio::sync::watch;
@@ -48,6 +49,26 @@ pub struct StepContext {
     pub bandwidth: watch::Receiver<Option<u64>>,
     /// The agent's directory for what this crate remembers: one folder per migration is made below it.
     pub state_dir: PathBuf,
+    /// What a continuous step is asked, and says before its end.
+    pub course: Course,
+}
+
+/// The course of a continuous step; others make nothing of it.
+#[derive(Clone, Debug)]
+pub struct Course {
+    /// Fires when a later step asks this one to come to its end.
+    pub finish: CancellationToken,
+    /// What it did so far; what is newer takes the place of what was not told yet.
+    pub so_far: watch::Sender<Option<SoFar>>,
+}
+
+/// What a continuous step did so far.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct SoFar {
+    /// As if it ended now.
+    pub output: FileOutput,
+    /// How far it is behind, in milliseconds, once it is caught up.
+    pub lag_ms: Option<u64>,
 }
 
 impl StepContext {

@@ -26,7 +26,7 @@ use crate::dry_run::dry_run;
 use crate::endpoint::Endpoint;
 use crate::memory::Memory;
 use crate::owner::Owners;
-use crate::passes::RootMark;
+use crate::passes::{RootMark, Told};
 use crate::peer::{ContentReceiver, FetchSender, Source};
 use crate::pull::flow::Flow;
 use crate::pull::{self, Forecast, Host, Incoming, Known, Pass};
@@ -70,16 +70,44 @@ pub async fn run_copy(
     if params.dry_run {
         return dry_run(ctx, endpoint, params).await;
     }
+    one_pass(&ctx, endpoint, params, Before::of(&ctx)).await.map(|(output, _told)| output)
+}
+
+/// What of the step came before a pass.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Before {
+    /// Nothing.
+    Nothing,
+    /// An attempt that was stopped.
+    Attempts,
+    /// A pass of the same attempt, so that this one may be given up for what follows the step.
+    Passes,
+}
+
+impl Before {
+    /// Returns what came before the first pass of an attempt.
+    pub(crate) fn of(ctx: &StepContext) -> Self {
+        if ctx.attempt > 1 { Self::Attempts } else { Self::Nothing }
+    }
+}
+
+/// Makes one pass, and returns what the step did so far with what is told of all passes.
+pub(crate) async fn one_pass(
+    ctx: &StepContext,
+    endpoint: &Endpoint,
+    params: FileParams,
+    before: Before,
+) -> Result<(FileOutput, Told), Failure> {
     let began = clock::boot();
     let memory = Memory::open(&ctx.state_dir, &ctx.migration)?;
     ctx.findings.list_in(&memory.list(FINDINGS_LIST))?;
-    let peer = peer_of(&ctx)?.clone();
-    let source = reach::open(&ctx, endpoint, &memory, params.compression, params.transport).await?;
+    let peer = peer_of(ctx)?.clone();
+    let source = reach::open(ctx, endpoint, &memory, params.compression, params.transport).await?;
     let packed = source.packed();
     let nonce = nonce()?;
     let incoming = incoming(&source, &params, nonce).await?;
     let (rules, destination) = (params.sanitize.clone(), params.destination_root.clone());
-    let attempt = Arc::new(Attempt::new(&ctx, began, source.opened()));
+    let attempt = Arc::new(Attempt::new(ctx, began, before, source.opened()));
     let work_attempt = Arc::clone(&attempt);
     let (endpoint, tenant) = (endpoint.clone(), peer.tenant.clone());
     let mut work = tokio::task::spawn_blocking(move || {
@@ -90,7 +118,7 @@ pub async fn run_copy(
     let saved = attempt.save_aside(wire, counted.content_bytes);
     saved.await.map_err(|error| Failure::of(FailureKind::Bug, &error))?;
     ctx.findings.flush()?;
-    done.map_err(|failure| name_destination(name_source(failure, &peer), &destination))?;
+    let told = done.map_err(|failure| name_destination(name_source(failure, &peer), &destination))?;
     let mut output = attempt.output(wire, counted.content_bytes);
     output.sanitized = sanitized(rules.as_ref(), &attempt.counters);
     output.bytes_compressed = packed.bytes.load(Relaxed);
@@ -99,7 +127,8 @@ pub async fn run_copy(
     let reached = *ctx.progress.borrow();
     (output.reach, output.transport) = (reached.reach, reached.transport);
     output.list_file = Some(FINDINGS_LIST.to_owned());
-    Ok(output)
+    (output.passes, output.passes_total) = (told.of_step.clone(), told.made);
+    Ok((output, told))
 }
 
 /// Says which disk is full: the error knows only the name in the stage.
@@ -121,6 +150,7 @@ fn sanitized(rules: Option<&Sanitize>, counters: &Counters) -> Vec<Sanitized> {
 pub(crate) struct Attempt {
     ctx: StepContext,
     began: BootTime,
+    came_before: Before,
     is_network_source: bool,
     source_root: RootMark,
     counters: Arc<Counters>,
@@ -130,11 +160,12 @@ pub(crate) struct Attempt {
 }
 
 impl Attempt {
-    fn new(ctx: &StepContext, began: BootTime, opened: &Opened) -> Self {
+    fn new(ctx: &StepContext, began: BootTime, came_before: Before, opened: &Opened) -> Self {
         let Opened { boot_id, root_dev, root_ino, is_network_fs, .. } = opened;
         Self {
             ctx: ctx.clone(),
             began,
+            came_before,
             is_network_source: *is_network_fs,
             source_root: RootMark { boot_id: boot_id.clone(), dev: *root_dev, ino: *root_ino },
             counters: Arc::new(Counters::default()),
@@ -212,10 +243,10 @@ impl Attempt {
 async fn watch(
     attempt: &Arc<Attempt>,
     source: Source,
-    work: &mut JoinHandle<Result<(), Failure>>,
-) -> (Result<(), Failure>, (u64, Counted)) {
+    work: &mut JoinHandle<Result<Told, Failure>>,
+) -> (Result<Told, Failure>, (u64, Counted)) {
     let mut tick = tokio::time::interval(PROGRESS_EVERY);
-    let stop = attempt.ctx.lease.stop();
+    let (stop, finish) = (attempt.ctx.lease.stop(), &attempt.ctx.course.finish);
     let mut rate = Rate::default();
     let mut ticks = 0_u64;
     let mut saving: Option<JoinHandle<()>> = None;
@@ -225,6 +256,10 @@ async fn watch(
             done = &mut *work => break Some(done),
             () = stop.cancelled() => {
                 attempt.flow.fail(stopped(&attempt.ctx));
+                break None;
+            }
+            () = finish.cancelled(), if attempt.came_before == Before::Passes => {
+                attempt.flow.fail(Failure::new(FailureKind::Cancelled, "the last pass follows"));
                 break None;
             }
             _ = tick.tick() => {
@@ -311,7 +346,7 @@ fn pass(
     memory: &Memory,
     incoming: Incoming,
     known: Known,
-) -> Result<(), Failure> {
+) -> Result<Told, Failure> {
     let Attempt { ctx, counters, flow, .. } = attempt;
     let _class = ctx.io_class();
     let filter = filter_of(&params)?;
@@ -319,7 +354,8 @@ fn pass(
     let (stage, boot_id) = open_stage(ctx, &params, memory)?;
     let mut committer = Committer::open(stage, ctx.token, ctx.lease.clone(), ctx.kill_point())?;
     let number = pull::next_pass(&committer)?;
-    let saved = SavedCounters::open(committer.stage(), &ctx.step, ctx.attempt, number)?;
+    let goes_on = attempt.came_before != Before::Nothing;
+    let saved = SavedCounters::open(committer.stage(), &ctx.step, goes_on, number)?;
     let first_pass = saved.before.first_pass;
     add(&counters.bytes_deduplicated, saved.before.deduplicated_bytes);
     ctx.progress.send_if_modified(|progress| {
@@ -340,6 +376,8 @@ fn pass(
         is_network_source: attempt.is_network_source,
         source_root: attempt.source_root.clone(),
         known,
+        step: ctx.step.clone(),
+        began: attempt.began,
     };
     let settings = ScanSettings { workers: SCAN_WORKERS, ..ScanSettings::new(filter, memory.folder()) };
     let path = Path::new(&params.destination_root);
@@ -347,7 +385,8 @@ fn pass(
     let scan = Scan::start(committer.stage().root.clone(), settings)?;
     let findings = ctx.findings.clone();
     let pass = Pass::new(params, &committer, findings, Arc::clone(counters), Arc::clone(flow), host)?;
-    pull::run(&pass, &mut committer, incoming, scan, owners, forecast)
+    pull::run(&pass, &mut committer, incoming, scan, owners, forecast)?;
+    Ok(pass.told())
 }
 
 /// Opens the destination's root and the stage in it, making both if they are missing.

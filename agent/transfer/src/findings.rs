@@ -4,7 +4,7 @@
 //! coordinator too, and all are counted. Nothing is lost silently: a list that cannot be written is told once as an
 //! error of the step.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, HashSet};
 use std::fs::File;
 use std::io::{BufWriter, Write};
 use std::path::Path;
@@ -18,6 +18,8 @@ use tokio::sync::mpsc;
 /// More rules than there are; each passes on at most [`FINDINGS_PER_RULE_MAX`], so the channel can hold them all
 /// and reporting never waits.
 const RULES_MAX: usize = 32;
+/// What the coordinator keeps of one step; a step that looks again and again sends no more than that.
+const SENT_MAX: usize = RULES_MAX * FINDINGS_PER_RULE_MAX;
 
 /// Takes findings from any thread; cheap to clone.
 #[derive(Clone, Debug)]
@@ -31,6 +33,8 @@ struct Inner {
     counts: BTreeMap<Rule, u64>,
     errors: u64,
     warnings: u64,
+    /// Of what was sent, in a step that looks again and again.
+    sent: HashSet<[u8; 32]>,
     list: Option<BufWriter<File>>,
     list_failure: Option<Failure>,
 }
@@ -51,18 +55,30 @@ pub struct FindingTotals {
 impl FindingSink {
     /// Makes a sink and the end at which the first findings of each rule arrive.
     pub fn new() -> (Self, mpsc::Receiver<Finding>) {
-        let (first, receiver) = mpsc::channel(RULES_MAX * FINDINGS_PER_RULE_MAX);
-        let inner = Inner { counts: BTreeMap::new(), errors: 0, warnings: 0, list: None, list_failure: None };
+        let (first, receiver) = mpsc::channel(SENT_MAX);
+        let inner = Inner {
+            counts: BTreeMap::new(),
+            errors: 0,
+            warnings: 0,
+            sent: HashSet::new(),
+            list: None,
+            list_failure: None,
+        };
         (Self { inner: Arc::new(Mutex::new(inner)), first }, receiver)
     }
 
-    /// Writes all further findings also to a list file, from its start.
+    /// Begins anew: counts from zero, and writes all further findings also to a list file, from its start.
+    ///
+    /// What was sent already is not sent again.
     ///
     /// # Errors
     /// When the file cannot be made.
     pub fn list_in(&self, path: &Path) -> Result<(), Failure> {
         let file = File::create(path).map_err(|error| unwritable(path, &error))?;
-        self.lock().list = Some(BufWriter::new(file));
+        let mut inner = self.lock();
+        inner.counts.clear();
+        (inner.errors, inner.warnings) = (0, 0);
+        inner.list = Some(BufWriter::new(file));
         Ok(())
     }
 
@@ -71,7 +87,8 @@ impl FindingSink {
         let mut inner = self.lock();
         let count = inner.counts.entry(finding.rule).or_default();
         *count += 1;
-        let is_among_first = *count <= FINDINGS_PER_RULE_MAX as u64;
+        let is_among_first = *count <= FINDINGS_PER_RULE_MAX as u64 && inner.sent.len() < SENT_MAX;
+        let is_new = is_among_first && inner.sent.insert(key_of(&finding));
         match finding.severity {
             Severity::Error => inner.errors += 1,
             Severity::Warning => inner.warnings += 1,
@@ -84,7 +101,7 @@ impl FindingSink {
             inner.list_failure = Some(Failure::of(FailureKind::Exhausted, &error));
         }
         drop(inner);
-        if is_among_first {
+        if is_new {
             // The channel is as large as all that is ever sent; a receiver that is gone wants nothing.
             self.first.try_send(finding).ok();
         }
@@ -122,6 +139,11 @@ impl FindingSink {
     fn lock(&self) -> MutexGuard<'_, Inner> {
         self.inner.lock().unwrap_or_else(PoisonError::into_inner)
     }
+}
+
+/// What the coordinator takes for the same.
+fn key_of(finding: &Finding) -> [u8; 32] {
+    *blake3::hash(format!("{:?} {}", finding.rule, finding.object).as_bytes()).as_bytes()
 }
 
 fn write_line(list: &mut BufWriter<File>, finding: &Finding) -> std::io::Result<()> {

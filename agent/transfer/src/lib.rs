@@ -13,6 +13,7 @@ mod brake;
 mod breach;
 mod buffer;
 mod capacity;
+mod catch_up;
 mod commit;
 mod compress;
 mod congestion;
@@ -89,7 +90,8 @@ mod window;
 
 pub use buffer::Buffer;
 
-pub use context::{LeaseGuard, LeaseKeeper, Peer, PeerNews, StepContext, hold_lease};
+pub use catch_up::run_catch_up;
+pub use context::{Course, LeaseGuard, LeaseKeeper, Peer, PeerNews, SoFar, StepContext, hold_lease};
 pub use copy::run_copy;
 pub use endpoint::{Endpoint, EndpointSettings};
 pub use findings::{FindingSink, FindingTotals};

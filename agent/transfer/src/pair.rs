@@ -18,7 +18,7 @@ use tokio::sync::{mpsc, watch};
 use tokio_util::sync::CancellationToken;
 
 use crate::authority::{Authority, CLUSTER};
-use crate::context::{LeaseKeeper, Peer, PeerNews, StepContext, hold_lease};
+use crate::context::{Course, LeaseKeeper, Peer, PeerNews, StepContext, hold_lease};
 use crate::endpoint::{Endpoint, EndpointSettings};
 use crate::findings::FindingSink;
 use crate::kill_point::KillPoint;
@@ -55,6 +55,8 @@ pub(crate) struct Pair {
     keeper: Option<LeaseKeeper>,
     pub(crate) params: FileParams,
     pub(crate) progress: watch::Receiver<Progress>,
+    /// What a continuous step is asked, and says.
+    pub(crate) course: Course,
     progress_sender: watch::Sender<Progress>,
     _clock: watch::Sender<i64>,
     _folder: tempfile::TempDir,
@@ -113,6 +115,7 @@ impl Pair {
             keeper: None,
             params,
             progress,
+            course: Course { finish: CancellationToken::new(), so_far: watch::Sender::new(None) },
             progress_sender,
             _clock: clock,
             _folder: folder,
@@ -177,6 +180,7 @@ impl Pair {
             peer: Some(peer),
             bandwidth,
             state_dir: self.state_dir.clone(),
+            course: self.course.clone(),
         };
         (context, receiver)
     }

@@ -3,7 +3,11 @@
 //! They tell which files must be compared by content although size and time say nothing: one whose change time at the
 //! source is not older than the beginning of the pass that last proved it may have been changed behind its back.
 
+use std::collections::BTreeMap;
+
 use common::failure::{Failure, FailureKind};
+use common::id::StepId;
+use common::step::pass::{PASSES_KEPT, PassRecord};
 use serde::{Deserialize, Serialize};
 use sync::entry::Entry;
 use sync::stamp::Time;
@@ -20,11 +24,11 @@ const BYTES_MAX: u64 = 1024 * 1024;
 const MARGIN_S: u32 = 2;
 
 /// All passes so far, oldest first.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub(crate) struct Passes {
     version: u32,
-    passes: Vec<PassRecord>,
+    passes: Vec<Begun>,
     /// The source's root as the first pass saw it.
     #[serde(default)]
     root: Option<RootMark>,
@@ -34,6 +38,26 @@ pub(crate) struct Passes {
     /// Files and bytes of the source, as the last whole pass knew them; since a later build than the rest.
     #[serde(default)]
     totals: Option<(u64, u64)>,
+    /// What people are told of whole passes: of each step the newest.
+    #[serde(default)]
+    told: Vec<PassRecord>,
+    /// All whole passes of each step.
+    #[serde(default)]
+    made: BTreeMap<StepId, u64>,
+    /// The first pass after the bulk: since then nothing was proven yet.
+    #[serde(default)]
+    further_from: Option<u32>,
+}
+
+/// What people are told of the passes so far.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub(crate) struct Told {
+    /// Those of one step.
+    pub(crate) of_step: Vec<PassRecord>,
+    /// All passes of that step.
+    pub(crate) made: u64,
+    /// Those of all steps.
+    pub(crate) all: Vec<PassRecord>,
 }
 
 /// Which directory the source's root is.
@@ -54,7 +78,7 @@ impl RootMark {
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
-struct PassRecord {
+struct Begun {
     number: u32,
     /// By the source's clock.
     started: Time,
@@ -70,9 +94,7 @@ impl Passes {
                 let passes: Self = serde_json::from_slice(&content).map_err(|error| unreadable(&error))?;
                 if passes.version == VERSION { Ok(passes) } else { Err(unreadable(&"an unknown version")) }
             }
-            Err(error) if error.is_not_found() => {
-                Ok(Self { version: VERSION, passes: Vec::new(), root: None, ledger_bytes: 0, totals: None })
-            }
+            Err(error) if error.is_not_found() => Ok(Self { version: VERSION, ..Self::default() }),
             Err(error) => Err(of_stage(&error)),
         }
     }
@@ -100,20 +122,47 @@ impl Passes {
         self.passes.len() <= 1
     }
 
-    /// Notes durably that a pass begins.
+    /// Notes durably that a pass begins; a further one is not the bulk, and none of it.
     pub(crate) fn begin(
         &mut self,
         stage: &Dir,
         number: u32,
         started: Time,
         root: &RootMark,
+        is_further: bool,
     ) -> Result<(), Failure> {
         self.root.get_or_insert_with(|| root.clone());
+        // A whole pass proved all that those before it did.
+        if let Some(whole) = self.passes.iter().rposition(|pass| pass.is_whole) {
+            self.passes.drain(..whole);
+        }
         if self.passes.len() >= PASSES_MAX {
             self.passes.remove(0);
         }
-        self.passes.push(PassRecord { number, started, is_whole: false });
+        self.passes.push(Begun { number, started, is_whole: false });
+        self.further_from = self.further_from.or_else(|| is_further.then_some(number));
         self.write(stage)
+    }
+
+    /// Returns the first pass that came after the bulk.
+    pub(crate) fn further_from(&self) -> Option<u32> {
+        self.further_from
+    }
+
+    /// Returns what people are told.
+    pub(crate) fn told(&self, step: &StepId) -> Told {
+        Told {
+            of_step: self.told.iter().filter(|pass| pass.step == *step).cloned().collect(),
+            made: self.made.get(step).copied().unwrap_or(0),
+            all: self.told.clone(),
+        }
+    }
+
+    /// Returns bytes per second, over the time since the pass before the present one began.
+    pub(crate) fn rate_of(&self, bytes: u64) -> u64 {
+        let [.., before, now] = &self.passes[..] else { return 0 };
+        let since_ms = now.started.milliseconds_since(before.started);
+        bytes.saturating_mul(1_000).checked_div(since_ms).unwrap_or(0)
     }
 
     /// Whether the source's root is the directory that the first pass saw; it is not when a mount was lost.
@@ -127,12 +176,30 @@ impl Passes {
     }
 
     /// Notes durably that the last pass saw and brought the whole tree.
-    pub(crate) fn end(&mut self, stage: &Dir, ledger_bytes: u64, totals: (u64, u64)) -> Result<(), Failure> {
+    pub(crate) fn end(
+        &mut self,
+        stage: &Dir,
+        ledger_bytes: u64,
+        totals: (u64, u64),
+        record: PassRecord,
+    ) -> Result<(), Failure> {
         (self.ledger_bytes, self.totals) = (ledger_bytes, Some(totals));
+        self.tell(record);
         if let Some(pass) = self.passes.last_mut() {
             pass.is_whole = true;
         }
         self.write(stage)
+    }
+
+    fn tell(&mut self, record: PassRecord) {
+        *self.made.entry(record.step.clone()).or_default() += 1;
+        let of_step = |told: &PassRecord| told.step == record.step;
+        if self.told.iter().filter(|told| of_step(told)).count() >= PASSES_KEPT
+            && let Some(oldest) = self.told.iter().position(of_step)
+        {
+            self.told.remove(oldest);
+        }
+        self.told.push(record);
     }
 
     /// Whether a file must be compared by content: it looks the same, but may have changed since it was proven.
@@ -173,6 +240,7 @@ fn unreadable(why: &dyn std::fmt::Display) -> Failure {
 
 #[cfg(test)]
 mod tests {
+    use common::step::pass::ScanKind;
     use sync::entry::Kind;
     use tree::Root;
 
@@ -199,6 +267,19 @@ mod tests {
         RootMark { boot_id: boot_id.to_owned(), dev, ino }
     }
 
+    fn record() -> PassRecord {
+        PassRecord {
+            number: 1,
+            step: "file.copy-1".parse().unwrap(),
+            scan: ScanKind::Full,
+            entries: 1,
+            files_changed: 1,
+            bytes_changed: 1,
+            changed_bytes_per_s: 0,
+            duration_ms: 1,
+        }
+    }
+
     fn at(seconds: i64) -> Time {
         Time { seconds, nanos: 0 }
     }
@@ -208,25 +289,25 @@ mod tests {
         let folder = tempfile::tempdir().unwrap();
         let stage = Root::open(folder.path()).unwrap().dir();
         let mut passes = Passes::read(&stage).unwrap();
-        passes.begin(&stage, passes.next_number(), at(100), &root("a", 1, 2)).unwrap();
+        passes.begin(&stage, passes.next_number(), at(100), &root("a", 1, 2), false).unwrap();
         assert!(passes.is_same_root(&root("a", 1, 2)) && passes.is_same_root(&root("b", 9, 2)));
         assert!(!passes.is_same_root(&root("a", 9, 2)) && !passes.is_same_root(&root("b", 1, 3)));
         assert!(!passes.is_doubtful(&entry(1_000), None), "nothing was proven yet");
-        passes.end(&stage, 0, (0, 0)).unwrap();
+        passes.end(&stage, 0, (0, 0), record()).unwrap();
 
         let mut passes = Passes::read(&stage).unwrap();
         assert_eq!(passes.next_number(), 2);
-        passes.begin(&stage, 2, at(200), &root("a", 1, 2)).unwrap();
+        passes.begin(&stage, 2, at(200), &root("a", 1, 2), false).unwrap();
         assert!(!passes.is_doubtful(&entry(97), None));
         assert!(passes.is_doubtful(&entry(98), None));
         // The second pass is killed: it proved what it wrote, and nothing else.
-        passes.begin(&stage, 3, at(300), &root("a", 1, 2)).unwrap();
+        passes.begin(&stage, 3, at(300), &root("a", 1, 2), false).unwrap();
         assert!(!passes.is_doubtful(&entry(150), Some(2)));
         assert!(passes.is_doubtful(&entry(150), Some(1)));
         assert!(passes.is_doubtful(&entry(199), Some(2)));
         assert!(passes.is_doubtful(&entry(150), None));
-        passes.end(&stage, 0, (0, 0)).unwrap();
-        passes.begin(&stage, 4, at(250), &root("a", 1, 2)).unwrap();
+        passes.end(&stage, 0, (0, 0), record()).unwrap();
+        passes.begin(&stage, 4, at(250), &root("a", 1, 2), false).unwrap();
         assert!(passes.is_doubtful(&entry(1), None), "the clock went back");
     }
 }

@@ -119,15 +119,15 @@ pub(crate) struct SavedCounters {
 }
 
 impl SavedCounters {
-    /// Opens the counters of a step; `pass` is the one that begins now. The first attempt begins at zero.
-    pub(crate) fn open(stage: &Stage, step: &StepId, attempt: u32, pass: u32) -> Result<Self, Failure> {
+    /// Opens the counters of a step; `pass` is the one that begins now. The first pass of a step begins at zero.
+    pub(crate) fn open(stage: &Stage, step: &StepId, goes_on: bool, pass: u32) -> Result<Self, Failure> {
         let name = Name::new(format!("counters.{step}")).expect("a step's id is part of a name");
         let mut before = Totals { first_pass: pass, ..Totals::default() };
         match stage.dir.open_append(&name) {
             Ok(file) => {
                 let mut reader = FrameReader::<Totals>::forwards(file, 0);
                 while let Some(totals) = reader.next()?
-                    && attempt > 1
+                    && goes_on
                 {
                     before = totals;
                 }
@@ -179,18 +179,18 @@ mod tests {
         let stage =
             Stage::make(&folder.path().join("root"), &migration, &memory, &KillPoint::default()).unwrap();
         let step: StepId = "file.copy-1".parse().unwrap();
-        let saved = SavedCounters::open(&stage, &step, 1, 4).unwrap();
+        let saved = SavedCounters::open(&stage, &step, false, 4).unwrap();
         assert_eq!(saved.before, Totals { first_pass: 4, ..Totals::default() });
         for wire_bytes in 0..3_000 {
             saved.save(&Totals { first_pass: 4, wire_bytes, ..Totals::default() }).unwrap();
         }
         drop(saved);
-        let again = SavedCounters::open(&stage, &step, 2, 5).unwrap();
+        let again = SavedCounters::open(&stage, &step, true, 5).unwrap();
         assert_eq!((again.before.first_pass, again.before.wire_bytes), (4, 2_999));
         drop(again);
-        assert_eq!(SavedCounters::open(&stage, &step, 1, 7).unwrap().before.wire_bytes, 0);
+        assert_eq!(SavedCounters::open(&stage, &step, false, 7).unwrap().before.wire_bytes, 0);
         let other: StepId = "file.catch_up-1".parse().unwrap();
-        assert_eq!(SavedCounters::open(&stage, &other, 2, 6).unwrap().before.wire_bytes, 0);
+        assert_eq!(SavedCounters::open(&stage, &other, true, 6).unwrap().before.wire_bytes, 0);
     }
 
     #[test]

@@ -37,6 +37,15 @@ pub(crate) struct Counters {
     pub(crate) sanitized: Mutex<Vec<u64>>,
 }
 
+/// What a step has landed.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub(crate) struct Landed {
+    /// Entries that were brought, changed or removed.
+    pub(crate) entries: u64,
+    /// Content of them.
+    pub(crate) bytes: u64,
+}
+
 /// Adds to a counter.
 pub(crate) fn add(counter: &AtomicU64, amount: u64) {
     counter.fetch_add(amount, Relaxed);
@@ -46,6 +55,13 @@ impl Counters {
     /// Notes that something could not be brought as asked.
     pub(crate) fn set_partial(&self) {
         self.is_partial.store(true, Relaxed);
+    }
+
+    /// Returns what the step has landed so far.
+    pub(crate) fn landed(&self) -> Landed {
+        let counters = [&self.files_sent, &self.metadata_changed, &self.deleted];
+        let entries = counters.iter().map(|counter| counter.load(Relaxed)).sum();
+        Landed { entries, bytes: self.bytes_landed.load(Relaxed) }
     }
 
     /// Counts a file that needs nothing more.

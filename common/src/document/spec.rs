@@ -9,8 +9,8 @@ use crate::grant::Labels;
 use crate::id::HostName;
 use crate::location::Location;
 use crate::spec::{
-    Compression, MaxDelete, MigrationSpec, OptionsSpec, Origin, SPEC_VERSION, SideSpec, TransferSpec,
-    ValidationLevel,
+    CatchUpSpec, Compression, MaxDelete, MigrationSpec, OptionsSpec, Origin, SPEC_VERSION, SideSpec,
+    TransferSpec, ValidationLevel,
 };
 use crate::transport::TransportChoice;
 
@@ -52,9 +52,11 @@ const TRANSFER: Known = Known {
         "compression",
         "transport",
         "relay",
+        "catch_up",
     ],
     later: &["database", "parallel", "performance_mode", "batch_size", "parallel_workers"],
 };
+const CATCH_UP: Known = Known { served: &["threshold", "max_passes", "cutover"], later: &[] };
 const OPTIONS: Known = Known {
     served: &[
         "dry_run",
@@ -210,6 +212,25 @@ fn transfer(node: &Node, problems: &mut Problems) -> Option<TransferSpec> {
         max_load: fields.parse("max_load", problems),
         io_class: fields.parse("io_class", problems).unwrap_or_default(),
         priority: fields.parse("priority", problems).unwrap_or_default(),
+        catch_up: fields.get("catch_up").and_then(|node| catch_up(node, &fields, problems)),
+    })
+}
+
+/// Reads `true`, `false`, or how to catch up.
+fn catch_up(node: &Node, transfer: &Fields<'_>, problems: &mut Problems) -> Option<CatchUpSpec> {
+    let default = CatchUpSpec::default();
+    let Value::Map(_) = &node.value else {
+        return transfer.truth("catch_up", false, problems).then_some(default);
+    };
+    let fields = Fields::of(node, "transfer.catch_up.", &CATCH_UP, problems)?;
+    let passes = |text: &str| match text.parse::<u32>() {
+        Ok(0) | Err(_) => Err(format!("`{text}` is no number of passes; one is the least")),
+        Ok(passes) => Ok(passes),
+    };
+    Some(CatchUpSpec {
+        threshold_ms: fields.duration_ms("threshold", problems).unwrap_or(default.threshold_ms),
+        max_passes: fields.read("max_passes", problems, passes).unwrap_or(default.max_passes),
+        cutover: fields.parse("cutover", problems).unwrap_or_default(),
     })
 }
 
@@ -245,6 +266,7 @@ mod tests {
     use crate::control::{IoClass, Priority};
 
     use super::*;
+    use crate::spec::Cutover;
 
     const YAML: &str = r#"
 version: 1
@@ -256,7 +278,8 @@ source:
   paths: { root: /var/www/shop, exclude: ["cache/**", '*.tmp'] }
 destination: { host: web2, paths: { root: /var/www/shop } }
 transfer:
-  { files: sync, bandwidth_limit: 50MiB, compression: 9, max_load: 4.5, io_class: idle, priority: high, delete: true, max_delete: 80% }
+  { files: sync, bandwidth_limit: 50MiB, compression: 9, max_load: 4.5, io_class: idle, priority: high, delete: true, max_delete: 80%,
+    catch_up: { threshold: 5s, cutover: manual } }
 options: { rollback_window: 24h, timeout: 3600000, zero_downtime: false, auto_rollback: false, validation_level: full }
 sanitize:
   key: "${secret:mask}"
@@ -291,6 +314,7 @@ io_class = "idle"
 priority = "high"
 delete = true
 max_delete = "80%"
+catch_up = { threshold = "5s", cutover = "manual" }
 [options]
 rollback_window = "24h"
 timeout = 3600000
@@ -332,6 +356,9 @@ regex = 'password\s*=\s*(\S+)'
         assert_eq!(transfer.max_load, Some("4.5".parse().unwrap()));
         assert_eq!((transfer.io_class, transfer.priority), (IoClass::Idle, Priority::High));
         assert!(!spec.options.rollback_on_failure);
+        let catch_up =
+            CatchUpSpec { threshold_ms: 5_000, cutover: Cutover::Manual, ..CatchUpSpec::default() };
+        assert_eq!(spec.transfer.catch_up, Some(catch_up));
         let sanitize = spec.sanitize.unwrap();
         assert_eq!(sanitize.files.len(), 4);
         assert_eq!(sanitize.needed_key().unwrap().to_string(), "${secret:mask}");
@@ -365,6 +392,11 @@ regex = 'password\s*=\s*(\S+)'
             (good.replace("{host: a,", "{host: a, type: wordpress,"), "`wordpress` is not served yet"),
             (good.replace("host: a, ", ""), "`source.host` is missing"),
             (good.replace("root: /x", "root: x"), "line 1"),
+            (format!("{good}transfer: {{catch_up: {{max_passes: 0}}}}\n"), "`0` is no number of passes"),
+            (
+                format!("{good}transfer: {{catch_up: {{cutover: later}}}}\n"),
+                "`later` is neither auto nor manual",
+            ),
             (format!("{good}name: [a]\n"), "`name` is a single value, and this is a list"),
             (format!("{good}transfer: {{bandwidth_limit: \"20:00=1MiB\"}}\n"), "no part of a timetable"),
             (format!("{good}transfer: {{max_load: much}}\n"), "`much` is no load average"),

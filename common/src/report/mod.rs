@@ -8,8 +8,9 @@ use std::time::Duration;
 use crate::failure::Failure;
 use crate::finding::{Finding, Rule, Severity};
 use crate::human;
-use crate::spec::{MaxDelete, MigrationSpec};
+use crate::spec::{CatchUpSpec, Cutover, MaxDelete, MigrationSpec};
 use crate::step::file::Sanitized;
+use crate::step::pass::PassRecord;
 use crate::view::{End, MigrationStatus, MigrationView, ReportView, StepStatus, StepView};
 
 pub mod html;
@@ -78,6 +79,9 @@ pub fn document(view: &ReportView) -> Document {
         sections.push(Section { heading: "Warnings", body, note: None });
     }
     sections.push(findings(migration));
+    if !migration.passes.is_empty() {
+        sections.push(passes(migration));
+    }
     sections.push(steps(&migration.steps));
     sections.push(Section {
         heading: "What was asked for",
@@ -399,6 +403,28 @@ fn steps(steps: &[StepView]) -> Section {
     Section { heading: "Steps", body: Body::Table { headings, rows }, note: None }
 }
 
+fn passes(migration: &MigrationView) -> Section {
+    let row = |pass: &PassRecord| {
+        vec![
+            human::count(u64::from(pass.number)),
+            pass.step.to_string(),
+            pass.scan.as_str().to_owned(),
+            human::count(pass.entries),
+            human::count(pass.files_changed),
+            human::bytes(pass.bytes_changed),
+            human::rate(pass.changed_bytes_per_s),
+            milliseconds(pass.duration_ms),
+        ]
+    };
+    let rows: Vec<Vec<String>> = migration.passes.iter().map(row).collect();
+    let left = migration.passes_total.saturating_sub(u64::try_from(rows.len()).unwrap_or(u64::MAX));
+    let note = (left > 0)
+        .then(|| format!("And {} before those.", human::plural(left, "pass").replace("passs", "passes")));
+    let headings =
+        vec!["Pass", "Step", "Scan", "Looked at", "Changed", "Content", "Changed at the source", "Duration"];
+    Section { heading: "Passes", body: Body::Table { headings, rows }, note }
+}
+
 fn asked(spec: &MigrationSpec) -> Vec<(&'static str, String)> {
     let yes_no = |is: bool| if is { "yes" } else { "no" }.to_owned();
     let patterns = |patterns: &[String]| {
@@ -423,6 +449,7 @@ fn asked(spec: &MigrationSpec) -> Vec<(&'static str, String)> {
         ("Compression", spec.transfer.compression.to_string()),
         ("Transport", spec.transfer.transport.to_string()),
         ("Relay", spec.transfer.relay.as_ref().map_or_else(|| "none".to_owned(), ToString::to_string)),
+        ("Catch up", catch_up(spec.transfer.catch_up)),
         ("Undo on failure", yes_no(spec.options.rollback_on_failure)),
         ("Way back after the end", milliseconds(spec.rollback_window_ms())),
     ]
@@ -433,6 +460,15 @@ fn compressed(migration: &MigrationView) -> String {
         0 => "nothing".to_owned(),
         bytes => format!("{}, to {}", exact_bytes(bytes), exact_bytes(migration.bytes_compressed_to)),
     }
+}
+
+fn catch_up(asked: Option<CatchUpSpec>) -> String {
+    let Some(CatchUpSpec { threshold_ms, max_passes, cutover }) = asked else { return "no".to_owned() };
+    let until = match cutover {
+        Cutover::Auto => "then the last pass",
+        Cutover::Manual => "then until a person cuts over",
+    };
+    format!("until the freeze is at most {}, at most {max_passes} times; {until}", milliseconds(threshold_ms))
 }
 
 fn about(view: &ReportView) -> Vec<(&'static str, String)> {

@@ -34,6 +34,8 @@ fn migration() -> MigrationView {
         eta_ms: None,
         downtime_predicted_ms: 0,
         downtime_ms: 0,
+        passes: Vec::new(),
+        passes_total: 0,
         rollback_available: true,
         rollback_until: Some(WallMs(1_763_809_508_000)),
         settling: false,

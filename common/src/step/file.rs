@@ -5,6 +5,7 @@
 
 use serde::{Deserialize, Serialize};
 
+use super::pass::PassRecord;
 use super::{Reversibility, StepDescriptor, StepKind};
 use crate::cost::SourceCosts;
 use crate::digest::Digest;
@@ -12,7 +13,7 @@ use crate::phase::{Phase, Scope};
 use crate::reach::Reach;
 use crate::reference::Reference;
 use crate::sanitize::Sanitize;
-use crate::spec::{Compression, MaxDelete, ValidationLevel};
+use crate::spec::{CatchUpSpec, Compression, MaxDelete, ValidationLevel};
 use crate::transport::{Transport, TransportChoice};
 
 /// The version of [`FileParams`] and [`FileOutput`].
@@ -108,6 +109,9 @@ pub struct FileParams {
     /// What content is to come over; an agent that does not know the choice refuses a step that has one.
     #[serde(default, skip_serializing_if = "TransportChoice::is_auto")]
     pub transport: TransportChoice,
+    /// When `file.catch_up` is caught up.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub catch_up: Option<CatchUpSpec>,
 }
 
 impl FileParams {
@@ -132,6 +136,7 @@ impl FileParams {
             scope: Scope::Whole,
             sanitize: None,
             transport: TransportChoice::Auto,
+            catch_up: None,
         }
     }
 
@@ -210,6 +215,12 @@ pub struct FileOutput {
     pub source_costs: Option<SourceCosts>,
     /// To how many files each rule of `sanitize` applied, in the order of the rules.
     pub sanitized: Vec<Sanitized>,
+    /// The newest passes of this step, over all its attempts, at most [`PASSES_KEPT`](super::pass::PASSES_KEPT).
+    pub passes: Vec<PassRecord>,
+    /// All of them.
+    pub passes_total: u64,
+    /// How long the freeze would be now; `file.catch_up` only.
+    pub freeze_predicted_ms: Option<u64>,
     /// Where the itemised list of a dry run, or the whole list of findings, stands at the destination's agent.
     pub list_file: Option<String>,
 }

@@ -10,6 +10,7 @@ use serde::{Deserialize, Serialize};
 use crate::phase::{Phase, Scope};
 
 pub mod file;
+pub mod pass;
 
 /// A step kind. The wire form is its dotted name.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]

@@ -32,6 +32,8 @@ pub enum Call {
     Cancel,
     /// Try again what failed.
     Retry,
+    /// Let the last pass begin.
+    Cutover,
     /// Undo what was completed.
     Rollback,
     /// End the way back.
@@ -117,7 +119,7 @@ pub enum Needs {
 
 impl Call {
     /// All calls.
-    pub const ALL: [Self; 39] = [
+    pub const ALL: [Self; 40] = [
         Self::Enroll,
         Self::Login,
         Self::Renew,
@@ -129,6 +131,7 @@ impl Call {
         Self::Migrate,
         Self::Cancel,
         Self::Retry,
+        Self::Cutover,
         Self::Rollback,
         Self::Settle,
         Self::Verify,
@@ -176,6 +179,7 @@ impl Call {
             | Self::Migrate
             | Self::Cancel
             | Self::Retry
+            | Self::Cutover
             | Self::Rollback
             | Self::Settle
             | Self::Verify
@@ -213,6 +217,7 @@ impl Call {
             Self::Migrate => "start migrations",
             Self::Cancel => "cancel migrations",
             Self::Retry => "retry migrations",
+            Self::Cutover => "cut migrations over",
             Self::Rollback => "roll migrations back",
             Self::Settle => "settle migrations",
             Self::Verify => "verify migrations",

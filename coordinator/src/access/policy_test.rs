@@ -46,6 +46,7 @@ const TABLE: &[(Call, &str, &str, &str, &str, &str, &str)] = &[
     (Call::Migrate, "ududuud", "dydyd", "dydyd", "aaaaa", "aaaaa", "dydyd"),
     (Call::Cancel, "ududuud", "dydyd", "dydyd", "aaaaa", "aaaaa", "dydyd"),
     (Call::Retry, "ududuud", "dydyd", "dydyd", "aaaaa", "aaaaa", "dydyd"),
+    (Call::Cutover, "ududuud", "dydyd", "dydyd", "aaaaa", "aaaaa", "dydyd"),
     (Call::Rollback, "ududuud", "dydyd", "dydyd", "aaaaa", "aaaaa", "dydyd"),
     (Call::Settle, "ududuud", "dydyd", "dydyd", "aaaaa", "aaaaa", "dydyd"),
     (Call::Verify, "ududuud", "dydyd", "dydyd", "aaaaa", "aaaaa", "dydyd"),

@@ -137,6 +137,7 @@ fn call_of(verb: &str) -> Result<Call, Failure> {
     Ok(match verb {
         "cancel" => Call::Cancel,
         "retry" => Call::Retry,
+        "cutover" => Call::Cutover,
         "rollback" => Call::Rollback,
         "settle" => Call::Settle,
         "verify" => Call::Verify,
@@ -149,7 +150,7 @@ fn call_of(verb: &str) -> Result<Call, Failure> {
 fn unknown_verb(verb: &str) -> Failure {
     let verb: String = verb.chars().take(64).collect();
     Failure::new(FailureKind::Invalid, format!("`{verb}` cannot be asked of a migration"))
-        .hint("cancel, pause, resume, retry, rollback, settle and verify can")
+        .hint("cancel, cutover, pause, resume, retry, rollback, settle and verify can")
 }
 
 fn host_name(text: &str) -> Result<HostName, Status> {
@@ -187,6 +188,7 @@ impl ControlService for ControlDoor {
         let act = match verb.as_str() {
             "cancel" => Act::Cancel,
             "retry" => Act::Retry,
+            "cutover" => Act::Cutover,
             "rollback" => {
                 if !confirmed {
                     refuse::or_status(&self.hub, self.preview_rollback(&migration).await).await?;

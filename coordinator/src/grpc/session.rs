@@ -471,6 +471,7 @@ fn command_of(tenant: &TenantId, host: &HostName, message: v1::StepEvent) -> Res
         Event::Succeeded(output) => StepEvent::Succeeded(output),
         Event::Failed(failure) => StepEvent::Failed(failure_of(&failure)),
         Event::CaughtUpLagMs(lag_ms) => StepEvent::CaughtUp(lag_ms),
+        Event::SoFar(output) => StepEvent::SoFar(output),
         Event::Findings(document) => {
             StepEvent::Findings(serde_json::from_str(&document).map_err(|error| invalid("findings", &error))?)
         }

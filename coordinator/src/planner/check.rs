@@ -40,16 +40,19 @@ pub(super) fn check(
 
 /// The destination's agent must know the steps.
 fn check_steps(spec: &MigrationSpec, destination: Side<'_>) -> Option<Finding> {
-    let needed: &[StepKind] = if spec.options.verify_after && !spec.options.dry_run {
-        &[StepKind::FileCopy, StepKind::FileVerify]
-    } else {
-        &[StepKind::FileCopy]
-    };
+    let is_real = !spec.options.dry_run;
+    let catches_up = is_real && spec.transfer.catch_up.is_some();
+    let needed = [
+        (StepKind::FileCopy, true),
+        (StepKind::FileVerify, is_real && spec.options.verify_after),
+        (StepKind::FileCatchUp, catches_up),
+        (StepKind::FileFinish, catches_up),
+    ];
     let knows = |kind: StepKind| {
         let version = kind.descriptor().version;
         destination.facts.steps.iter().any(|step| step.kind == kind && step.version == version)
     };
-    let missing = needed.iter().find(|kind| !knows(**kind))?;
+    let (missing, _) = needed.into_iter().find(|(kind, is_needed)| *is_needed && !knows(*kind))?;
     let message =
         format!("the agent of `{}` cannot run {missing}@{}", destination.host, missing.descriptor().version);
     Some(finding(destination.host.as_str(), &message, "run one version of the program on all hosts"))

@@ -7,11 +7,14 @@ use common::phase::Scope;
 use common::plan::{PLAN_VERSION, Plan, PlannedStep};
 use common::spec::{MigrationSpec, ValidationLevel};
 use common::step::file::{FileParams, VERSION};
-use common::step::{StepDescriptor, file};
+use common::step::{StepDescriptor, StepKind, file};
 
 use super::{check, step_id};
 
 /// Makes the graph: the copy, then the proof where it is asked for. A dry run compares and proves nothing.
+///
+/// Where it catches up, what was copied is proven first, while the source is live; then the passes go on until the last
+/// one is under the freeze, and what they all touched is proven there.
 pub(super) fn compose(
     migration: &MigrationId,
     spec: &MigrationSpec,
@@ -25,6 +28,18 @@ pub(super) fn compose(
         let mut verify = verify(spec, 1, destination, Some(source), Scope::Whole, false)?;
         verify.after = vec![steps[0].id.clone()];
         steps.push(verify);
+    }
+    if spec.transfer.catch_up.is_some() && !spec.options.dry_run {
+        for descriptor in [&file::CATCH_UP, &file::FINISH] {
+            let scope = descriptor.phases[0].1;
+            steps.push(step(spec, descriptor, 1, destination, Some(source), scope, false)?);
+        }
+        if spec.options.verify_after {
+            steps.push(verify(spec, 2, destination, Some(source), Scope::Finish, false)?);
+        }
+        for place in 1..steps.len() {
+            steps[place].after = vec![steps[place - 1].id.clone()];
+        }
     }
     Ok(Plan {
         version: PLAN_VERSION,
@@ -79,6 +94,7 @@ fn step(
         scope,
         sanitize: spec.sanitize.clone(),
         transport: spec.transfer.transport,
+        catch_up: spec.transfer.catch_up.filter(|_| descriptor.kind == StepKind::FileCatchUp),
     };
     let params = serde_json::to_string(&params)
         .map_err(|error| check::finding("plan", &error.to_string(), "report this as a bug"))?;
@@ -106,8 +122,9 @@ fn patterns(source: &[String], destination: &[String]) -> Vec<String> {
 #[cfg(test)]
 mod tests {
     use common::host::HostFacts;
+    use common::spec::CatchUpSpec;
+    use common::step::StepVersion;
     use common::step::file::{RootAnswer, RootIdentity};
-    use common::step::{StepKind, StepVersion};
     use common::transport::TransportChoice;
 
     use super::*;
@@ -117,7 +134,9 @@ mod tests {
     fn facts() -> HostFacts {
         let step = |kind: StepKind| StepVersion { kind, version: 1 };
         HostFacts {
-            steps: vec![step(StepKind::FileCopy), step(StepKind::FileVerify)],
+            steps: [StepKind::FileCatchUp, StepKind::FileCopy, StepKind::FileFinish, StepKind::FileVerify]
+                .map(step)
+                .into(),
             data_addresses: vec!["127.0.0.1:7443".parse().unwrap()],
             ..HostFacts::default()
         }
@@ -160,6 +179,31 @@ mod tests {
         assert_eq!(again.id.as_str(), "file.verify-2");
         let params: FileParams = serde_json::from_str(&again.params).unwrap();
         assert_eq!((params.checksum, params.validation_level), (true, ValidationLevel::Strict));
+    }
+
+    #[test]
+    fn catching_up_proves_the_bulk_while_the_source_is_live_and_the_rest_under_the_freeze() {
+        let mut spec = sample::spec();
+        spec.transfer.catch_up = Some(CatchUpSpec::default());
+        let plan_of =
+            |spec: &MigrationSpec| planned(spec, &root("/a", &[3, 2]), &root("/b", &[4, 2])).unwrap();
+        let plan = plan_of(&spec);
+        let ids: Vec<&str> = plan.steps.iter().map(|step| step.id.as_str()).collect();
+        assert_eq!(
+            ids,
+            ["file.copy-1", "file.verify-1", "file.catch_up-1", "file.finish-1", "file.verify-2"]
+        );
+        for (earlier, later) in plan.steps.iter().zip(&plan.steps[1..]) {
+            assert_eq!(later.after, std::slice::from_ref(&earlier.id));
+        }
+        let frozen: Vec<bool> =
+            plan.steps.iter().map(|step| step.phase == common::phase::Phase::Freeze).collect();
+        assert_eq!(frozen, [false, false, false, true, true]);
+        assert_eq!(plan.steps[4].scope, Scope::Finish);
+        let continuous: Vec<bool> = plan.steps.iter().map(|step| step.is_continuous).collect();
+        assert_eq!(continuous, [false, false, true, false, false]);
+        spec.options.dry_run = true;
+        assert_eq!(plan_of(&spec).steps.len(), 1);
     }
 
     #[test]

@@ -4,7 +4,6 @@ use std::sync::Arc;
 
 use common::clock::{self, WallMs};
 use common::failure::Failure;
-use common::view::MigrationStatus;
 
 use crate::hub::Hub;
 use crate::state::migration::{Act, Command as MigrationCommand, Migration, WayBack};
@@ -15,8 +14,7 @@ pub fn late(state: &State, now: WallMs) -> Vec<MigrationCommand> {
     let is_late = |migration: &&Arc<Migration>| {
         let limit = migration.spec.options.timeout_ms;
         let is_ending = matches!(migration.way_back, WayBack::Settling(_));
-        let is_running =
-            migration.status == MigrationStatus::Running && migration.completed.is_none() && !is_ending;
+        let is_running = migration.has_time_limit() && migration.completed.is_none() && !is_ending;
         is_running
             && limit.is_some_and(|limit| migration.clock_began.is_some_and(|began| now.since(began) >= limit))
     };

@@ -12,12 +12,16 @@ use dag::Dag;
 
 /// Returns the blocked steps that nothing holds back any more: all that they wait for ended well or is caught up.
 pub fn unblocked(dag: &Dag, statuses: &[StepStatus]) -> Vec<usize> {
-    let is_satisfied =
-        |place: &usize| matches!(statuses[*place], StepStatus::Succeeded | StepStatus::CaughtUp);
     (0..dag.len())
         .filter(|place| statuses[*place] == StepStatus::Blocked)
-        .filter(|place| dag.waits_for(*place).iter().all(is_satisfied))
+        .filter(|place| is_satisfied(dag, statuses, *place))
         .collect()
+}
+
+/// Whether all that a step waits for ended well or is caught up.
+pub fn is_satisfied(dag: &Dag, statuses: &[StepStatus], place: usize) -> bool {
+    let is_over = |place: &usize| matches!(statuses[*place], StepStatus::Succeeded | StepStatus::CaughtUp);
+    dag.waits_for(place).iter().all(is_over)
 }
 
 /// Returns the continuous steps that a later step, which has started, asks to end.

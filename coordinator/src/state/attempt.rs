@@ -8,6 +8,7 @@ use common::fence::FencingToken;
 use common::host::HostStatus;
 use common::id::{HostName, MigrationId, StepId, TenantId};
 use common::plan::PlannedStep;
+use common::step::StepKind;
 use common::view::{MigrationStatus, StepStatus};
 
 use super::effect::Effect;
@@ -59,7 +60,12 @@ impl Migration {
         let Ok(dag) = self.dag() else { return Vec::new() };
         let is_due = |place: &usize| self.steps[*place].is_due(now);
         let places = if self.status.runs_steps() {
-            (0..self.steps.len()).filter(|place| self.steps[*place].status == StepStatus::Ready).collect()
+            let statuses = self.statuses();
+            // What a step waits for may have been lost after it became ready.
+            let may_start = |place: &usize| {
+                statuses[*place] == StepStatus::Ready && saga::is_satisfied(&dag, &statuses, *place)
+            };
+            (0..self.steps.len()).filter(may_start).collect()
         } else if self.status == MigrationStatus::Unwinding {
             match saga::unwind::next(&dag, &self.statuses(), &self.reversibilities()) {
                 Unwind::Undo(places) => places,
@@ -95,6 +101,11 @@ impl Migration {
             step.change(Change::Granted)?;
             let mut findings = (*self.findings).clone();
             findings.forget(&planned.id);
+            if planned.kind != StepKind::FileVerify {
+                // A pass looks at everything again, whatever those before it found.
+                let moves = self.plan.steps.iter().filter(|other| other.kind != StepKind::FileVerify);
+                moves.for_each(|other| findings.forget(&other.id));
+            }
             self.findings = Arc::new(findings);
         }
         step.attempts += 1;
@@ -132,9 +143,10 @@ impl Migration {
 
     /// Ends a lease whose holder said nothing, or ended in the middle of its work.
     fn lose(&mut self, stamp: &Stamp, place: usize, loss: Loss) -> Result<Vec<Effect>, Refusal> {
+        let is_followed = self.is_followed(place)?;
         let step = &mut self.steps[place];
         let Some(lease) = step.end_lease(stamp.wall) else { return Ok(Vec::new()) };
-        step.change(lost(&lease))?;
+        step.change(if is_followed && !lease.is_undo { Change::Succeeded } else { lost(&lease) })?;
         let mut effects = vec![Effect::LeaseEnded {
             tenant: self.tenant.clone(),
             migration: self.id.clone(),
@@ -158,6 +170,13 @@ impl Migration {
                 self.findings = Arc::new(all);
                 return Ok(vec![self.changed()]);
             }
+            Event::SoFar(output) => {
+                let is_taken = self.plan.steps[place].is_continuous && !is_undo;
+                if is_taken && output.len() <= OUTPUT_BYTES_MAX {
+                    self.steps[place].output = Some(output);
+                }
+                return Ok(vec![self.changed()]);
+            }
             Event::CaughtUp(_) => {
                 if self.steps[place].status == StepStatus::Leased && self.plan.steps[place].is_continuous {
                     self.steps[place].change(Change::CaughtUp)?;
@@ -174,6 +193,11 @@ impl Migration {
                     step.output = Some(output).filter(|output| output.len() <= OUTPUT_BYTES_MAX);
                     step.failure = None;
                 }
+            }
+            // What it could not do is done by the step that follows it.
+            Event::Failed(_) if !is_undo && self.is_followed(place)? => {
+                self.steps[place].end_lease(stamp.wall);
+                self.steps[place].change(Change::Succeeded)?;
             }
             Event::Failed(failure) => {
                 let step = &mut self.steps[place];

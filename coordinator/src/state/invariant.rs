@@ -50,12 +50,12 @@ fn check_one(migration: &Migration) -> Result<(), Broken> {
                 migration,
             )?;
             hold(step.not_before.is_none(), "a leased step waits for nothing", migration)?;
-            let runs = matches!(migration.status, MigrationStatus::Running | MigrationStatus::Unwinding);
+            let runs = migration.status.runs_steps() || migration.status == MigrationStatus::Unwinding;
             hold(runs, "only a running or unwinding migration holds leases", migration)?;
         }
     }
-    let is_failed_running = migration.status == MigrationStatus::Running
-        && migration.steps.iter().any(|step| step.status == StepStatus::Failed);
+    let is_failed_running =
+        migration.status.runs_steps() && migration.steps.iter().any(|step| step.status == StepStatus::Failed);
     hold(!is_failed_running, "a failed step stops its migration", migration)?;
     let is_paused = migration.status == MigrationStatus::Paused;
     hold(is_paused == migration.control.paused.is_some(), "what is paused says since when", migration)?;

@@ -8,6 +8,11 @@ use common::fence::FencingToken;
 use common::id::{HostName, MigrationId, StepId, TenantId};
 use serde::{Deserialize, Serialize};
 
+use super::effect::Effect;
+use super::migration::Migration;
+use super::refusal::Refusal;
+use crate::saga::status::Change;
+
 /// A lease that is held.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Lease {
@@ -67,4 +72,36 @@ pub enum Command {
         /// Which step.
         step: StepId,
     },
+}
+
+impl Migration {
+    /// Ends every lease; the holders are told to stop.
+    pub(super) fn end_leases(
+        &mut self,
+        now: WallMs,
+        change: Change,
+        reason: &str,
+    ) -> Result<Vec<Effect>, Refusal> {
+        let mut effects = Vec::new();
+        let (tenant, migration) = (self.tenant.clone(), self.id.clone());
+        let places = 0..self.steps.len();
+        let followed = places.map(|place| self.is_followed(place)).collect::<Result<Vec<bool>, Refusal>>()?;
+        for ((planned, step), is_followed) in self.plan.steps.iter().zip(&mut self.steps).zip(followed) {
+            let Some(lease) = step.end_lease(now) else { continue };
+            step.change(match change {
+                _ if lease.is_undo => Change::UndoLost,
+                Change::Lost if is_followed => Change::Succeeded,
+                change => change,
+            })?;
+            effects.push(Effect::LeaseEnded {
+                tenant: tenant.clone(),
+                migration: migration.clone(),
+                step: planned.id.clone(),
+                host: lease.host,
+                token: lease.token,
+                reason: reason.to_owned(),
+            });
+        }
+        Ok(effects)
+    }
 }

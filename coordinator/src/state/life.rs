@@ -50,6 +50,7 @@ impl Migration {
             Act::Pause => self.pause(stamp)?,
             Act::Resume => self.resume(stamp)?,
             Act::Set(change) => self.set(change)?,
+            Act::Cutover => self.cut_over(stamp)?,
         };
         effects.extend(self.advance(stamp)?);
         Ok(effects)
@@ -57,7 +58,7 @@ impl Migration {
 
     /// Starts the steps that wait for nothing.
     pub(super) fn start(&mut self, stamp: &Stamp) -> Vec<Effect> {
-        self.status = MigrationStatus::Running;
+        self.status = self.going_on_as(MigrationStatus::Running);
         // A plan is checked when the migration is made, so that the saga cannot refuse it here.
         self.advance(stamp).unwrap_or_default()
     }
@@ -66,14 +67,16 @@ impl Migration {
     pub(super) fn advance(&mut self, stamp: &Stamp) -> Result<Vec<Effect>, Refusal> {
         let mut effects = Vec::new();
         let dag = self.dag()?;
-        if self.status == MigrationStatus::Running
+        if self.status.runs_steps()
             && let Some(place) = self.steps.iter().position(|step| step.status == StepStatus::Failed)
         {
             effects.extend(self.stop_after_failure(stamp, place)?);
         }
-        if self.status == MigrationStatus::Running {
+        if self.status.runs_steps() {
             for place in saga::unblocked(&dag, &self.statuses()) {
-                self.steps[place].change(Change::Unblocked)?;
+                if self.may_begin(place) {
+                    self.steps[place].change(Change::Unblocked)?;
+                }
             }
             if self.steps.iter().all(|step| step.status == StepStatus::Succeeded) {
                 self.complete(stamp, &mut effects);
@@ -172,30 +175,6 @@ impl Migration {
         self.unwinding = Some(cause);
         self.control.paused = None;
         self.ended = None;
-        Ok(effects)
-    }
-
-    /// Ends every lease; the holders are told to stop.
-    pub(super) fn end_leases(
-        &mut self,
-        now: WallMs,
-        change: Change,
-        reason: &str,
-    ) -> Result<Vec<Effect>, Refusal> {
-        let mut effects = Vec::new();
-        let (tenant, migration) = (self.tenant.clone(), self.id.clone());
-        for (planned, step) in self.plan.steps.iter().zip(&mut self.steps) {
-            let Some(lease) = step.end_lease(now) else { continue };
-            step.change(if lease.is_undo { Change::UndoLost } else { change })?;
-            effects.push(Effect::LeaseEnded {
-                tenant: tenant.clone(),
-                migration: migration.clone(),
-                step: planned.id.clone(),
-                host: lease.host,
-                token: lease.token,
-                reason: reason.to_owned(),
-            });
-        }
         Ok(effects)
     }
 
@@ -342,7 +321,7 @@ impl Migration {
             self.failures.clear();
         }
         self.clock_began = None;
-        self.status = to;
+        self.status = self.going_on_as(to);
         self.ended = None;
         Ok(Vec::new())
     }
@@ -408,7 +387,7 @@ impl Migration {
         }
         let message = bounded(failure.clone()).message;
         self.warn(format!("the stage at the destination could not be removed yet: {message}"));
-        if self.status == MigrationStatus::Running && self.completed.is_none() {
+        if self.status.runs_steps() && self.completed.is_none() {
             self.completed = Some(stamp.wall);
             self.end(stamp.wall, MigrationStatus::Completed);
         } else if self.status == MigrationStatus::Unwinding {
@@ -456,7 +435,8 @@ impl Migration {
         let is_over = self.clock_began.is_some_and(|began| stamp.wall.since(began) >= limit);
         // Once its way back is being removed its work is done, and there is nothing left to undo it with.
         let is_ending = matches!(self.way_back, WayBack::Settling(_));
-        if !is_over || is_ending || self.status != MigrationStatus::Running || self.completed.is_some() {
+        let may_end = self.has_time_limit() && self.completed.is_none();
+        if !is_over || is_ending || !may_end {
             return Err(self.refused("its time is not over", "nothing needs doing"));
         }
         let message = format!("it took longer than {} s", limit / 1_000);

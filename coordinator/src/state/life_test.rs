@@ -4,6 +4,10 @@ use common::clock::WallMs;
 use common::failure::{FailureKind, Retry};
 use common::fence::FencingToken;
 use common::finding::Rule;
+use common::phase::Phase;
+use common::plan::PlannedStep;
+use common::spec::{CatchUpSpec, Cutover};
+use common::step::StepKind;
 use common::step::file::FileOutput;
 use common::view::{MigrationStatus, StepStatus};
 
@@ -11,7 +15,7 @@ use super::lease;
 use super::migration::{self, Act, Checkpoint};
 use super::sample::{self, Log, copied, failed, finding, verified};
 use super::step::Event;
-use super::{Command, Outcome};
+use super::{Command, Outcome, host};
 
 #[test]
 fn a_plain_migration_runs_to_its_end() {
@@ -220,4 +224,105 @@ fn progress_never_falls() {
         shown.push(log.migration("m1").view(WallMs(log.now), &|_| None, false).progress);
     }
     assert_eq!(shown, [25.0, 45.0, 45.0]);
+}
+
+/// A migration that catches up, as far as the first proof.
+fn caught_up_soon(cutover: Cutover) -> Log {
+    let mut log = Log::new();
+    log.create("m1", 1, |create| {
+        let mut spec = sample::spec();
+        spec.transfer.catch_up = Some(CatchUpSpec { cutover, ..CatchUpSpec::default() });
+        spec.options.rollback_window_ms = Some(60_000);
+        create.spec = spec.into();
+        let mut plan = sample::plan(&create.migration);
+        let template = plan.steps[0].clone();
+        let step = |id: &str, kind, phase, after: &str, is_continuous| PlannedStep {
+            id: id.parse().unwrap(),
+            kind,
+            phase,
+            after: vec![after.parse().unwrap()],
+            is_continuous,
+            ..template.clone()
+        };
+        plan.steps.push(step("catch-up", StepKind::FileCatchUp, Phase::CatchUp, "file.verify-1", true));
+        plan.steps.push(step("finish", StepKind::FileFinish, Phase::Freeze, "catch-up", false));
+        create.plan = plan.into();
+    })
+    .unwrap();
+    log.run("m1", &copied());
+    log.run("m1", &verified());
+    log.grant("m1");
+    log
+}
+
+/// Ends the continuous step, whose lease is the first that is held.
+fn end_catching_up(log: &mut Log) {
+    log.report("m1", Event::Succeeded(serde_json::to_string(&copied()).unwrap()));
+}
+
+#[test]
+fn the_last_pass_follows_by_itself_once_it_is_caught_up() {
+    let mut log = caught_up_soon(Cutover::Auto);
+    let so_far = FileOutput { freeze_predicted_ms: Some(1_200), ..copied() };
+    log.report("m1", Event::SoFar(serde_json::to_string(&so_far).unwrap()));
+    assert_eq!(log.migration("m1").view(WallMs(log.now), &|_| None, true).downtime_predicted_ms, 1_200);
+    assert!(log.act("m1", Act::Cutover).is_err());
+    log.report("m1", Event::CaughtUp(5));
+    assert_eq!(log.status("m1"), MigrationStatus::CuttingOver);
+    assert_eq!(log.steps("m1")[2..], [StepStatus::CaughtUp, StepStatus::Ready]);
+    assert_eq!(log.migration("m1").asked_to_finish(), []);
+    log.grant("m1");
+    assert_eq!(log.migration("m1").asked_to_finish().len(), 1);
+    end_catching_up(&mut log);
+    log.now += 700;
+    log.report("m1", Event::Succeeded(serde_json::to_string(&copied()).unwrap()));
+    assert_eq!(log.status("m1"), MigrationStatus::Completed);
+    assert_eq!(log.migration("m1").view(WallMs(log.now), &|_| None, true).downtime_ms, 700);
+}
+
+#[test]
+fn a_person_lets_the_last_pass_begin() {
+    let mut log = caught_up_soon(Cutover::Manual);
+    let refused = log.act("m1", Act::Cutover).unwrap_err().into_failure();
+    assert!(refused.message.contains("not caught up yet"), "{refused}");
+    log.report("m1", Event::CaughtUp(5));
+    assert_eq!(log.status("m1"), MigrationStatus::AwaitingCutover);
+    assert_eq!(log.steps("m1")[2..], [StepStatus::CaughtUp, StepStatus::Blocked]);
+    // What keeps it caught up is lost: it begins again, and nothing else does.
+    log.host("web2", host::Change::Started { incarnation: 2 }).unwrap();
+    assert_eq!(log.steps("m1")[2..], [StepStatus::Ready, StepStatus::Blocked]);
+    log.act("m1", Act::Cutover).unwrap();
+    assert_eq!(log.status("m1"), MigrationStatus::CuttingOver);
+    log.act("m1", Act::Cutover).unwrap();
+    log.grant("m1");
+    assert!(log.try_grant("m1").is_err(), "the last pass waits until it is caught up again");
+    log.report("m1", Event::CaughtUp(5));
+    log.grant("m1");
+    end_catching_up(&mut log);
+    log.report("m1", failed(FailureKind::Exhausted, Retry::AfterOperator));
+    assert_eq!(log.status("m1"), MigrationStatus::Unwinding);
+}
+
+#[test]
+fn what_kept_it_caught_up_does_not_begin_again_once_the_last_pass_has_begun() {
+    let mut log = caught_up_soon(Cutover::Manual);
+    log.report("m1", Event::CaughtUp(5));
+    log.act("m1", Act::Cutover).unwrap();
+    log.grant("m1");
+    log.host("web2", host::Change::Started { incarnation: 2 }).unwrap();
+    assert_eq!(log.steps("m1")[2..], [StepStatus::Succeeded, StepStatus::Ready]);
+    assert_eq!(log.status("m1"), MigrationStatus::CuttingOver);
+    log.run("m1", &copied());
+    assert_eq!(log.status("m1"), MigrationStatus::Completed);
+}
+
+#[test]
+fn time_does_not_run_while_a_person_is_awaited() {
+    let mut log = caught_up_soon(Cutover::Manual);
+    log.report("m1", Event::CaughtUp(5));
+    log.now += 1_000_000_000;
+    assert!(log.act("m1", Act::TimeOut).is_err());
+    log.act("m1", Act::Cancel).unwrap();
+    assert_eq!(log.status("m1"), MigrationStatus::Unwinding);
+    assert_eq!(log.steps("m1")[2..], [StepStatus::Failed, StepStatus::Blocked]);
 }

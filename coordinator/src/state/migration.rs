@@ -25,8 +25,7 @@ use super::roots::{Overlap, Roots};
 use super::stamp::Stamp;
 use super::step::{self, Step};
 use super::table::Table;
-use super::{Applied, Outcome, request_id};
-use crate::saga::dag::Dag;
+use super::{Applied, Outcome, creation};
 
 /// Checkpoints in one command; more wait for the next.
 pub const CHECKPOINTS_MAX: usize = 64;
@@ -215,6 +214,8 @@ pub enum Act {
     Resume,
     /// Change how it runs.
     Set(#[serde(with = "super::document")] ControlChange),
+    /// Let the last pass begin.
+    Cutover,
 }
 
 /// How far a step is.
@@ -327,14 +328,14 @@ impl Migrations {
         if let Some(existing) = self.by_request(&tenant, &request_id) {
             return Ok(Applied::new(Outcome::Created { migration: existing.id.clone(), is_new: false }));
         }
-        check_new(&id, &request_id, &plan)?;
+        creation::check_new(&id, &request_id, &plan)?;
         if self.table.get(&tenant, &id).is_some() {
             return Err(Refusal::new(FailureKind::Conflict, format!("the id `{id}` is taken"), "ask again"));
         }
         let mut effects = Vec::new();
         if !spec.options.dry_run {
             let over = self.refuse_taken(&tenant, &id, &roots)?;
-            refuse_unconfirmed(&over, is_confirmed, &plan.settles)?;
+            creation::refuse_unconfirmed(&over, is_confirmed, &plan.settles)?;
             for earlier in &over {
                 let mut earlier = earlier.as_ref().clone();
                 effects.extend(earlier.act(stamp, Act::Settle)?);
@@ -459,38 +460,4 @@ fn set(index: &mut Table<MigrationId, ()>, tenant: &TenantId, id: &MigrationId, 
     } else if index.get(tenant, id).is_none() {
         index.insert(tenant, id.clone(), ());
     }
-}
-
-fn check_new(id: &MigrationId, request_id: &str, plan: &Plan) -> Result<(), Refusal> {
-    let invalid =
-        |message: String| Refusal::new(FailureKind::Invalid, message, "this is a fault of the caller");
-    request_id::check(request_id)?;
-    step::check_steps(&plan.steps)?;
-    if plan.migration != *id || plan.steps.is_empty() {
-        return Err(invalid(format!(
-            "the plan is for `{}` and has {} steps",
-            plan.migration,
-            plan.steps.len()
-        )));
-    }
-    Dag::new(plan).map(|_| ()).map_err(|error| invalid(error.to_string()))
-}
-
-/// The way back of an earlier migration ends only if the plan says so and a person agreed.
-fn refuse_unconfirmed(
-    over: &[Arc<Migration>],
-    is_confirmed: bool,
-    settles: &[MigrationId],
-) -> Result<(), Refusal> {
-    let unnamed = over.iter().any(|earlier| !settles.contains(&earlier.id));
-    if over.is_empty() || (is_confirmed && !unnamed) {
-        return Ok(());
-    }
-    let names: Vec<String> = over.iter().map(|earlier| format!("`{}`", earlier.id)).collect();
-    let names = names.join(", ");
-    let message = format!("the destination holds the way back of {names}");
-    let hint = "agree (`--yes`), or choose another destination";
-    let sentence =
-        format!("This ends the way back of {names}: what stood there before can no longer be restored.");
-    Err(Refusal::new(FailureKind::Conflict, message, hint).confirm(sentence))
 }

@@ -15,6 +15,8 @@ pub mod cluster;
 pub mod control;
 #[cfg(test)]
 mod control_test;
+mod creation;
+mod cutover;
 mod document;
 pub mod effect;
 pub mod finding;
@@ -551,6 +553,7 @@ impl Command {
             Self::Migration(migration::Command::Act { act, .. }) => match act {
                 migration::Act::Cancel => Some("migration.cancel"),
                 migration::Act::Retry => Some("migration.retry"),
+                migration::Act::Cutover => Some("migration.cutover"),
                 migration::Act::Rollback => Some("migration.rollback"),
                 migration::Act::Settle => Some("migration.settle"),
                 migration::Act::Verify { .. } => Some("migration.verify"),

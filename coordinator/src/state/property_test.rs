@@ -9,6 +9,8 @@ use common::failure::{Failure, FailureKind, Retry};
 use common::fence::FencingToken;
 use common::finding::{Finding, Rule, Severity};
 use common::id::MigrationId;
+use common::phase::Phase;
+use common::spec::{CatchUpSpec, Cutover};
 use common::view::MigrationStatus;
 use proptest::prelude::*;
 
@@ -43,11 +45,11 @@ fn deed() -> impl Strategy<Value = Deed> {
                 migration, root, window, rollback, confirmed, dry
             }
         ),
-        4 => (migration.clone(), 0..12_u8).prop_map(|(migration, act)| Deed::Act { migration, act }),
+        4 => (migration.clone(), 0..13_u8).prop_map(|(migration, act)| Deed::Act { migration, act }),
         8 => (migration.clone(), step.clone(), any::<bool>(), prop::bool::weighted(0.9))
             .prop_map(|(migration, step, undo, right)| Deed::Grant { migration, step, undo, right }),
         1 => (migration.clone(), step.clone()).prop_map(|(migration, step)| Deed::Expire { migration, step }),
-        8 => (migration, step, 0..6_u8, prop::bool::weighted(0.9))
+        8 => (migration, step, 0..7_u8, prop::bool::weighted(0.9))
             .prop_map(|(migration, step, event, right)| Deed::Report { migration, step, event, right }),
         1 => (0..2_u8, 0..5_u8).prop_map(|(host, change)| Deed::Host { host, change }),
         2 => any::<u16>().prop_map(|ms| Deed::Wait { ms }),
@@ -172,6 +174,11 @@ fn create(log: &Log, deed: &Deed) -> Option<Command> {
     spec.options.timeout_ms = Some(200_000);
     let roots = sample::roots(u64::from(root));
     let mut plan = sample::plan(&id(migration));
+    if window {
+        spec.transfer.catch_up = Some(CatchUpSpec { cutover: Cutover::Manual, ..CatchUpSpec::default() });
+        plan.steps[0].is_continuous = true;
+        plan.steps[1].phase = Phase::Freeze;
+    }
     plan.settles = log.state.migrations().settled_by(&tenant, &roots).unwrap_or_default();
     Some(Command::Migration(migration::Command::Create(Box::new(migration::Create {
         tenant,
@@ -213,6 +220,7 @@ fn asked(log: &Log, migration: u8, act: u8) -> Command {
             max_load: Some(MaxLoad { hundredths: Some(u32::from(migration)) }),
             priority: Some(if migration == 0 { Priority::Low } else { Priority::High }),
         }),
+        10 => Act::Cutover,
         _ => Act::TimeOut,
     };
     Command::Migration(migration::Command::Act { tenant, migration: id(migration), act })
@@ -225,6 +233,7 @@ fn reported(event: u8) -> Event {
         2 => failure(FailureKind::Unreachable, Retry::Later),
         3 => failure(FailureKind::Exhausted, Retry::AfterOperator),
         4 => Event::CaughtUp(10),
+        5 => Event::SoFar("{\"version\":1}".to_owned()),
         _ => Event::Findings(vec![Finding {
             rule: Rule::KeptAside,
             severity: Severity::Notice,

@@ -11,15 +11,18 @@ use common::failure::FailureKind;
 use common::finding::Rule;
 use common::host::HostFacts;
 use common::id::{HostName, MigrationId, StepId, TenantId};
+use common::plan::PlannedStep;
 use common::progress::Progress;
 use common::spec::MigrationSpec;
 use common::step::StepKind;
 use common::step::file::{FileOutput, Proof};
+use common::step::pass::PassRecord;
 use common::view::{End, HostView, MigrationStatus, MigrationView, StepStatus, StepView};
 
 use super::State;
 use super::host::Host;
 use super::migration::{Migration, WayBack};
+use super::step::Step;
 use super::table::Table;
 
 /// Looks up the live progress of a step that runs.
@@ -185,6 +188,10 @@ struct Summary {
     found_checking: u64,
     /// What all steps cost the source's host.
     costs: SourceCosts,
+    /// Those of each step that are kept, and all of them.
+    passes: Vec<PassRecord>,
+    passes_total: u64,
+    freeze_predicted_ms: u64,
 }
 
 impl Migration {
@@ -195,7 +202,6 @@ impl Migration {
         }
         let summary = self.summary();
         let progress = self.progress(live);
-        let steps_completed = self.steps.iter().filter(|step| step.status == StepStatus::Succeeded).count();
         let has_totals = summary.moved.version != 0;
         let pick = |output: u64, live: u64| if has_totals { output } else { live };
         let duration_ms = self.duration_ms(now);
@@ -209,11 +215,13 @@ impl Migration {
             progress: f64::from(permille) / 10.0,
             is_estimate: !self.status.is_end() && !has_totals && !progress.is_scan_complete,
             current_step: self.current_step(),
-            steps_completed: count(steps_completed),
+            steps_completed: count(self.steps_completed()),
             steps_total: count(self.steps.len()),
             eta_ms: self.eta_ms(progress, permille, duration_ms),
-            downtime_predicted_ms: 0,
-            downtime_ms: 0,
+            downtime_predicted_ms: summary.freeze_predicted_ms,
+            downtime_ms: self.downtime_ms(now),
+            passes: if is_whole { summary.passes } else { Vec::new() },
+            passes_total: summary.passes_total,
             rollback_available: self.is_rollback_available(),
             rollback_until: self.rollback_until(),
             settling: matches!(self.way_back, WayBack::Settling(_)),
@@ -261,6 +269,10 @@ impl Migration {
         }
     }
 
+    fn steps_completed(&self) -> usize {
+        self.steps.iter().filter(|step| step.status == StepStatus::Succeeded).count()
+    }
+
     /// Returns when the way back of what has ended is over, if that is known.
     fn rollback_until(&self) -> Option<WallMs> {
         match self.way_back {
@@ -271,8 +283,7 @@ impl Migration {
 
     /// Whether what was proven is still there.
     fn stands(&self) -> bool {
-        self.unwinding.is_none()
-            && matches!(self.status, MigrationStatus::Running | MigrationStatus::Completed)
+        self.unwinding.is_none() && (self.status.runs_steps() || self.status == MigrationStatus::Completed)
     }
 
     /// Returns the exit code that `ctl` ends with, once the migration has ended.
@@ -355,12 +366,12 @@ impl Migration {
             return forward;
         }
         // Between its completion and its rollback nobody worked on it; what the undo took is in the work of the steps.
-        let runs = |step: &super::step::Step| step.lease.as_ref().map_or(0, |lease| now.since(lease.granted));
-        self.steps.iter().map(|step| step.worked_ms + runs(step)).sum::<u64>().max(forward)
+        self.steps.iter().map(|step| step.worked_ms(now)).sum::<u64>().max(forward)
     }
 
     fn current_step(&self) -> Option<StepId> {
-        let runs = self.steps.iter().position(|step| step.lease.is_some());
+        // The last: a continuous step runs on until the one that follows it has begun.
+        let runs = self.steps.iter().rposition(|step| step.lease.is_some());
         let waits = || self.steps.iter().position(|step| step.status == StepStatus::Ready);
         let place = if self.status.is_end() { None } else { runs.or_else(waits) };
         place.map(|place| self.plan.steps[place].id.clone())
@@ -378,7 +389,7 @@ impl Migration {
     }
 
     fn step_views(&self, now: WallMs, live: Live<'_>) -> Vec<StepView> {
-        let view = |(planned, step): (&common::plan::PlannedStep, &super::step::Step)| StepView {
+        let view = |(planned, step): (&PlannedStep, &Step)| StepView {
             id: planned.id.clone(),
             kind: planned.kind,
             phase: planned.phase,
@@ -386,7 +397,7 @@ impl Migration {
             host: planned.host.clone(),
             attempts: step.attempts,
             progress: live(&planned.id).filter(|_| step.lease.is_some()).unwrap_or_else(|| result_of(step)),
-            duration_ms: step.worked_ms + step.lease.as_ref().map_or(0, |lease| now.since(lease.granted)),
+            duration_ms: step.worked_ms(now),
             failure: step.failure.clone(),
         };
         self.planned().map(view).collect()
@@ -420,8 +431,13 @@ impl Migration {
                 summary.is_partial |= output.is_partial;
                 summary.proof = FileOutput { bytes_on_wire, ..output };
             } else {
-                summary.is_partial |= output.is_partial;
-                summary.found_moving += output.findings_total;
+                // The last pass looked at everything again.
+                summary.is_partial = output.is_partial;
+                summary.found_moving = output.findings_total;
+                summary.passes.extend(output.passes.iter().cloned());
+                summary.passes_total += output.passes_total;
+                summary.freeze_predicted_ms =
+                    output.freeze_predicted_ms.unwrap_or(summary.freeze_predicted_ms);
                 summary.moved = add(summary.moved, output);
             }
         }
@@ -449,7 +465,7 @@ fn add(earlier: FileOutput, pass: FileOutput) -> FileOutput {
 
 /// Returns how far a step came that does not run: what it said in the end, where that is known, because checkpoints are
 /// seconds older.
-fn result_of(step: &super::step::Step) -> Progress {
+fn result_of(step: &Step) -> Progress {
     let output = step.output.as_deref().and_then(|output| serde_json::from_str::<FileOutput>(output).ok());
     match output {
         Some(output) if step.status == StepStatus::Succeeded && output.version != 0 => Progress {

@@ -139,6 +139,11 @@ impl Step {
         Ok(())
     }
 
+    /// Returns how long its attempts took, in milliseconds, with the one that runs.
+    pub(super) fn worked_ms(&self, now: WallMs) -> u64 {
+        self.worked_ms + self.lease.as_ref().map_or(0, |lease| now.since(lease.granted))
+    }
+
     /// Whether it may be granted at this time.
     pub fn is_due(&self, now: WallMs) -> bool {
         self.lease.is_none() && self.not_before.is_none_or(|due| now >= due)
@@ -163,6 +168,8 @@ pub enum Event {
     CaughtUp(u64),
     /// Some findings.
     Findings(#[serde(with = "super::document")] Vec<common::finding::Finding>),
+    /// What a continuous step did so far; its output as JSON.
+    SoFar(String),
 }
 
 /// Cuts what an agent says to what a record may hold.

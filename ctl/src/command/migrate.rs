@@ -12,8 +12,8 @@ use common::human;
 use common::id::HostName;
 use common::location::Location;
 use common::spec::{
-    Compression, MaxDelete, MigrationSpec, OptionsSpec, Origin, SPEC_VERSION, SideSpec, TransferSpec,
-    ValidationLevel,
+    CatchUpSpec, Compression, Cutover, MaxDelete, MigrationSpec, OptionsSpec, Origin, SPEC_VERSION, SideSpec,
+    TransferSpec, ValidationLevel,
 };
 use common::transport::TransportChoice;
 use common::view::{MigrationStatus, MigrationView};
@@ -56,7 +56,7 @@ pub(crate) struct MigrateArgs {
         conflicts_with_all = [
             "source", "destination", "delete", "max_delete", "exclude", "include", "checksum", "numeric_ids",
             "bandwidth", "compress", "transport", "relay", "max_load", "io_class", "priority", "rollback_window",
-            "label",
+            "label", "catch_up", "cutover",
         ]
     )]
     file: Option<PathBuf>,
@@ -108,6 +108,12 @@ pub(crate) struct MigrateArgs {
     /// Keep the way back open for so long after the end, as 24h [default: 0s]
     #[arg(long, value_name = "TIME", value_parser = human::parse_duration)]
     rollback_window: Option<Duration>,
+    /// Go on with passes while the source is live until little is left, then make the last one; see also `ctl cutover`
+    #[arg(long)]
+    catch_up: bool,
+    /// Who lets the last pass begin: auto, or manual for `ctl cutover` [default: auto]
+    #[arg(long, value_name = "auto|manual", requires = "catch_up")]
+    cutover: Option<Cutover>,
     /// Label the migration, as team=shop; may be repeated
     #[arg(long, value_name = "KEY=VALUE", value_parser = parse_label)]
     label: Vec<ScopeItem>,
@@ -183,6 +189,10 @@ impl MigrateArgs {
                 max_load: self.max_load,
                 io_class: self.io_class,
                 priority: self.priority,
+                catch_up: self.catch_up.then(|| CatchUpSpec {
+                    cutover: self.cutover.unwrap_or_default(),
+                    ..CatchUpSpec::default()
+                }),
             },
             options: OptionsSpec {
                 dry_run: self.dry_run,
@@ -319,7 +329,7 @@ mod tests {
     #[test]
     fn flags_become_a_spec() {
         let line = "web1:/srv/ web2:/srv --delete --max-delete 80% --exclude *.log --exclude tmp/** --include keep.log \
-                    --checksum --dry-run --numeric-ids --bandwidth 10MiB --compress 9 --rollback-window 24h";
+                    --checksum --dry-run --numeric-ids --bandwidth 10MiB --compress 9 --rollback-window 24h --catch-up --cutover manual";
         let spec = parse(line).unwrap().spec().unwrap();
         assert_eq!(spec.name, "web1:/srv to web2:/srv");
         assert_eq!(spec.source.exclude, ["*.log", "tmp/**"]);
@@ -338,6 +348,7 @@ mod tests {
                 max_load: None,
                 io_class: IoClass::Normal,
                 priority: Priority::Normal,
+                catch_up: Some(CatchUpSpec { cutover: Cutover::Manual, ..CatchUpSpec::default() }),
             }
         );
         assert!(spec.options.dry_run);
@@ -363,6 +374,8 @@ mod tests {
             ("web1:/srv web2:/srv --delete --max-delete many", "neither a part"),
             ("web1:/srv web2:/srv --bandwidth 20:00=1MiB", "08:00-20:00=20MiB"),
             ("web1:/srv web2:/srv --bandwidth fast", "20MiB"),
+            ("web1:/srv web2:/srv --cutover manual", "--catch-up"),
+            ("web1:/srv web2:/srv --catch-up --cutover later", "neither auto nor manual"),
             ("web1:/srv web2:/srv --rollback-window 5", "24h"),
             ("-f shop.yaml --delete", "cannot be used with"),
             ("-f shop.yaml web1:/srv web2:/srv", "cannot be used with"),

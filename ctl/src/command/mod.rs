@@ -7,6 +7,7 @@ mod audit;
 mod cancel;
 mod cluster;
 mod completion;
+mod cutover;
 mod dev;
 mod doctor;
 mod host;
@@ -40,6 +41,7 @@ pub(crate) enum Command {
     #[command(subcommand)]
     Cluster(cluster::ClusterCommand),
     Completion(completion::CompletionArgs),
+    Cutover(cutover::CutoverArgs),
     #[command(subcommand)]
     Dev(dev::DevCommand),
     Doctor(doctor::DoctorArgs),
@@ -79,6 +81,7 @@ impl Command {
             Self::Cancel(args) => cancel::run(context, args).await,
             Self::Cluster(command) => command.run(context).await,
             Self::Completion(args) => completion::run(context, &args),
+            Self::Cutover(args) => cutover::run(context, args).await,
             Self::Dev(command) => command.run(context).await,
             Self::Doctor(args) => doctor::run(context, args).await,
             Self::Host(command) => command.run(context).await,

@@ -190,6 +190,8 @@ pub(crate) mod tests {
             eta_ms: Some(12_000),
             downtime_predicted_ms: 0,
             downtime_ms: 0,
+            passes: Vec::new(),
+            passes_total: 0,
             rollback_available: false,
             rollback_until: None,
             settling: false,

@@ -1,4 +1,5 @@
-//! Steps `file.copy`, `file.catch_up` and `file.finish`: the same pass over the tree, at different times.
+//! Steps `file.copy`, `file.catch_up` and `file.finish`: the same pass over the tree, at different times; `file.catch_up`
+//! goes on with passes until it is asked to come to its end.
 
 use common::failure::Failure;
 use common::step::StepDescriptor;
@@ -28,7 +29,15 @@ impl Step for FilePass {
     }
 
     fn run(&self, context: StepContext, endpoint: Endpoint, params: String) -> StepFuture {
-        Box::pin(async move { write(&transfer::run_copy(context, &endpoint, read(&params)?).await?) })
+        let is_continuous = self.0.is_continuous;
+        Box::pin(async move {
+            let params = read(&params)?;
+            let done = match is_continuous {
+                true => transfer::run_catch_up(context, &endpoint, params).await,
+                false => transfer::run_copy(context, &endpoint, params).await,
+            };
+            write(&done?)
+        })
     }
 
     fn undo(&self, context: StepContext, params: String) -> StepFuture {

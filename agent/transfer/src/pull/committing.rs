@@ -293,6 +293,8 @@ mod tests {
         let host = Host {
             pass: 1,
             first_pass: 1,
+            step: context.step.clone(),
+            began: common::clock::boot(),
             boot_id: String::new(),
             is_network_source: false,
             source_root: RootMark { boot_id: String::new(), dev: 1, ino: 1 },

@@ -46,12 +46,16 @@ mod tests;
 
 use std::collections::{BTreeSet, HashMap};
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering::Relaxed};
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError, mpsc};
+use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError, mpsc};
 
+use common::clock::{self, BootTime};
 use common::failure::{Failure, FailureKind};
 use common::finding::{Rule, Severity};
+use common::id::StepId;
+use common::phase::Scope;
 use common::rel_path::RelPath;
 use common::step::file::FileParams;
+use common::step::pass::{PassRecord, ScanKind};
 use serde::{Deserialize, Serialize};
 use sync::entry::{Entry, Kind};
 use sync::sanitize::{Sanitizer, Treatment};
@@ -69,11 +73,11 @@ use crate::frame_file::FrameWriter;
 use crate::ledger::{Change, Histories};
 use crate::manifest::{Exception, ManifestFile, ManifestWriter, create_exceptions, publish_exceptions};
 use crate::owner::Owners;
-use crate::passes::{Passes, RootMark};
+use crate::passes::{Passes, RootMark, Told};
 use crate::peer::{ContentReceiver, FetchSender, ManifestReceiver};
 use crate::scan::Scan;
 use crate::stage::{Stage, clear};
-use crate::tally::{Counters, add};
+use crate::tally::{Counters, Landed, add};
 use crate::trouble::finding;
 
 use arrivals::Arrivals;
@@ -119,6 +123,10 @@ pub(crate) struct Pass {
     source_root: RootMark,
     /// The pass of the first attempt of this step.
     first_pass: u32,
+    step: StepId,
+    began: BootTime,
+    /// What the step had landed when the pass began.
+    landed_before: OnceLock<Landed>,
     /// Which files come otherwise than they are at the source.
     sanitizer: Option<Sanitizer>,
     /// New directories that are filled in the stage.
@@ -270,6 +278,10 @@ pub(crate) struct Host {
     pub(crate) first_pass: u32,
     /// What this host holds already.
     pub(crate) known: Known,
+    /// The step that the pass is made for.
+    pub(crate) step: StepId,
+    /// When it began.
+    pub(crate) began: BootTime,
 }
 
 /// What comes from the source.
@@ -306,6 +318,9 @@ impl Pass {
             is_network_source: host.is_network_source,
             source_root: host.source_root,
             first_pass: host.first_pass,
+            step: host.step,
+            began: host.began,
+            landed_before: OnceLock::new(),
             passes: Mutex::new(passes),
             again: Mutex::new(None),
             compared: Mutex::new(None),
@@ -319,6 +334,11 @@ impl Pass {
             manifest: Mutex::new(None),
             exceptions: Mutex::new(None),
         })
+    }
+
+    /// Whether it comes after the bulk.
+    fn is_further(&self) -> bool {
+        self.params.catch_up.is_some() || self.params.scope == Scope::Finish
     }
 
     /// Hands an item to the committer.
@@ -393,7 +413,33 @@ impl Pass {
         }
         let counters = &self.counters;
         let totals = (counters.files_total.load(Relaxed), counters.bytes_total.load(Relaxed));
-        lock(&self.passes).end(&self.stage.dir, ledger_bytes, totals)
+        let mut passes = lock(&self.passes);
+        let record = self.record(&passes);
+        passes.end(&self.stage.dir, ledger_bytes, totals, record)
+    }
+
+    /// Returns what people are told of this pass.
+    fn record(&self, passes: &Passes) -> PassRecord {
+        let counters = &self.counters;
+        let before = self.landed_before.get().copied().unwrap_or_default();
+        let landed = counters.landed();
+        let bytes_changed = landed.bytes.saturating_sub(before.bytes);
+        let took = clock::boot().since(self.began).as_millis();
+        PassRecord {
+            number: self.number,
+            step: self.step.clone(),
+            scan: ScanKind::Full,
+            entries: counters.files_total.load(Relaxed) + counters.directories_total.load(Relaxed),
+            files_changed: landed.entries.saturating_sub(before.entries),
+            bytes_changed,
+            changed_bytes_per_s: passes.rate_of(bytes_changed),
+            duration_ms: u64::try_from(took).unwrap_or(u64::MAX),
+        }
+    }
+
+    /// Returns what people are told of the passes so far.
+    pub(crate) fn told(&self) -> Told {
+        lock(&self.passes).told(&self.step)
     }
 
     fn wish(&self, wish: Wish) -> u64 {
@@ -469,6 +515,8 @@ pub(crate) fn run(
 ) -> Result<(), Failure> {
     *lock(&pass.exceptions) = Some(create_exceptions(&pass.stage)?);
     count_landed(pass, committer)?;
+    // It is set once: here.
+    pass.landed_before.set(pass.counters.landed()).ok();
     let histories = Histories::sort(Some(committer.settled()?), &pass.stage.spill, "ledger")?;
     let (asks, asked) = mpsc::channel();
     let (items, waiting) = mpsc::sync_channel(ITEMS_WAITING);

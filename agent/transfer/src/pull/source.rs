@@ -29,7 +29,8 @@ pub(super) fn run(
     told: &Sender<Written>,
 ) -> Result<(), Failure> {
     let head = begin(&mut manifest, &mut owners)?;
-    lock(&pass.passes).begin(&pass.stage.dir, pass.number, head.started, &pass.source_root)?;
+    let is_further = pass.is_further();
+    lock(&pass.passes).begin(&pass.stage.dir, pass.number, head.started, &pass.source_root, is_further)?;
     let mut root = head.root;
     owners.apply(&RelPath::root(), &mut root)?;
     let mut writer = ManifestWriter::create(&pass.stage, pass.number, root)?;

@@ -52,8 +52,8 @@ pub(super) struct Checker<'a> {
     root: Dir,
     remote: Option<Remote>,
     is_strict: bool,
-    /// Only what this pass touched, if the scope says so.
-    only_pass: Option<u32>,
+    /// Only what was touched since this pass, if the scope says so.
+    since_pass: Option<u32>,
     batch: Vec<Element>,
     batch_bytes: u64,
     /// None when only a part of the tree is looked at.
@@ -88,7 +88,7 @@ impl<'a> Checker<'a> {
             root,
             remote: content.map(Remote::new),
             is_strict: params.validation_level == ValidationLevel::Strict,
-            only_pass: (params.scope == Scope::Finish).then_some(pass),
+            since_pass: (params.scope == Scope::Finish).then_some(pass),
             batch: Vec::new(),
             batch_bytes: 0,
             source_digest: TreeDigest::new(),
@@ -116,7 +116,7 @@ impl<'a> Checker<'a> {
 
     /// Takes the next element.
     pub(super) fn push(&mut self, element: Element) -> Result<(), Failure> {
-        if self.only_pass.is_some_and(|pass| element.basis.pass() != Some(pass)) {
+        if self.since_pass.is_some_and(|since| element.basis.pass().is_none_or(|pass| pass < since)) {
             return Ok(());
         }
         let held = held_bytes(&element.path, [&element.source].into_iter().chain(&element.found));

@@ -188,12 +188,12 @@ impl Job {
             },
         )?;
         let content = self.content.take();
-        let totals = match &self.stage {
-            Some(stage) => Passes::read(&stage.dir)?.totals(),
-            None => None,
-        };
+        let passes = self.stage.as_ref().map(|stage| Passes::read(&stage.dir)).transpose()?;
+        let totals = passes.as_ref().and_then(Passes::totals);
+        // What came before was proven while the source was live.
+        let since = passes.as_ref().and_then(Passes::further_from).unwrap_or(pass);
         let mut checker =
-            Checker::new(&self.ctx, &self.params, self.root.dir(), content, pass, &spill, totals);
+            Checker::new(&self.ctx, &self.params, self.root.dir(), content, since, &spill, totals);
         // Of what a pass saw, the pass has told what is wrong with it.
         let is_told = self.stage.is_some();
         checker.root(&root, &look_at_self(&self.root.dir()).map_err(|error| of_stage(&error))?)?;

@@ -103,6 +103,7 @@ fn known_control(name: &str) -> Vec<Method> {
         "Act" => [
             method(Call::Cancel, Names::Migration, |id| act(id, "cancel")),
             method(Call::Retry, Names::Migration, |id| act(id, "retry")),
+            method(Call::Cutover, Names::Migration, |id| act(id, "cutover")),
             method(Call::Rollback, Names::Migration, |id| act(id, "rollback")),
             method(Call::Settle, Names::Migration, |id| act(id, "settle")),
             method(Call::Verify, Names::Migration, |id| act(id, "verify")),

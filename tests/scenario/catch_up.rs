@@ -1,0 +1,109 @@
+//! Passes while the source is live, and the last one when somebody says so.
+
+use std::fs;
+use std::path::Path;
+
+use serde_json::Value;
+use tests::cluster::Cluster;
+use tests::{judge, tree};
+
+/// Changes of every sort; `round` makes each call another one.
+fn change(source: &Path, round: u32) {
+    fs::write(source.join("d000/e00/f000007.php"), format!("changed in round {round}")).unwrap();
+    fs::write(source.join(format!("new-{round}")), tree::bytes(round.into(), 300_000)).unwrap();
+    fs::rename(source.join("d000/e01/f000101.php"), source.join(format!("moved-{round}"))).unwrap();
+    fs::rename(source.join(format!("moved-{round}")), source.join("d000/e01/f000101.php")).unwrap();
+    fs::create_dir_all(source.join(format!("made-{round}/deep"))).unwrap();
+    fs::write(source.join(format!("made-{round}/deep/file")), "deep").unwrap();
+    fs::remove_file(source.join(format!("d000/e02/f00020{round}.php"))).unwrap();
+}
+
+fn passes(migration: &Value) -> Vec<&Value> {
+    migration["passes"].as_array().map(|passes| passes.iter().collect()).unwrap_or_default()
+}
+
+/// Waits until a pass of the catching up has brought what was changed.
+fn wait_for_file(cluster: &Cluster, id: &str, path: &Path) -> Value {
+    cluster.wait_for(id, "a change to arrive while it awaits the cutover", |migration| {
+        assert_eq!(migration["status"], "awaiting_cutover", "{migration:#}");
+        path.exists()
+    })
+}
+
+#[test]
+fn a_live_source_is_caught_up_with_and_finished() {
+    let cluster = Cluster::start(2, 1);
+    let (source, destination) = (cluster.path("shop"), cluster.path("moved"));
+    tree::plain(&source, 500, 9000).unwrap();
+    let flags = ["--catch-up", "--delete", "--max-delete", "90%", "--rollback-window", "1h"];
+    let (code, migration) = cluster.migrate(&source, &destination, &flags);
+    assert_eq!(code, Some(0), "{migration:#}");
+    assert_eq!((&migration["status"], &migration["verified"]), (&"completed".into(), &true.into()));
+    let steps: Vec<&str> =
+        migration["steps"].as_array().unwrap().iter().map(|step| step["id"].as_str().unwrap()).collect();
+    assert_eq!(steps, ["file.copy-1", "file.verify-1", "file.catch_up-1", "file.finish-1", "file.verify-2"]);
+    let passes = passes(&migration);
+    assert!(passes.len() >= 3, "{migration:#}");
+    assert_eq!(migration["passes_total"].as_u64(), Some(passes.len() as u64));
+    assert_eq!((&passes[0]["step"], &passes[0]["files_changed"]), (&"file.copy-1".into(), &500.into()));
+    assert_eq!(passes[1]["files_changed"], 0, "{migration:#}");
+    assert!(
+        migration["downtime_predicted_ms"].as_u64() > Some(0) && migration["downtime_ms"].as_u64() > Some(0)
+    );
+    assert_eq!(migration["files_total"], 500);
+    judge::assert_equal(&source, &destination);
+    let id = migration["id"].as_str().unwrap();
+    for (format, needle) in [("markdown", "Passes"), ("html", "Passes"), ("json", "\"passes\"")] {
+        let report = cluster.ctl(&["report", id, "--format", format], &[]).expect_code(0).stdout;
+        assert!(report.contains(needle), "{report}");
+    }
+}
+
+#[test]
+fn it_stays_caught_up_until_a_person_cuts_over() {
+    let cluster = Cluster::start(2, 1);
+    let (source, destination, before) = (cluster.path("shop"), cluster.path("moved"), cluster.path("before"));
+    tree::plain(&source, 500, 9000).unwrap();
+    tree::plain(&destination, 30, 500).unwrap();
+    let copied = std::process::Command::new("cp").arg("-a").args([&destination, &before]).status().unwrap();
+    assert!(copied.success());
+    let flags =
+        ["--catch-up", "--cutover", "manual", "--delete", "--max-delete", "90%", "--rollback-window", "1h"];
+    let id = cluster.migrate_detached(&source, &destination, &flags);
+    let waiting = cluster.wait_for(&id, "the cutover to be awaited", |it| it["status"] == "awaiting_cutover");
+    assert!(waiting["downtime_predicted_ms"].as_u64() > Some(0), "{waiting:#}");
+    assert!(!passes(&waiting).is_empty());
+    let shown = cluster.ctl(&["status", &id], &[]).expect_code(0).stdout;
+    assert!(shown.contains("predicted freeze") && shown.contains(&format!("ctl cutover {id}")), "{shown}");
+
+    for round in 0..2 {
+        change(&source, round);
+        wait_for_file(&cluster, &id, &destination.join(format!("made-{round}/deep/file")));
+        // Whoever dies, it goes on from where it stands, and still waits.
+        cluster.kill(["agent-2", "coordinator-1"][round as usize]);
+        cluster.up();
+    }
+    change(&source, 2);
+    let (code, migration) = cluster.json(&["cutover", &id]);
+    assert_eq!(code, Some(0), "{migration:#}");
+    assert_eq!((&migration["status"], &migration["verified"]), (&"completed".into(), &true.into()));
+    judge::assert_equal(&source, &destination);
+    assert_eq!(cluster.json(&["cutover", &id]).0, Some(5), "it has ended");
+
+    let (code, undone) = cluster.json(&["rollback", &id, "--yes"]);
+    assert_eq!(code, Some(0), "{undone:#}");
+    judge::assert_equal(&before, &destination);
+}
+
+#[test]
+fn what_awaits_a_cutover_can_be_cancelled() {
+    let cluster = Cluster::start(2, 1);
+    let (source, destination) = (cluster.path("shop"), cluster.path("moved"));
+    tree::plain(&source, 50, 9000).unwrap();
+    fs::create_dir(&destination).unwrap();
+    let id = cluster.migrate_detached(&source, &destination, &["--catch-up", "--cutover", "manual"]);
+    cluster.wait_for(&id, "the cutover to be awaited", |it| it["status"] == "awaiting_cutover");
+    let (code, cancelled) = cluster.json(&["cancel", &id, "--yes"]);
+    assert_eq!((code, &cancelled["status"]), (Some(0), &"cancelled".into()), "{cancelled:#}");
+    assert_eq!(fs::read_dir(&destination).unwrap().count(), 0);
+}
