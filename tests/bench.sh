@@ -2,7 +2,7 @@
 # Side-by-side benchmarks: Drover against what an operator would pick instead (tests/bench/peers.sh), in one run, on
 # fresh file systems.
 #
-#   tests/bench.sh files [CORPUS…]     mails sites large delta noop (default: all)
+#   tests/bench.sh files [CORPUS…]     mails sites large delta noop watched (default: all)
 #   tests/bench.sh access              what policy, audit and secrets cost, and what floods of logins and refusals do
 #   tests/bench.sh links               a file and 5 000 mails over 100 ms: 300 Mbit/s with and without loss, 20 Mbit/s
 #   tests/bench.sh memory [COUNT]      peak memory of the agents at 10 000 and COUNT (default 1 000 000) names
@@ -17,7 +17,7 @@ cd "$(dirname "$0")/.."
 export LC_ALL=C PATH="$PATH:/usr/sbin:/sbin"
 
 usage() {
-    echo "usage: tests/bench.sh access | files [mails|sites|large|delta|noop …] | links | memory [COUNT]" >&2
+    echo "usage: tests/bench.sh access | files [mails|sites|large|delta|noop|watched …] | links | memory [COUNT]" >&2
     exit 2
 }
 case "${1:-}" in
@@ -178,18 +178,23 @@ make_corpus() {
         make_corpus large
         "$bin/corpus" changed "$work/corpus/delta" 2048
         ;;
-    noop) "$bin/corpus" tiny "$work/corpus/noop" 200000 ;;
+    noop | watched) "$bin/corpus" tiny "$work/corpus/$1" 200000 ;;
     *) usage ;;
     esac
 }
 
 bench_files() {
     local corpora=("$@") corpus round order peer
-    [ ${#corpora[@]} -gt 0 ] || corpora=(mails sites large delta noop)
+    [ ${#corpora[@]} -gt 0 ] || corpora=(mails sites large delta noop watched)
     for corpus in "${corpora[@]}"; do
         make_corpus "$corpus"
         # Read warm: what is timed is the move, not this machine's disk.
         tar cf - -C "$work/corpus/$corpus" . | cat >/dev/null
+        if [ "$corpus" = watched ]; then
+            echo "== $corpus"
+            bench_watched
+            continue
+        fi
         echo "== $corpus: warm-up"
         for peer in "${peers[@]}"; do timed "$peer" "$corpus" no; done
         for round in $(seq 1 "$rounds"); do
@@ -202,6 +207,50 @@ bench_files() {
     echo
     echo "Medians of $rounds rounds. wall, CPU: ratios to rsync; wire: to rsyncz; /cp, /rsyncd: wall to theirs."
     awk -f tests/bench/table.awk "$work/results/files"
+}
+
+# The passes of a migration, a line each: number, scan, entries changed, milliseconds.
+passes_of() {
+    "$bin/ctl" --output json status "$1" | tr -d ' \n' | grep -o '{"number":[^}]*}' |
+        sed 's/.*"number":\([0-9]*\).*"scan":"\([a-z]*\)".*"files_changed":\([0-9]*\).*"duration_ms":\([0-9]*\).*/\1 \2 \3 \4/'
+}
+
+# 100 changes among many files: a pass of one migration over its watched source, as its report tells, against rsync.
+bench_watched() {
+    local source="$work/corpus/watched" round id last found changed cpu0 cpu1 t0 t1
+    find "$source" -type f >"$work/names"
+    fresh
+    rsync -aHAX --numeric-ids "$source/" "$mount_point/peer/"
+    "$bin/ctl" --output json migrate "agent-1:$source" "agent-2:$mount_point/site" --catch-up --cutover manual --yes \
+        --detach >"$work/drover.json"
+    id=$(grep -m 1 -o '"id": *"[^"]*"' "$work/drover.json" | cut -d '"' -f 4)
+    until "$bin/ctl" --output json status "$id" | grep -q '"status": *"awaiting_cutover"'; do sleep 0.5; done
+    for round in $(seq 0 "$rounds"); do
+        last=$(passes_of "$id" | awk '{ last = $1 } END { print last }')
+        # Others each round, and the same ones in each run of the bench.
+        awk -v round="$round" 'NR % 2000 == round + 1' "$work/names" >"$work/changed"
+        changed=$(wc -l <"$work/changed")
+        while read -r file; do echo "round $round" >>"$file"; done <"$work/changed"
+        # They may fall into two passes.
+        until found=$(passes_of "$id" | awk -v last="$last" -v changed="$changed" '
+            $1 > last && $3 > 0 { sum += $3; ms += $4; scans = scans " " $2 }
+            END { if (sum < changed) exit 1; print ms, scans }'); do sleep 0.2; done
+        sync
+        cpu0=$(cpu)
+        t0=$(date +%s%N)
+        run_rsync "$source" "$mount_point/peer"
+        sync -f "$mount_point/peer"
+        t1=$(date +%s%N)
+        cpu1=$(cpu)
+        [ "$round" -gt 0 ] || continue
+        echo "  $changed changes: ${found% *} ms (${found#* }), rsync $(((t1 - t0) / 1000000)) ms"
+        echo "watched drover ${found%% *} 0 0 0" >>"$work/results/files"
+        echo "watched rsync $(((t1 - t0) / 1000000)) $(((cpu1 - cpu0) * 10)) 0 $(bytes_on_wire rsync)" >>"$work/results/files"
+    done
+    "$bin/ctl" --output json cutover "$id" >"$work/drover.json"
+    "$bin/ctl" --output json verify "$id" | grep -q '"verified": *true' || echo "void: ctl verify sees differences"
+    tests/judge.sh "$source" "$mount_point/site" >"$work/judge" || echo "void: the judge says: $(head -n 3 "$work/judge")"
+    grep -o '"downtime[a-z_]*": *[0-9]*' "$work/drover.json"
 }
 
 bench_memory() {

@@ -8,8 +8,9 @@ use std::time::Duration;
 
 use common::clock::{self, BootTime};
 use common::failure::{Failure, FailureKind};
+use common::human;
 use common::id::MigrationId;
-use common::view::{End, MigrationView};
+use common::view::{End, MigrationStatus, MigrationView};
 
 use crate::client::{Client, Verb, Watch};
 use crate::context::CommandContext;
@@ -41,7 +42,7 @@ pub(crate) async fn follow(
     let mut draw = tokio::time::interval(DRAW_INTERVAL);
     // Set while no coordinator answers; read while the next view is awaited.
     let silent_since = Cell::new(None);
-    let mut is_told = false;
+    let (mut is_told, mut is_awaited) = (false, false);
     let mut views = Views::new(client, migration, &silent_since);
     let mut latest: Option<MigrationView> = None;
     let result = loop {
@@ -67,6 +68,12 @@ pub(crate) async fn follow(
             Ok(view) if view.status.is_end() => break Ok(view),
             Ok(view) => {
                 is_told = false;
+                let awaits = view.status == MigrationStatus::AwaitingCutover;
+                if awaits && !std::mem::replace(&mut is_awaited, awaits) {
+                    progress.clear();
+                    context.output.note(&awaiting_text(&view));
+                }
+                is_awaited = awaits;
                 progress.show(&view);
                 latest = Some(view);
             }
@@ -87,6 +94,15 @@ fn interrupted(migration: &MigrationId) -> CommandError {
 /// What is said to somebody whose watch broke. Whether the migration goes on is the agents' knowledge, not ours.
 fn silence_text() -> Text {
     Text::line("No coordinator answers; running steps go on to the end of their lease. Trying again ...")
+}
+
+/// What is said to somebody who watches a migration that waits for him.
+fn awaiting_text(view: &MigrationView) -> Text {
+    let freeze = human::duration(Duration::from_millis(view.downtime_predicted_ms));
+    Text::line(format!(
+        "It is caught up and awaits the cutover, with a predicted freeze of {freeze}: stop the writers, then `ctl cutover {}`.",
+        view.id
+    ))
 }
 
 /// How to look at a migration, and how to end it.
@@ -235,7 +251,6 @@ pub(crate) fn exit_code(view: &MigrationView) -> u8 {
 #[cfg(test)]
 mod tests {
     use common::failure::CONFIRM;
-    use common::view::MigrationStatus;
 
     use super::*;
     use crate::fake::{Fake, Script};

@@ -154,8 +154,17 @@ fn freeze(view: &MigrationView) -> Text {
     let mut text = Text::new();
     let Some(last) = view.passes.last().filter(|_| view.passes_total > 1) else { return text };
     let entries = human::plural(last.files_changed, "entry").replace("entrys", "entries");
-    let last =
-        format!("{}, the last changed {entries} ({})", view.passes_total, human::bytes(last.bytes_changed));
+    let how = match &last.why {
+        Some(why) => format!("{} scan: {why}", last.scan.as_str()),
+        None => format!("{} scan", last.scan.as_str()),
+    };
+    let took = human::duration(Duration::from_millis(last.duration_ms));
+    let last = format!(
+        "{}, the last changed {entries} ({}, {} at the source) in {took}; {how}",
+        view.passes_total,
+        human::bytes(last.bytes_changed),
+        human::rate(last.changed_bytes_per_s)
+    );
     text.field("passes", Meaning::Plain, last);
     let time = |ms| human::duration(Duration::from_millis(ms));
     if view.downtime_ms > 0 {

@@ -4,8 +4,9 @@ use std::fs;
 use std::path::Path;
 
 use serde_json::Value;
+use tests::churn::Churn;
 use tests::cluster::Cluster;
-use tests::{judge, tree};
+use tests::{judge, mount, tree};
 
 /// Changes of every sort; `round` makes each call another one.
 fn change(source: &Path, round: u32) {
@@ -106,4 +107,88 @@ fn what_awaits_a_cutover_can_be_cancelled() {
     let (code, cancelled) = cluster.json(&["cancel", &id, "--yes"]);
     assert_eq!((code, &cancelled["status"]), (Some(0), &"cancelled".into()), "{cancelled:#}");
     assert_eq!(fs::read_dir(&destination).unwrap().count(), 0);
+}
+
+/// Waits for a pass that the catching up tells of.
+fn wait_for_pass(cluster: &Cluster, id: &str, what: &str, is_it: impl Fn(&Value) -> bool) -> Value {
+    cluster.wait_for(id, what, |migration| passes(migration).into_iter().any(&is_it))
+}
+
+fn is_watched(pass: &Value) -> bool {
+    pass["scan"] == "watched" && pass["files_changed"].as_u64() > Some(0)
+}
+
+/// Whether a pass looked at everything for this reason.
+fn is_full_for(pass: &Value, why: &str) -> bool {
+    pass["scan"] == "full" && pass["why"].as_str().is_some_and(|said| said.contains(why))
+}
+
+/// Begins to catch up, and waits until a person is awaited.
+fn begin(cluster: &Cluster, source: &Path, destination: &Path) -> String {
+    let flags =
+        ["--catch-up", "--cutover", "manual", "--delete", "--max-delete", "100%", "--rollback-window", "1h"];
+    let id = cluster.migrate_detached(source, destination, &flags);
+    cluster.wait_for(&id, "the cutover to be awaited", |it| it["status"] == "awaiting_cutover");
+    id
+}
+
+fn finish(cluster: &Cluster, id: &str, source: &Path, destination: &Path) {
+    let (code, migration) = cluster.json(&["cutover", id]);
+    assert_eq!(code, Some(0), "{migration:#}");
+    assert_eq!((&migration["status"], &migration["verified"]), (&"completed".into(), &true.into()));
+    judge::assert_equal(source, destination);
+}
+
+#[test]
+fn no_change_is_missed_while_somebody_writes_whoever_is_killed() {
+    let cluster = Cluster::start(2, 1);
+    let (source, destination) = (cluster.path("shop"), cluster.path("moved"));
+    tree::plain(&source, 300, 9000).unwrap();
+    let id = begin(&cluster, &source, &destination);
+    let churn = Churn::start(&source, &cluster.path("beside"), 7, false);
+    for (agent, why) in [("agent-2", "began anew"), ("agent-1", "failed")] {
+        wait_for_pass(&cluster, &id, "a watched pass", is_watched);
+        cluster.kill(agent);
+        cluster.up();
+        wait_for_pass(&cluster, &id, "a pass after a kill", |pass| {
+            is_full_for(pass, why) || is_watched(pass)
+        });
+    }
+    let before = cluster.status(&id)["passes_total"].as_u64();
+    cluster
+        .wait_for(&id, "further passes", |it| it["passes_total"].as_u64() > before.map(|passes| passes + 3));
+    assert!(churn.deeds() > 100);
+    churn.stop();
+    finish(&cluster, &id, &source, &destination);
+}
+
+#[test]
+fn no_change_is_missed_of_files_with_several_names() {
+    let cluster = Cluster::start(2, 1);
+    let (source, destination) = (cluster.path("shop"), cluster.path("moved"));
+    tree::plain(&source, 50, 9000).unwrap();
+    let id = begin(&cluster, &source, &destination);
+    let churn = Churn::start(&source, &cluster.path("beside"), 11, true);
+    wait_for_pass(&cluster, &id, "a further name", |pass| is_full_for(pass, "further name"));
+    churn.stop();
+    finish(&cluster, &id, &source, &destination);
+}
+
+#[test]
+fn what_is_mounted_in_the_source_ends_its_watch() {
+    let cluster = Cluster::start(2, 1);
+    let (source, destination) = (cluster.path("shop"), cluster.path("moved"));
+    tree::plain(&source, 100, 9000).unwrap();
+    let point = source.join("d000");
+    let id = begin(&cluster, &source, &destination);
+    fs::write(source.join("new"), "1").unwrap();
+    wait_for_pass(&cluster, &id, "a watched pass", is_watched);
+    let Some(mounted) = mount::tmpfs(&point) else { return };
+    fs::write(point.join("on the mount"), "2").unwrap();
+    let seen =
+        wait_for_pass(&cluster, &id, "a pass over everything", |pass| is_full_for(pass, "mounted in it"));
+    let shown = cluster.ctl(&["status", &id], &[]).expect_code(0).stdout;
+    assert!(shown.contains("full scan: something is mounted in it"), "{shown}\n{seen:#}");
+    finish(&cluster, &id, &source, &destination);
+    drop(mounted);
 }

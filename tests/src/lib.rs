@@ -4,6 +4,7 @@
 
 pub mod alteration;
 pub mod canary;
+pub mod churn;
 pub mod cluster;
 pub mod gate;
 pub mod home;

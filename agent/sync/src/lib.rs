@@ -14,6 +14,7 @@ pub mod entry;
 pub mod filter;
 pub mod frame;
 pub mod listing;
+pub mod only;
 pub mod pack;
 pub mod range;
 pub mod sanitize;

@@ -14,6 +14,7 @@ use serde::{Deserialize, Deserializer, Serialize};
 use crate::bounded;
 use crate::byte_string::ByteString;
 use crate::entry::Entry;
+use crate::only::Only;
 
 /// Entries in one part of a listing; about 100 KiB of usual entries.
 pub const PART_ENTRIES_MAX: usize = 1024;
@@ -132,6 +133,8 @@ pub struct ListingOrder {
     open: Option<Open>,
     waiting: usize,
     is_begun: bool,
+    /// What is looked at, where not everything is.
+    only: Option<Only>,
 }
 
 #[derive(Debug)]
@@ -159,7 +162,12 @@ impl Default for ListingOrder {
 impl ListingOrder {
     /// Expects the root's listing first.
     pub fn new() -> Self {
-        Self { stack: Vec::new(), path: Vec::new(), open: None, waiting: 0, is_begun: false }
+        Self { stack: Vec::new(), path: Vec::new(), open: None, waiting: 0, is_begun: false, only: None }
+    }
+
+    /// Expects the root's listing first, and in all of them only what is looked at.
+    pub fn of_only(only: Only) -> Self {
+        Self { only: Some(only), ..Self::new() }
     }
 
     /// Takes the next part.
@@ -186,7 +194,7 @@ impl ListingOrder {
         }
         open.next_part =
             open.next_part.checked_add(1).ok_or_else(|| ListingError::TooMany { path: path() })?;
-        self.waiting += open.take(listing)?;
+        self.waiting += open.take(listing, self.only.as_ref())?;
         if self.waiting > WAITING_MAX || self.stack.len() >= DEPTH_MAX {
             return Err(ListingError::TooMany { path: path() });
         }
@@ -233,7 +241,7 @@ impl ListingOrder {
 
 impl Open {
     /// Takes the names of a part and returns how many directories it announces.
-    fn take(&mut self, listing: &Listing) -> Result<usize, ListingError> {
+    fn take(&mut self, listing: &Listing, only: Option<&Only>) -> Result<usize, ListingError> {
         let unordered = || ListingError::Unordered { path: listing.path.clone() };
         let before = self.children.len();
         for entry in &listing.entries {
@@ -244,7 +252,10 @@ impl Open {
                 return Err(unordered());
             }
             self.last_name.clone_from(&entry.name);
-            if entry.kind.is_directory() {
+            if only.is_some_and(|only| !only.holds(&listing.path, &entry.name)) {
+                return Err(ListingError::Unannounced { path: listing.path.clone() });
+            }
+            if entry.kind.is_directory() && is_descended(only, &listing.path, &entry.name) {
                 self.children.push_back(hash(&entry.name));
             }
         }
@@ -259,6 +270,11 @@ impl Open {
         }
         Ok(self.children.len() - before)
     }
+}
+
+/// Whether the walk goes into a directory.
+fn is_descended(only: Option<&Only>, parent: &RelPath, name: &[u8]) -> bool {
+    only.is_none_or(|only| parent.join(name).is_ok_and(|path| only.descends(&path)))
 }
 
 fn hash(name: &[u8]) -> u64 {

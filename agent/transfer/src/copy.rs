@@ -14,7 +14,7 @@ use common::step::file::{FileOutput, FileParams, Sanitized, VERSION};
 use sync::byte_string::ByteString;
 use sync::filter::Filter;
 use sync::wire::control::{Cost, Counters as Counted, Opened};
-use sync::wire::hello::ScanRequest;
+use sync::wire::hello::{ScanRequest, Watch};
 use tokio::task::JoinHandle;
 use tree::Root;
 
@@ -27,7 +27,7 @@ use crate::endpoint::Endpoint;
 use crate::memory::Memory;
 use crate::owner::Owners;
 use crate::passes::{RootMark, Told};
-use crate::peer::{ContentReceiver, FetchSender, Source};
+use crate::peer::{Beginning, ContentReceiver, FetchSender, Source};
 use crate::pull::flow::Flow;
 use crate::pull::{self, Forecast, Host, Incoming, Known, Pass};
 use crate::reach;
@@ -70,18 +70,19 @@ pub async fn run_copy(
     if params.dry_run {
         return dry_run(ctx, endpoint, params).await;
     }
-    one_pass(&ctx, endpoint, params, Before::of(&ctx)).await.map(|(output, _told)| output)
+    let before = Before::of(&ctx);
+    one_pass(&ctx, endpoint, params, before, Asked::default()).await.map(|passed| passed.output)
 }
 
 /// What of the step came before a pass.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Debug)]
 pub(crate) enum Before {
     /// Nothing.
     Nothing,
     /// An attempt that was stopped.
     Attempts,
     /// A pass of the same attempt, so that this one may be given up for what follows the step.
-    Passes,
+    Pass(Box<Kept>),
 }
 
 impl Before {
@@ -91,13 +92,40 @@ impl Before {
     }
 }
 
-/// Makes one pass, and returns what the step did so far with what is told of all passes.
+/// What a pass leaves to the next one of its attempt, which need not read the whole ledger for it again.
+#[derive(Debug)]
+pub(crate) struct Kept {
+    committer: Committer,
+    boot_id: String,
+    counters: Arc<Counters>,
+}
+
+/// What a pass asks the source to look at.
+#[derive(Debug, Default)]
+pub(crate) struct Asked {
+    pub(crate) watch: Watch,
+    /// Why at everything, where a watch was to spare that.
+    pub(crate) why: Option<&'static str>,
+}
+
+/// How a pass ended.
+#[derive(Debug)]
+pub(crate) struct Passed {
+    /// What the step did so far.
+    pub(crate) output: FileOutput,
+    /// What is told of all passes.
+    pub(crate) told: Told,
+    pub(crate) kept: Box<Kept>,
+}
+
+/// Makes one pass.
 pub(crate) async fn one_pass(
     ctx: &StepContext,
     endpoint: &Endpoint,
     params: FileParams,
     before: Before,
-) -> Result<(FileOutput, Told), Failure> {
+    asked: Asked,
+) -> Result<Passed, Failure> {
     let began = clock::boot();
     let memory = Memory::open(&ctx.state_dir, &ctx.migration)?;
     ctx.findings.list_in(&memory.list(FINDINGS_LIST))?;
@@ -105,20 +133,25 @@ pub(crate) async fn one_pass(
     let source = reach::open(ctx, endpoint, &memory, params.compression, params.transport).await?;
     let packed = source.packed();
     let nonce = nonce()?;
-    let incoming = incoming(&source, &params, nonce).await?;
+    let incoming = incoming(&source, &params, nonce, asked.watch).await?;
     let (rules, destination) = (params.sanitize.clone(), params.destination_root.clone());
-    let attempt = Arc::new(Attempt::new(ctx, began, before, source.opened()));
+    let (came_before, kept) = match before {
+        Before::Nothing => (CameBefore::Nothing, None),
+        Before::Attempts => (CameBefore::Attempts, None),
+        Before::Pass(kept) => (CameBefore::Pass, Some(kept)),
+    };
+    let attempt = Arc::new(Attempt::new(ctx, began, came_before, source.opened()));
     let work_attempt = Arc::clone(&attempt);
     let (endpoint, tenant) = (endpoint.clone(), peer.tenant.clone());
     let mut work = tokio::task::spawn_blocking(move || {
         let known = Known::new(endpoint.index(&tenant), nonce, params.destination_root.clone());
-        pass(&work_attempt, params, &memory, incoming, known)
+        pass(&work_attempt, params, &memory, incoming, known, (kept, asked.why))
     });
     let (done, (wire, counted)) = watch(&attempt, source, &mut work).await;
     let saved = attempt.save_aside(wire, counted.content_bytes);
     saved.await.map_err(|error| Failure::of(FailureKind::Bug, &error))?;
     ctx.findings.flush()?;
-    let told = done.map_err(|failure| name_destination(name_source(failure, &peer), &destination))?;
+    let (told, kept) = done.map_err(|failure| name_destination(name_source(failure, &peer), &destination))?;
     let mut output = attempt.output(wire, counted.content_bytes);
     output.sanitized = sanitized(rules.as_ref(), &attempt.counters);
     output.bytes_compressed = packed.bytes.load(Relaxed);
@@ -128,7 +161,7 @@ pub(crate) async fn one_pass(
     (output.reach, output.transport) = (reached.reach, reached.transport);
     output.list_file = Some(FINDINGS_LIST.to_owned());
     (output.passes, output.passes_total) = (told.of_step.clone(), told.made);
-    Ok((output, told))
+    Ok(Passed { output, told, kept })
 }
 
 /// Says which disk is full: the error knows only the name in the stage.
@@ -146,11 +179,19 @@ fn sanitized(rules: Option<&Sanitize>, counters: &Counters) -> Vec<Sanitized> {
     rules.zip(files.iter()).map(|(rule, files)| Sanitized { rule: rule.title(), files: *files }).collect()
 }
 
+/// The same for the threads of a pass.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum CameBefore {
+    Nothing,
+    Attempts,
+    Pass,
+}
+
 /// One attempt: what its threads share, and what it counts together with those before it.
 pub(crate) struct Attempt {
     ctx: StepContext,
     began: BootTime,
-    came_before: Before,
+    came_before: CameBefore,
     is_network_source: bool,
     source_root: RootMark,
     counters: Arc<Counters>,
@@ -160,7 +201,7 @@ pub(crate) struct Attempt {
 }
 
 impl Attempt {
-    fn new(ctx: &StepContext, began: BootTime, came_before: Before, opened: &Opened) -> Self {
+    fn new(ctx: &StepContext, began: BootTime, came_before: CameBefore, opened: &Opened) -> Self {
         let Opened { boot_id, root_dev, root_ino, is_network_fs, .. } = opened;
         Self {
             ctx: ctx.clone(),
@@ -243,8 +284,8 @@ impl Attempt {
 async fn watch(
     attempt: &Arc<Attempt>,
     source: Source,
-    work: &mut JoinHandle<Result<Told, Failure>>,
-) -> (Result<Told, Failure>, (u64, Counted)) {
+    work: &mut JoinHandle<Result<(Told, Box<Kept>), Failure>>,
+) -> (Result<(Told, Box<Kept>), Failure>, (u64, Counted)) {
     let mut tick = tokio::time::interval(PROGRESS_EVERY);
     let (stop, finish) = (attempt.ctx.lease.stop(), &attempt.ctx.course.finish);
     let mut rate = Rate::default();
@@ -258,7 +299,7 @@ async fn watch(
                 attempt.flow.fail(stopped(&attempt.ctx));
                 break None;
             }
-            () = finish.cancelled(), if attempt.came_before == Before::Passes => {
+            () = finish.cancelled(), if attempt.came_before == CameBefore::Pass => {
                 attempt.flow.fail(Failure::new(FailureKind::Cancelled, "the last pass follows"));
                 break None;
             }
@@ -320,10 +361,15 @@ fn nonce() -> Result<[u8; 32], Failure> {
     Ok(nonce)
 }
 
-async fn incoming(source: &Source, params: &FileParams, nonce: [u8; 32]) -> Result<Incoming, Failure> {
-    let manifest = source.manifest(request_of(params)).await?;
+async fn incoming(
+    source: &Source,
+    params: &FileParams,
+    nonce: [u8; 32],
+    asked: Watch,
+) -> Result<Incoming, Failure> {
+    let manifest = source.manifest(ScanRequest { watch: asked, ..request_of(params) }).await?;
     let (fetches, content) = source.content(CONTENT_LANES, Some(nonce)).await?;
-    Ok(Incoming { manifest, fetches, content })
+    Ok(Incoming { manifest, fetches, content, is_watched: asked != Watch::No })
 }
 
 /// Returns the scan that the parameters ask for.
@@ -331,7 +377,7 @@ pub(crate) fn request_of(params: &FileParams) -> ScanRequest {
     let patterns = |patterns: &[String]| {
         patterns.iter().map(|pattern| ByteString(pattern.as_bytes().to_vec())).collect::<Vec<_>>()
     };
-    ScanRequest { exclude: patterns(&params.exclude), include: patterns(&params.include) }
+    ScanRequest { exclude: patterns(&params.exclude), include: patterns(&params.include), watch: Watch::No }
 }
 
 /// Opens lanes for digests, and for content of which this side holds nothing.
@@ -344,17 +390,29 @@ fn pass(
     attempt: &Attempt,
     params: FileParams,
     memory: &Memory,
-    incoming: Incoming,
+    mut incoming: Incoming,
     known: Known,
-) -> Result<Told, Failure> {
+    (kept, why): (Option<Box<Kept>>, Option<&'static str>),
+) -> Result<(Told, Box<Kept>), Failure> {
     let Attempt { ctx, counters, flow, .. } = attempt;
     let _class = ctx.io_class();
     let filter = filter_of(&params)?;
     let owners = Owners::new(params.numeric_ids);
-    let (stage, boot_id) = open_stage(ctx, &params, memory)?;
-    let mut committer = Committer::open(stage, ctx.token, ctx.lease.clone(), ctx.kill_point())?;
+    let path = Path::new(&params.destination_root);
+    let kept = kept.filter(|kept| is_still_there(kept, path));
+    let goes_on_counting = kept.is_some();
+    let (mut committer, boot_id) = match kept.map(|kept| *kept) {
+        Some(Kept { committer, boot_id, counters: earlier }) => {
+            counters.go_on_from(&earlier);
+            (committer, boot_id)
+        }
+        None => {
+            let (stage, boot_id) = open_stage(ctx, &params, memory)?;
+            (Committer::open(stage, ctx.token, ctx.lease.clone(), ctx.kill_point())?, boot_id)
+        }
+    };
     let number = pull::next_pass(&committer)?;
-    let goes_on = attempt.came_before != Before::Nothing;
+    let goes_on = attempt.came_before != CameBefore::Nothing;
     let saved = SavedCounters::open(committer.stage(), &ctx.step, goes_on, number)?;
     let first_pass = saved.before.first_pass;
     add(&counters.bytes_deduplicated, saved.before.deduplicated_bytes);
@@ -369,24 +427,37 @@ fn pass(
     // It is set once: here.
     attempt.saved.set(saved).ok();
     pull::clear_leftovers(committer.stage())?;
+    let Beginning { watch, only, why: told } = incoming.begin()?;
+    let only = only.map(Arc::new);
     let host = Host {
         pass: number,
         first_pass,
-        boot_id,
+        boot_id: boot_id.clone(),
         is_network_source: attempt.is_network_source,
         source_root: attempt.source_root.clone(),
         known,
         step: ctx.step.clone(),
         began: attempt.began,
+        only: only.clone(),
+        goes_on_counting,
+        why: why.map(str::to_owned).or(told),
     };
-    let settings = ScanSettings { workers: SCAN_WORKERS, ..ScanSettings::new(filter, memory.folder()) };
-    let path = Path::new(&params.destination_root);
+    let settings = ScanSettings { workers: SCAN_WORKERS, only, ..ScanSettings::new(filter, memory.folder()) };
     let forecast = Forecast::new(committer.stage(), path, params.delete, settings.clone())?;
     let scan = Scan::start(committer.stage().root.clone(), settings)?;
     let findings = ctx.findings.clone();
     let pass = Pass::new(params, &committer, findings, Arc::clone(counters), Arc::clone(flow), host)?;
     pull::run(&pass, &mut committer, incoming, scan, owners, forecast)?;
-    Ok(pass.told())
+    let told = Told { watch, ..pass.told() };
+    let counters = Arc::clone(counters);
+    Ok((told, Box::new(Kept { committer, boot_id, counters })))
+}
+
+/// Whether the root is still the directory that was held; it may have been mounted over or replaced meanwhile.
+fn is_still_there(kept: &Kept, path: &Path) -> bool {
+    let held = kept.committer.stage().root.stat_self();
+    let there = Root::open(path).and_then(|root| root.dir().stat_self());
+    held.ok().zip(there.ok()).is_some_and(|(held, there)| held.is_inode(there.dev, there.ino))
 }
 
 /// Opens the destination's root and the stage in it, making both if they are missing.

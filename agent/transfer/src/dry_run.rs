@@ -134,11 +134,8 @@ impl Job {
         let present = match &root {
             Some(root) => {
                 let settings = ScanSettings {
-                    filter: filter_of(&self.params)?,
                     workers: SCAN_WORKERS,
-                    spill_dir: self.memory.folder().to_owned(),
-                    sanitizer: None,
-                    is_idle: Arc::default(),
+                    ..ScanSettings::new(filter_of(&self.params)?, self.memory.folder())
                 };
                 Present::Scan(Scan::start(root.dir(), settings)?, root.clone())
             }

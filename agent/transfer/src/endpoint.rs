@@ -154,6 +154,7 @@ impl Endpoint {
         let quic = quinn::Endpoint::new(config, Some(server), socket, Arc::new(TokioRuntime))
             .map_err(|error| unbound(settings.listen, &error))?;
         let tcp = TcpPort::new(&settings).map_err(|error| bad_tls(&error))?;
+        let tasks = shutdown.child();
         let endpoint = Self(Arc::new(Inner {
             quic,
             tcp,
@@ -162,11 +163,11 @@ impl Endpoint {
             windows: WindowBudget::default(),
             awaited: Awaited::default(),
             offered: Semaphore::new(OFFERED_MAX),
-            offers: Offers::default(),
+            offers: Offers::new(tasks.clone()),
             revoked: Revoked::default(),
             indexes: Shelf::default(),
             settings,
-            shutdown: shutdown.child(),
+            shutdown: tasks,
         }));
         let acceptor = endpoint.clone();
         endpoint.0.shutdown.spawn(async move { acceptor.accept().await });

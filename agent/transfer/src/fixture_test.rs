@@ -12,7 +12,7 @@ use sync::codec::{self, Message};
 use sync::entry::{Entry, Kind};
 use sync::stamp::Time;
 use sync::wire::control::{Opened, ToDestination, ToSource};
-use sync::wire::hello::{Hello, Open, ScanRequest};
+use sync::wire::hello::{Hello, Open, ScanRequest, Watch};
 use tree::{Name, Root};
 
 use crate::begun::Begun;
@@ -159,7 +159,8 @@ fn fixtures_of_the_data_port_are_spoken() {
         bandwidth_limit: Some(9),
         compression: Compression::Level(9),
     };
-    let scan = ScanRequest { exclude: vec![ByteString(b"*.log".to_vec())], include: Vec::new() };
+    let scan =
+        ScanRequest { exclude: vec![ByteString(b"*.log".to_vec())], include: Vec::new(), watch: Watch::No };
     messages("hello.messages", &[Hello::Control(open), Hello::Manifest(scan), Hello::Content]);
     messages(
         "to-source.messages",

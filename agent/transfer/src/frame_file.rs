@@ -141,15 +141,30 @@ impl<T: DeserializeOwned> FrameReader<T> {
 
     /// Returns the next value; nothing at the end or at a frame that is not whole.
     pub(crate) fn next(&mut self) -> Result<Option<T>, Failure> {
-        let Some(head) = self.bytes(self.offset, 12)? else { return Ok(None) };
-        let (Some(length), Some(sum)) = (head.first_chunk::<4>(), head[4..].first_chunk::<8>()) else {
-            return Ok(None);
+        self.next_where(|_payload| true)
+    }
+
+    /// Returns the next value of those whose payload is wanted. The others are passed over by their length only, which
+    /// is for files that were read whole before.
+    pub(crate) fn next_where(&mut self, is_wanted: impl Fn(&[u8]) -> bool) -> Result<Option<T>, Failure> {
+        let (length, sum, payload_bytes) = loop {
+            let Some(head) = self.bytes(self.offset, 12)? else { return Ok(None) };
+            let (Some(length), Some(sum)) = (head.first_chunk::<4>(), head[4..].first_chunk::<8>()) else {
+                return Ok(None);
+            };
+            let (length, sum) = (u32::from_le_bytes(*length), *sum);
+            let payload_bytes = usize::try_from(length).unwrap_or(usize::MAX);
+            if payload_bytes > PAYLOAD_BYTES_MAX {
+                return Ok(None);
+            }
+            let Some(frame) = self.bytes(self.offset, payload_bytes + OVERHEAD_BYTES)? else {
+                return Ok(None);
+            };
+            if is_wanted(&frame[12..12 + payload_bytes]) {
+                break (length, sum, payload_bytes);
+            }
+            self.offset += (payload_bytes + OVERHEAD_BYTES) as u64;
         };
-        let (length, sum) = (u32::from_le_bytes(*length), *sum);
-        let payload_bytes = usize::try_from(length).unwrap_or(usize::MAX);
-        if payload_bytes > PAYLOAD_BYTES_MAX {
-            return Ok(None);
-        }
         let frame_bytes = payload_bytes + OVERHEAD_BYTES;
         let Some(frame) = self.bytes(self.offset, frame_bytes)? else { return Ok(None) };
         let payload = &frame[12..12 + payload_bytes];

@@ -85,6 +85,7 @@ mod trouble;
 mod undo;
 mod undo_swap;
 mod verify;
+mod watch;
 mod way_back;
 mod window;
 

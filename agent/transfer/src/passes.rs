@@ -17,8 +17,8 @@ use crate::trouble::of_stage;
 
 const NAME: &str = "passes";
 const VERSION: u32 = 1;
-/// More than any migration has; the oldest are forgotten.
-const PASSES_MAX: usize = 1024;
+/// Since the last whole pass. What an older one wrote is compared once more, and nothing else is lost.
+const PASSES_MAX: usize = 64;
 const BYTES_MAX: u64 = 1024 * 1024;
 /// What a source's clock, its file system's granularity and a write under way may differ by.
 const MARGIN_S: u32 = 2;
@@ -58,6 +58,8 @@ pub(crate) struct Told {
     pub(crate) made: u64,
     /// Those of all steps.
     pub(crate) all: Vec<PassRecord>,
+    /// The watch that the source has put on its tree.
+    pub(crate) watch: Option<u64>,
 }
 
 /// Which directory the source's root is.
@@ -137,7 +139,8 @@ impl Passes {
             self.passes.drain(..whole);
         }
         if self.passes.len() >= PASSES_MAX {
-            self.passes.remove(0);
+            // The whole one stays.
+            self.passes.remove(1);
         }
         self.passes.push(Begun { number, started, is_whole: false });
         self.further_from = self.further_from.or_else(|| is_further.then_some(number));
@@ -155,6 +158,7 @@ impl Passes {
             of_step: self.told.iter().filter(|pass| pass.step == *step).cloned().collect(),
             made: self.made.get(step).copied().unwrap_or(0),
             all: self.told.clone(),
+            watch: None,
         }
     }
 
@@ -188,6 +192,18 @@ impl Passes {
         if let Some(pass) = self.passes.last_mut() {
             pass.is_whole = true;
         }
+        self.write(stage)
+    }
+
+    /// Notes durably that the last pass brought what it looked at, which was not everything.
+    pub(crate) fn end_part(
+        &mut self,
+        stage: &Dir,
+        ledger_bytes: u64,
+        record: PassRecord,
+    ) -> Result<(), Failure> {
+        self.ledger_bytes = ledger_bytes;
+        self.tell(record);
         self.write(stage)
     }
 
@@ -277,6 +293,7 @@ mod tests {
             bytes_changed: 1,
             changed_bytes_per_s: 0,
             duration_ms: 1,
+            why: None,
         }
     }
 

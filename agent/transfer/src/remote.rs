@@ -108,9 +108,15 @@ impl PeerListings {
                     owners.apply(&RelPath::root(), &mut root)?;
                     return Ok(Self { manifest, owners, root });
                 }
-                Some(Item::Listing(_) | Item::Sanitized(_) | Item::End(_)) | None => {
-                    return Err(breach("its manifest has no beginning"));
-                }
+                Some(
+                    Item::Listing(_)
+                    | Item::Sanitized(_)
+                    | Item::End(_)
+                    | Item::Watched(_)
+                    | Item::Unwatched(_)
+                    | Item::Only(_),
+                )
+                | None => return Err(breach("its manifest has no beginning")),
             }
         }
     }
@@ -127,7 +133,15 @@ impl PeerListings {
                     self.owners.apply_all(&mut listing)?;
                     return Ok(Some(listing));
                 }
-                Some(Item::Head(_) | Item::Sanitized(_) | Item::End(_)) => {}
+                // What is out of place was refused when it came.
+                Some(
+                    Item::Head(_)
+                    | Item::Sanitized(_)
+                    | Item::End(_)
+                    | Item::Watched(_)
+                    | Item::Unwatched(_)
+                    | Item::Only(_),
+                ) => {}
                 None => return Ok(None),
             }
         }

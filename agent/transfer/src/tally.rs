@@ -12,6 +12,8 @@ pub(crate) struct Counters {
     pub(crate) files_total: AtomicU64,
     pub(crate) directories_total: AtomicU64,
     pub(crate) bytes_total: AtomicU64,
+    /// Entries that the source told of.
+    pub(crate) entries_seen: AtomicU64,
     pub(crate) is_scan_complete: AtomicBool,
     pub(crate) files_done: AtomicU64,
     pub(crate) bytes_done: AtomicU64,
@@ -55,6 +57,31 @@ impl Counters {
     /// Notes that something could not be brought as asked.
     pub(crate) fn set_partial(&self) {
         self.is_partial.store(true, Relaxed);
+    }
+
+    /// Goes on from what an earlier pass of the same attempt counted as landed.
+    pub(crate) fn go_on_from(&self, earlier: &Self) {
+        let counters: [fn(&Self) -> &AtomicU64; 5] = [
+            |counters| &counters.files_sent,
+            |counters| &counters.bytes_landed,
+            |counters| &counters.data_landed,
+            |counters| &counters.metadata_changed,
+            |counters| &counters.deleted,
+        ];
+        for counter in counters {
+            counter(self).store(counter(earlier).load(Relaxed), Relaxed);
+        }
+        self.files_landed_before.store(self.files_sent.load(Relaxed), Relaxed);
+    }
+
+    /// Takes the totals of files and bytes as they are known, for a pass that does not look at everything.
+    pub(crate) fn know(&self, (files, bytes): (u64, u64)) {
+        for counter in [&self.files_total, &self.files_done, &self.destination_entries] {
+            counter.store(files, Relaxed);
+        }
+        for counter in [&self.bytes_total, &self.bytes_done] {
+            counter.store(bytes, Relaxed);
+        }
     }
 
     /// Returns what the step has landed so far.

@@ -52,6 +52,7 @@ mod scratch;
 mod small_file;
 mod stat;
 mod syscall;
+mod watch;
 mod xattr;
 
 pub use append_file::AppendFile;
@@ -75,4 +76,5 @@ pub use read_file::{DataExtents, ReadFile};
 pub use rename_domain::{FileSystem, RenameDomain};
 pub use root::Root;
 pub use stat::{DeviceKind, Kind, Stat, Time, device_number, device_pair};
+pub use watch::{WatchEvent, WatchId, Watcher};
 pub use xattr::{XattrError, Xattrs};

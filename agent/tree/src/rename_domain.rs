@@ -87,11 +87,26 @@ impl Dir {
 
     /// Whether something is mounted on this directory, or below it.
     pub fn holds_mounts(&self) -> Result<bool> {
+        let path = self.own_path()?;
+        let all = mounts().on_self("read mounts")?;
+        Ok(all.iter().any(|mount| below(&mount.point, &path).is_some()))
+    }
+
+    /// Returns where something is mounted below this directory; one place of them.
+    pub fn mounted_below(&self) -> Result<Option<Vec<u8>>> {
+        let path = self.own_path()?;
+        let mut all = mounts().on_self("read mounts")?.into_iter();
+        Ok(all.find_map(|mount| {
+            let is_below = below(&mount.point, &path).is_some_and(|rest| !rest.is_empty());
+            is_below.then_some(mount.point)
+        }))
+    }
+
+    fn own_path(&self) -> Result<Vec<u8>> {
         let path = ProcPath::new(self.fd()).on_self("read path of directory")?;
         let path = rustix::fs::readlinkat(rustix::fs::CWD, path.as_c_str(), Vec::new())
             .on_self("read path of directory")?;
-        let all = mounts().on_self("read mounts")?;
-        Ok(all.iter().any(|mount| below(&mount.point, path.to_bytes()).is_some()))
+        Ok(path.into_bytes())
     }
 
     /// Makes sure that an entry which is renamed out of this directory could be renamed back.

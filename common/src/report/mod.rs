@@ -408,7 +408,10 @@ fn passes(migration: &MigrationView) -> Section {
         vec![
             human::count(u64::from(pass.number)),
             pass.step.to_string(),
-            pass.scan.as_str().to_owned(),
+            match &pass.why {
+                Some(why) => format!("{}: {why}", pass.scan.as_str()),
+                None => pass.scan.as_str().to_owned(),
+            },
             human::count(pass.entries),
             human::count(pass.files_changed),
             human::bytes(pass.bytes_changed),

@@ -19,8 +19,6 @@ const PASSES_LOOKED_AT: usize = 4;
 pub enum ScanKind {
     /// The whole of both trees was compared.
     Full,
-    /// The source was looked at whole, and sent what changed since the pass before.
-    Changed,
     /// The source was watched, and looked only at what the watch named.
     Watched,
 }
@@ -30,7 +28,6 @@ impl ScanKind {
     pub fn as_str(self) -> &'static str {
         match self {
             Self::Full => "full",
-            Self::Changed => "changed",
             Self::Watched => "watched",
         }
     }
@@ -55,6 +52,9 @@ pub struct PassRecord {
     pub changed_bytes_per_s: u64,
     /// How long it took.
     pub duration_ms: u64,
+    /// Why everything was looked at, where a watch was to spare that.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub why: Option<String>,
 }
 
 /// Returns how long the pass under the freeze would take, as far as earlier passes tell: the mean time for looking, and
@@ -63,11 +63,9 @@ pub fn predict_freeze_ms(passes: &[PassRecord]) -> Option<u64> {
     let bytes_per_ms = passes.iter().map(|pass| pass.bytes_changed / pass.duration_ms.max(1)).max()?.max(1);
     let further = if passes.len() > 1 { &passes[1..] } else { passes };
     // The pass under the freeze trusts no watch, so those that did say nothing of the time for looking.
-    let looks = || further.iter().rev().filter(|pass| pass.scan != ScanKind::Watched).take(PASSES_LOOKED_AT);
-    // Of kinds that differ the newest is the one that will be used.
-    let newest = looks().next()?.scan;
+    let looks = further.iter().rev().filter(|pass| pass.scan != ScanKind::Watched).take(PASSES_LOOKED_AT);
     let looking = |pass: &PassRecord| pass.duration_ms.saturating_sub(pass.bytes_changed / bytes_per_ms);
-    let looking_ms = mean(looks().filter(|pass| pass.scan == newest).map(looking))?;
+    let looking_ms = mean(looks.map(looking))?;
     let recent = passes.iter().rev().filter(|pass| pass.changed_bytes_per_s > 0).take(PASSES_LOOKED_AT);
     let bytes_per_s = mean(recent.map(|pass| pass.changed_bytes_per_s)).unwrap_or(0);
     let pending_bytes = bytes_per_s.saturating_mul(passes.last()?.duration_ms) / 1_000;
@@ -110,6 +108,7 @@ mod tests {
             bytes_changed,
             changed_bytes_per_s,
             duration_ms,
+            why: None,
         }
     }
 
@@ -120,7 +119,7 @@ mod tests {
         let bulk = pass(ScanKind::Full, 10_000_000_000, 0, 10_000);
         let quiet = pass(ScanKind::Full, 0, 0, 100);
         assert_eq!(predict_freeze_ms(&[bulk.clone(), quiet.clone(), quiet.clone()]), Some(100));
-        let busy = pass(ScanKind::Changed, 50_000_000, 100_000_000, 150);
+        let busy = pass(ScanKind::Full, 50_000_000, 100_000_000, 150);
         // 15 MB change while a pass runs.
         assert_eq!(predict_freeze_ms(&[bulk.clone(), quiet, busy.clone()]), Some(100 + 15));
         // What a watch saved is not saved under the freeze.

@@ -12,6 +12,7 @@ use common::failure::Failure;
 use common::host::HostStatus;
 use common::id::{HostName, TenantId};
 use common::plan::PlannedStep;
+use common::view::StepStatus;
 use proto::v1;
 use proto::v1::coordinator_message::Message;
 
@@ -102,7 +103,8 @@ impl<'state> Load<'state> {
         let mut load = Self::default();
         for migration in state.migrations().active() {
             for (planned, step) in migration.plan.steps.iter().zip(&migration.steps) {
-                if step.lease.is_some() {
+                // What is caught up works for a moment now and then, for as long as a person is awaited.
+                if step.lease.is_some() && step.status != StepStatus::CaughtUp {
                     load.count(&migration.tenant, planned);
                 }
             }

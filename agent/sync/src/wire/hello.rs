@@ -66,6 +66,20 @@ pub struct ScanRequest {
     /// Patterns of what is kept although an exclude matches.
     #[serde(deserialize_with = "crate::bounded::list::<_, _, PATTERNS_MAX>")]
     pub include: Vec<ByteString>,
+    /// Whether less than everything is asked for.
+    pub watch: Watch,
+}
+
+/// What of a tree is asked for.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub enum Watch {
+    /// Everything.
+    #[default]
+    No,
+    /// Everything, and it shall be watched from before the scan begins.
+    Begin,
+    /// What changed since it was asked for last, by the watch of this number; everything, if that is not known.
+    Since(u64),
 }
 
 impl Message for Hello {
@@ -81,7 +95,7 @@ impl Message for Hello {
                 };
                 ticket.len() <= TICKET_BYTES_MAX && is_level
             }
-            Self::Manifest(ScanRequest { exclude, include }) => {
+            Self::Manifest(ScanRequest { exclude, include, watch: _ }) => {
                 exclude.len() + include.len() <= filter::PATTERNS_MAX
                     && exclude.iter().chain(include).all(is_pattern)
             }

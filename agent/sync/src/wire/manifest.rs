@@ -12,6 +12,7 @@ use crate::codec::Message;
 use crate::entry::Entry;
 use crate::frame::{FrameError, FrameKind};
 use crate::listing::{Listing, ListingEnd, PART_ENTRIES_MAX};
+use crate::only::Look;
 use crate::stamp::Time;
 use crate::wire::content::PATH_BYTES_MAX;
 
@@ -21,6 +22,8 @@ pub const BLOCK_BYTES: usize = 256 * 1024;
 pub const BLOCK_BYTES_MAX: usize = 4 * 1024 * 1024 + BLOCK_BYTES;
 /// Owners that one item names, of each sort; a part of a listing with an ACL on every entry has fewer.
 pub const OWNERS_MAX: usize = 65_536;
+/// Names that one item says are looked at; with the longest paths they fill an item.
+pub const LOOKS_IN_ITEM_MAX: usize = 512;
 /// The longest name of a user or a group.
 const OWNER_BYTES_MAX: usize = 256;
 /// The longest text for people.
@@ -39,6 +42,12 @@ pub enum Item {
     End(End),
     /// To how many files each rule of the ticket applied; before the end, and only where there are rules.
     Sanitized(#[serde(deserialize_with = "crate::bounded::list::<_, _, RULES_MAX>")] Vec<u64>),
+    /// Before all others, where the tree is watched from before this scan on: the number of the watch.
+    Watched(u64),
+    /// In its place or before it, where everything is looked at although less was asked for: why, for people.
+    Unwatched(String),
+    /// Behind a watch's number: what is looked at, in parts; where there is none, everything is.
+    Only(#[serde(deserialize_with = "crate::bounded::list::<_, _, LOOKS_IN_ITEM_MAX>")] Vec<Look>),
 }
 
 /// How a scan begins.
@@ -106,7 +115,9 @@ impl Message for Item {
                     }
             }
             Self::Sanitized(counts) => counts.len() <= RULES_MAX,
-            Self::End(End { entries: _, directories: _ }) => true,
+            Self::End(End { entries: _, directories: _ }) | Self::Watched(_) => true,
+            Self::Unwatched(why) => why.len() <= TEXT_BYTES_MAX,
+            Self::Only(looks) => looks.iter().all(Look::is_possible),
         }
     }
 }

@@ -1,13 +1,15 @@
 //! The ledger's file: opened once per attempt, appended to under the fence.
 
 use std::collections::{BTreeMap, BTreeSet};
+use std::sync::Arc;
 
 use common::failure::{Failure, FailureKind, Retry};
 use common::rel_path::RelPath;
+use sync::only::Only;
 use sync::stamp::Time;
 use tree::{AppendFile, Dir, Name};
 
-use super::record::{Change, Intent, Record, Settled};
+use super::record::{Change, Intent, Record, RecordHead, Settled};
 use crate::commit::durable::of_sync;
 use crate::domain::{DomainId, HOME};
 use crate::frame_file::{FrameReader, encode};
@@ -178,18 +180,32 @@ pub(crate) struct SettledRecords {
     /// Intents of the group that is being read: an end follows its intent within one group.
     open: BTreeMap<u64, Settled>,
     is_at_end: bool,
+    /// Of which names records are asked for, where not of all.
+    only: Option<Arc<Only>>,
 }
 
 impl SettledRecords {
     fn new(file: AppendFile) -> Self {
         let reader = FrameReader::forwards(file, MAGIC.len() as u64);
-        Self { reader, open: BTreeMap::new(), is_at_end: false }
+        Self { reader, open: BTreeMap::new(), is_at_end: false, only: None }
+    }
+
+    /// Passes over what is about other names than these.
+    pub(crate) fn of_only(self, only: Arc<Only>) -> Self {
+        Self { only: Some(only), ..self }
+    }
+
+    fn next_record(&mut self) -> Result<Option<Record>, Failure> {
+        match &self.only {
+            None => self.reader.next(),
+            Some(only) => self.reader.next_where(|payload| concerns(payload, only, &self.open)),
+        }
     }
 
     /// Returns the next one.
     pub(crate) fn next(&mut self) -> Result<Option<Settled>, Failure> {
         while !self.is_at_end {
-            match self.reader.next()? {
+            match self.next_record()? {
                 Some(Record::Intent(intent)) => self.begin(HOME, *intent),
                 Some(Record::IntentIn { domain, intent }) => self.begin(domain, *intent),
                 Some(Record::Done { seq, ctime }) => {
@@ -208,6 +224,18 @@ impl SettledRecords {
 
     fn begin(&mut self, domain: DomainId, intent: Intent) {
         self.open.insert(intent.seq, Settled { intent, ctime: None, domain });
+    }
+}
+
+/// Whether a record is about a name that is looked at, or ends an intent about one.
+fn concerns(payload: &[u8], only: &Only, open: &BTreeMap<u64, Settled>) -> bool {
+    match postcard::take_from_bytes::<RecordHead<'_>>(payload) {
+        Ok((RecordHead::Intent(intent) | RecordHead::IntentIn { intent, .. }, _)) => {
+            only.holds_path(intent.path)
+        }
+        Ok((RecordHead::Done { seq } | RecordHead::Abandoned { seq }, _)) => open.contains_key(&seq),
+        // Reading all of it says what is wrong with it.
+        Err(_) => true,
     }
 }
 

@@ -23,6 +23,34 @@ pub(crate) enum Record {
     IntentIn { domain: DomainId, intent: Box<Intent> },
 }
 
+/// How a record begins, which tells what it is about without reading all of it.
+#[derive(Debug, Deserialize)]
+pub(crate) enum RecordHead<'a> {
+    #[serde(borrow)]
+    Intent(IntentHead<'a>),
+    Done {
+        seq: u64,
+    },
+    Abandoned {
+        seq: u64,
+    },
+    IntentIn {
+        #[expect(dead_code, reason = "it stands before what is asked for")]
+        domain: DomainId,
+        intent: IntentHead<'a>,
+    },
+}
+
+/// How an intent begins.
+#[derive(Debug, Deserialize)]
+pub(crate) struct IntentHead<'a> {
+    #[expect(dead_code, reason = "it stands before what is asked for")]
+    seq: u64,
+    #[expect(dead_code, reason = "it stands before what is asked for")]
+    pass: u32,
+    pub(crate) path: &'a [u8],
+}
+
 /// What is about to be done to one path.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub(crate) struct Intent {

@@ -7,6 +7,7 @@ use common::shutdown::Shutdown;
 use sync::codec;
 use sync::frame::{FrameError, FrameKind};
 use sync::listing::{ListingEnd, ListingOrder};
+use sync::only::Only;
 use sync::wire::error_code::ErrorCode;
 use sync::wire::manifest::{End, Item, split_block};
 use tokio::sync::mpsc;
@@ -34,6 +35,19 @@ pub struct ManifestReceiver {
     order: Option<ListingOrder>,
     counted: End,
     is_begun: bool,
+    /// What was read and not taken yet.
+    held: Option<Item>,
+}
+
+/// How a manifest begins, before its first item.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub(crate) struct Beginning {
+    /// The watch that the source has put on its tree.
+    pub(crate) watch: Option<u64>,
+    /// What it looked at, where that is not everything.
+    pub(crate) only: Option<Only>,
+    /// Why it looks at everything, where less was asked for; for people.
+    pub(crate) why: Option<String>,
 }
 
 impl fmt::Debug for ManifestReceiver {
@@ -63,6 +77,38 @@ impl ManifestReceiver {
             order: Some(ListingOrder::new()),
             counted: End::default(),
             is_begun: false,
+            held: None,
+        }
+    }
+
+    /// Waits for the beginning; what comes then is checked by it. To be called first.
+    ///
+    /// # Errors
+    /// As for an item.
+    pub(crate) fn begin(&mut self) -> Result<Beginning, Failure> {
+        let mut beginning = Beginning::default();
+        let too_much = || breach("its manifest is broken: it looked at more names than it may");
+        loop {
+            match self.next_item()? {
+                Some(Item::Unwatched(why)) if beginning == Beginning::default() => {
+                    beginning.why = Some(shown(&why));
+                }
+                Some(Item::Watched(number)) if beginning.watch.is_none() => {
+                    beginning.watch = Some(number);
+                }
+                Some(Item::Only(looks)) if beginning.watch.is_some() && beginning.why.is_none() => {
+                    let only = beginning.only.get_or_insert_default();
+                    if !looks.iter().all(|look| only.add(look)) {
+                        return Err(too_much());
+                    }
+                }
+                first => {
+                    self.order =
+                        Some(beginning.only.clone().map_or_else(ListingOrder::new, ListingOrder::of_only));
+                    self.held = first.map(|item| self.check(item)).transpose()?;
+                    return Ok(beginning);
+                }
+            }
         }
     }
 
@@ -71,14 +117,20 @@ impl ManifestReceiver {
     /// # Errors
     /// When the connection ended before the manifest did, or the source broke the protocol.
     pub fn blocking_next(&mut self) -> Result<Option<Item>, Failure> {
+        if let Some(held) = self.held.take() {
+            return Ok(Some(held));
+        }
+        let item = self.next_item()?.map(|item| self.check(item)).transpose();
+        item.inspect_err(|failure| self.ended.end(ErrorCode::Protocol, failure.clone()))
+    }
+
+    /// Waits for the next item, which is not checked yet.
+    fn next_item(&mut self) -> Result<Option<Item>, Failure> {
         loop {
-            let item = self.take().and_then(|item| item.map(|item| self.check(item)).transpose());
+            let item = self.take();
             let item = item.inspect_err(|failure| self.ended.end(ErrorCode::Protocol, failure.clone()))?;
-            if item.is_some() {
+            if item.is_some() || self.order.is_none() {
                 return Ok(item);
-            }
-            if self.order.is_none() {
-                return Ok(None);
             }
             let block = self.blocks.blocking_recv();
             let block =
@@ -123,6 +175,9 @@ impl ManifestReceiver {
                 return Err(broken("it has no beginning"));
             }
             Item::Names(_) | Item::Sanitized(_) => {}
+            Item::Watched(_) | Item::Unwatched(_) | Item::Only(_) => {
+                return Err(broken("what is looked at is told too late"));
+            }
             Item::Listing(listing) => {
                 order.accept(listing).map_err(breach)?;
                 for problem in &mut listing.problems {

@@ -39,6 +39,7 @@ mod manifest;
 
 pub(crate) use content::batch_of;
 pub use content::{ContentReceiver, Delivery, FetchSender};
+pub(crate) use manifest::Beginning;
 pub use manifest::ManifestReceiver;
 
 use content::Packed;

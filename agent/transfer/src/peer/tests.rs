@@ -19,13 +19,14 @@ use sync::codec;
 use sync::entry::{Entry, Kind};
 use sync::frame::{FrameKind, Header};
 use sync::listing::{Listing, ListingEnd};
+use sync::only::{LOOKS_MAX, Look};
 use sync::range::{ChainingValue, RANGE_BYTES};
 use sync::stamp::{Stamp, Time};
 use sync::wire::content::{Coding, Confirmed, Fetch, Layout, RangeReply, Reply, Values, What};
 use sync::wire::control::{Bye, Counters, Opened, ToDestination};
 use sync::wire::error_code::ErrorCode;
-use sync::wire::hello::{Hello, PROTOCOL_VERSION, ScanRequest};
-use sync::wire::manifest::{End, Head, Item};
+use sync::wire::hello::{Hello, PROTOCOL_VERSION, ScanRequest, Watch};
+use sync::wire::manifest::{End, Head, Item, LOOKS_IN_ITEM_MAX};
 use tokio::sync::watch;
 use tokio_util::sync::CancellationToken;
 
@@ -167,12 +168,21 @@ pub(crate) fn block(items: &[Item]) -> Vec<u8> {
 
 /// Returns how many items came before the manifest failed, and how it failed.
 async fn receive(bytes: Vec<u8>) -> (usize, Failure) {
+    receive_asked(bytes, Watch::No).await
+}
+
+async fn receive_asked(bytes: Vec<u8>, watch: Watch) -> (usize, Failure) {
     let cluster = Cluster::new();
     let hostile = hostile(&cluster, bytes);
     let source = connect(&cluster, &hostile).await;
-    let mut manifest = source.manifest(ScanRequest::default()).await.unwrap();
+    let mut manifest = source.manifest(ScanRequest { watch, ..ScanRequest::default() }).await.unwrap();
     let drain = move || {
         let mut count = 0;
+        if watch != Watch::No
+            && let Err(failure) = manifest.begin()
+        {
+            return (count, failure);
+        }
         loop {
             match manifest.blocking_next() {
                 Ok(Some(_)) => count += 1,
@@ -219,6 +229,53 @@ async fn broken_manifests_are_refused() {
         assert_eq!(count, items, "{name}: {failure:?}");
         assert!(matches!(failure.kind, FailureKind::Bug | FailureKind::Unreachable), "{name}: {failure:?}");
     }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn what_a_source_looks_at_is_bounded_and_kept_to() {
+    let path = |text: String| RelPath::try_from(text.into_bytes()).unwrap();
+    let look = |text: &str| Look { path: path(text.to_owned()), is_deep: false };
+    let only = |text: &str| Item::Only(vec![look(text)]);
+    let file = entry(b"b", Kind::File { size: 1, allocated_bytes: 0 });
+    let many = (0..=LOOKS_MAX / LOOKS_IN_ITEM_MAX).map(|part| {
+        let name = |number| Look { path: path(format!("{part}-{number}")), is_deep: false };
+        Item::Only((0..LOOKS_IN_ITEM_MAX).map(name).collect())
+    });
+    let many: Vec<u8> = [Item::Watched(1)].into_iter().chain(many).flat_map(|item| block(&[item])).collect();
+    let cases: Vec<(&str, usize, Vec<u8>)> = vec![
+        ("names without a watch", 0, block(&[only("a"), head()])),
+        ("two watches", 0, block(&[Item::Watched(1), Item::Watched(2), head()])),
+        (
+            "less than everything, and why everything",
+            0,
+            block(&[Item::Unwatched("so".to_owned()), Item::Watched(1), only("a")]),
+        ),
+        ("names behind the beginning", 1, block(&[Item::Watched(1), only("a"), head(), only("b")])),
+        (
+            "a name that is not looked at",
+            1,
+            block(&[Item::Watched(1), only("a"), head(), listing("", vec![file.clone()])]),
+        ),
+        (
+            "a directory that is not gone into",
+            2,
+            block(&[
+                Item::Watched(1),
+                only("b"),
+                head(),
+                listing("", vec![entry(b"b", Kind::Directory)]),
+                listing("b", vec![file]),
+            ]),
+        ),
+        ("too many names", 0, many),
+    ];
+    for (name, items, bytes) in cases {
+        let (count, failure) = receive_asked(bytes, Watch::Begin).await;
+        assert_eq!(count, items, "{name}: {failure:?}");
+        assert_eq!(failure.kind, FailureKind::Bug, "{name}: {failure:?}");
+    }
+    let (count, failure) = receive(block(&[Item::Watched(1), head()])).await;
+    assert_eq!((count, failure.kind), (0, FailureKind::Bug), "nobody asked: {failure:?}");
 }
 
 #[tokio::test(flavor = "multi_thread")]

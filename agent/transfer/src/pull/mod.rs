@@ -58,6 +58,7 @@ use common::step::file::FileParams;
 use common::step::pass::{PassRecord, ScanKind};
 use serde::{Deserialize, Serialize};
 use sync::entry::{Entry, Kind};
+use sync::only::Only;
 use sync::sanitize::{Sanitizer, Treatment};
 use sync::stamp::Stamp;
 use sync::wire::content::{Fetch, What};
@@ -74,7 +75,7 @@ use crate::ledger::{Change, Histories};
 use crate::manifest::{Exception, ManifestFile, ManifestWriter, create_exceptions, publish_exceptions};
 use crate::owner::Owners;
 use crate::passes::{Passes, RootMark, Told};
-use crate::peer::{ContentReceiver, FetchSender, ManifestReceiver};
+use crate::peer::{Beginning, ContentReceiver, FetchSender, ManifestReceiver};
 use crate::scan::Scan;
 use crate::stage::{Stage, clear};
 use crate::tally::{Counters, Landed, add};
@@ -125,6 +126,10 @@ pub(crate) struct Pass {
     first_pass: u32,
     step: StepId,
     began: BootTime,
+    /// What is looked at, where that is not everything.
+    only: Option<Arc<Only>>,
+    goes_on_counting: bool,
+    why: Option<String>,
     /// What the step had landed when the pass began.
     landed_before: OnceLock<Landed>,
     /// Which files come otherwise than they are at the source.
@@ -282,6 +287,12 @@ pub(crate) struct Host {
     pub(crate) step: StepId,
     /// When it began.
     pub(crate) began: BootTime,
+    /// What it looks at, where that is not everything.
+    pub(crate) only: Option<Arc<Only>>,
+    /// Whether the counters hold what the step has landed so far.
+    pub(crate) goes_on_counting: bool,
+    /// Why it looks at everything, where a watch was to spare that.
+    pub(crate) why: Option<String>,
 }
 
 /// What comes from the source.
@@ -289,6 +300,15 @@ pub(crate) struct Incoming {
     pub(crate) manifest: ManifestReceiver,
     pub(crate) fetches: FetchSender,
     pub(crate) content: ContentReceiver,
+    /// Whether the source was asked to watch its tree, or for what its watch told.
+    pub(crate) is_watched: bool,
+}
+
+impl Incoming {
+    /// Waits for how the source begins, where that is not known beforehand.
+    pub(crate) fn begin(&mut self) -> Result<Beginning, Failure> {
+        if self.is_watched { self.manifest.begin() } else { Ok(Beginning::default()) }
+    }
 }
 
 impl Pass {
@@ -320,6 +340,9 @@ impl Pass {
             first_pass: host.first_pass,
             step: host.step,
             began: host.began,
+            only: host.only,
+            goes_on_counting: host.goes_on_counting,
+            why: host.why,
             landed_before: OnceLock::new(),
             passes: Mutex::new(passes),
             again: Mutex::new(None),
@@ -402,6 +425,12 @@ impl Pass {
 
     /// Lets what this pass saw take the place of what the last one saw.
     fn publish(&self, ledger_bytes: u64) -> Result<(), Failure> {
+        if self.only.is_some() {
+            // What the last whole pass saw stays what was seen of the whole.
+            let mut passes = lock(&self.passes);
+            let record = self.record(&passes);
+            return passes.end_part(&self.stage.dir, ledger_bytes, record);
+        }
         if let Some(exceptions) = lock(&self.exceptions).take() {
             publish_exceptions(&self.stage, exceptions)?;
         }
@@ -428,12 +457,13 @@ impl Pass {
         PassRecord {
             number: self.number,
             step: self.step.clone(),
-            scan: ScanKind::Full,
-            entries: counters.files_total.load(Relaxed) + counters.directories_total.load(Relaxed),
+            scan: if self.only.is_some() { ScanKind::Watched } else { ScanKind::Full },
+            entries: counters.entries_seen.load(Relaxed),
             files_changed: landed.entries.saturating_sub(before.entries),
             bytes_changed,
             changed_bytes_per_s: passes.rate_of(bytes_changed),
             duration_ms: u64::try_from(took).unwrap_or(u64::MAX),
+            why: self.why.clone(),
         }
     }
 
@@ -514,16 +544,27 @@ pub(crate) fn run(
     forecast: Forecast,
 ) -> Result<(), Failure> {
     *lock(&pass.exceptions) = Some(create_exceptions(&pass.stage)?);
-    count_landed(pass, committer)?;
+    if pass.only.is_some() {
+        // Of what is not looked at nothing has changed.
+        pass.counters.know(lock(&pass.passes).totals().unwrap_or_default());
+    }
+    if !pass.goes_on_counting {
+        count_landed(pass, committer)?;
+    }
     // It is set once: here.
     pass.landed_before.set(pass.counters.landed()).ok();
-    let histories = Histories::sort(Some(committer.settled()?), &pass.stage.spill, "ledger")?;
+    let settled = committer.settled()?;
+    let settled = match &pass.only {
+        None => settled,
+        Some(only) => settled.of_only(Arc::clone(only)),
+    };
+    let histories = Histories::sort(Some(settled), &pass.stage.spill, "ledger")?;
     let (asks, asked) = mpsc::channel();
     let (items, waiting) = mpsc::sync_channel(ITEMS_WAITING);
     // One word for each block of the manifest, which stands in a file.
     let (tell, told) = mpsc::channel();
     pass.flow.hold();
-    let Incoming { manifest, fetches, content } = incoming;
+    let Incoming { manifest, fetches, content, is_watched: _ } = incoming;
     let kill_point = committer.kill_point();
     let working = &mut *committer;
     std::thread::scope(|scope| {

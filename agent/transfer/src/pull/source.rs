@@ -48,7 +48,9 @@ pub(super) fn run(
             }
             Some(Item::Sanitized(files)) => *lock(&pass.counters.sanitized) = files,
             Some(Item::End(_)) => break,
-            Some(Item::Head(_)) | None => return Err(breach("its manifest has no end")),
+            Some(Item::Head(_) | Item::Watched(_) | Item::Unwatched(_) | Item::Only(_)) | None => {
+                return Err(breach("its manifest has no end"));
+            }
         }
     }
     let length = writer.flush()?;
@@ -65,9 +67,15 @@ fn begin(manifest: &mut ManifestReceiver, owners: &mut Owners) -> Result<Head, F
         match manifest.blocking_next()? {
             Some(Item::Head(head)) => return Ok(head),
             Some(Item::Names(names)) => owners.learn(names)?,
-            Some(Item::Listing(_) | Item::Sanitized(_) | Item::End(_)) | None => {
-                return Err(breach("its manifest has no beginning"));
-            }
+            Some(
+                Item::Listing(_)
+                | Item::Sanitized(_)
+                | Item::End(_)
+                | Item::Watched(_)
+                | Item::Unwatched(_)
+                | Item::Only(_),
+            )
+            | None => return Err(breach("its manifest has no beginning")),
         }
     }
 }
@@ -83,8 +91,11 @@ fn count(pass: &Pass, listing: &Listing) {
         bytes = bytes.saturating_add(if entry.is_hard_link() { 0 } else { entry.size() });
     }
     let counters = &pass.counters;
-    add(&counters.files_total, files);
-    add(&counters.directories_total, directories);
-    add(&counters.bytes_total, bytes);
+    add(&counters.entries_seen, files + directories);
+    if pass.only.is_none() {
+        add(&counters.files_total, files);
+        add(&counters.directories_total, directories);
+        add(&counters.bytes_total, bytes);
+    }
     pass.flow.know(bytes);
 }

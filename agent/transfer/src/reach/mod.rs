@@ -80,7 +80,8 @@ pub(crate) async fn open(
         () = ctx.lease.stop().cancelled() => return Err(stopped(ctx)),
     };
     let (reach, transport) = (source.reach(), source.transport());
-    tracing::info!(migration = %ctx.migration, step = %ctx.step, peer = %peer.host, %reach, %transport, "reached the source");
+    // A step that catches up says so for each of its passes.
+    tracing::debug!(migration = %ctx.migration, step = %ctx.step, peer = %peer.host, %reach, %transport, "reached the source");
     ctx.progress.send_modify(|progress| {
         progress.reach = Some(reach);
         progress.transport = Some(transport);

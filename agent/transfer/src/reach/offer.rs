@@ -7,6 +7,7 @@ use std::time::Duration;
 
 use common::fence::FencingToken;
 use common::principal::Principal;
+use common::shutdown::Shutdown;
 use common::ticket::Ticket;
 use common::transport::TransportChoice;
 use sync::wire::control::Bye;
@@ -21,6 +22,7 @@ use crate::link::Link;
 use crate::serve;
 use crate::tcp::RelayWay;
 use crate::ticket;
+use crate::watch::Watches;
 use crate::window::Role;
 
 /// How much earlier the destination may begin: it has to take up its lease, to write that down, and to dial.
@@ -46,9 +48,10 @@ pub struct ServeOrder {
 }
 
 /// Which attempts are being dialled, and which are served; cheap to clone.
-#[derive(Clone, Debug, Default)]
+#[derive(Clone, Debug)]
 pub(crate) struct Offers {
     known: Arc<Mutex<Known>>,
+    watches: Watches,
 }
 
 #[derive(Debug, Default)]
@@ -74,6 +77,16 @@ pub(crate) struct Served {
 }
 
 impl Offers {
+    /// Makes those of an agent that serves nobody yet.
+    pub(crate) fn new(tasks: Shutdown) -> Self {
+        Self { known: Arc::default(), watches: Watches::new(tasks) }
+    }
+
+    /// Returns the trees that are watched for those who are served.
+    pub(crate) fn watches(&self) -> &Watches {
+        &self.watches
+    }
+
     /// Begins to dial for an attempt, unless that is done already or it is served.
     fn begin(&self, token: FencingToken) -> Option<Offer> {
         let mut known = self.known();

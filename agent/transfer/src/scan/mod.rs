@@ -26,6 +26,7 @@ use common::failure::{Failure, FailureKind};
 use common::rel_path::RelPath;
 use sync::filter::Filter;
 use sync::listing::{Listing, ListingEnd};
+use sync::only::Only;
 use sync::sanitize::Sanitizer;
 use tree::{Dir, IoClass};
 
@@ -34,6 +35,7 @@ pub(crate) mod look;
 mod names;
 mod walk;
 
+use crate::watch::Watched;
 use feeder::Feeder;
 
 /// Listings that are read ahead, in bytes as they are encoded: about three times that in memory.
@@ -57,12 +59,24 @@ pub struct ScanSettings {
     pub sanitizer: Option<Arc<Sanitizer>>,
     /// Whether disks are used only when nobody else needs them; it may change at any time.
     pub is_idle: Arc<AtomicBool>,
+    /// What is looked at, where not everything is.
+    pub only: Option<Arc<Only>>,
+    /// What is told of each directory before it is listed; the source's only.
+    pub(crate) watched: Option<Arc<Watched>>,
 }
 
 impl ScanSettings {
     /// Returns settings for one thread.
     pub fn new(filter: Filter, spill_dir: &Path) -> Self {
-        Self { filter, workers: 1, spill_dir: spill_dir.to_owned(), sanitizer: None, is_idle: Arc::default() }
+        Self {
+            filter,
+            workers: 1,
+            spill_dir: spill_dir.to_owned(),
+            sanitizer: None,
+            is_idle: Arc::default(),
+            only: None,
+            watched: None,
+        }
     }
 }
 

@@ -58,6 +58,11 @@ impl From<RawEntry> for FoundName {
 }
 
 impl FoundName {
+    /// Makes a name of which nothing is known.
+    pub(super) fn unseen(name: &[u8]) -> Self {
+        Self { name: name.to_owned(), ino: 0, is_directory: None }
+    }
+
     /// Returns the name to be given to the kernel.
     pub(super) fn to_name(&self) -> Option<Name> {
         Name::new(self.name.as_slice()).ok()

@@ -20,7 +20,12 @@ use crate::scan::names::{FoundName, NameSorter, SortedNames};
 /// # Errors
 /// When a spill file fails; all else is in the listing.
 pub(super) fn read_directory(shared: &Shared, path: RelPath) -> io::Result<()> {
-    let opened = shared.root.open_beneath(path.as_bytes()).and_then(|dir| dir.list().map(|list| (dir, list)));
+    let opened = shared.root.open_beneath(path.as_bytes()).and_then(|dir| {
+        if let Some(watched) = &shared.settings.watched {
+            watched.add(&path, &dir);
+        }
+        dir.list().map(|list| (dir, list))
+    });
     let (dir, list) = match opened {
         Ok(opened) => opened,
         Err(error) => {
@@ -36,10 +41,15 @@ pub(super) fn read_directory(shared: &Shared, path: RelPath) -> io::Result<()> {
     }
     let mut end = ListingEnd::Complete;
     let mut sorter = NameSorter::new(&shared.settings.spill_dir);
-    for found in list {
-        match found {
-            Ok(found) => sorter.push(found.into())?,
-            Err(error) => end = ListingEnd::Unreadable { why: look::describe(&error) },
+    match shared.settings.only.as_ref().and_then(|only| only.names(&path)) {
+        Some(names) => names.map(|name| FoundName::unseen(name)).try_for_each(|name| sorter.push(name))?,
+        None => {
+            for found in list {
+                match found {
+                    Ok(found) => sorter.push(found.into())?,
+                    Err(error) => end = ListingEnd::Unreadable { why: look::describe(&error) },
+                }
+            }
         }
     }
     let mut reader = Reader { shared, path, dir, children_total: 0, builder: None };
@@ -172,6 +182,11 @@ impl Reader<'_> {
         }
         match look::entry_at(&self.dir, &name, &stat) {
             Ok(mut entry) if entry.is_well_formed() => {
+                if let Some(watched) = self.shared.settings.watched.as_ref().filter(|_| entry.is_hard_link())
+                    && let Ok(path) = self.path.join(&found.name)
+                {
+                    watched.note_link(path);
+                }
                 let treated = self.shared.settings.sanitizer.as_ref();
                 match treated.map_or(Ok(()), |sanitizer| sanitizer.treat(&treatment, &mut entry)) {
                     Ok(()) => Seen::Entry(entry),
@@ -187,10 +202,15 @@ impl Reader<'_> {
     /// Returns the directories of a part that wait in memory; further ones go to the spill file.
     fn children(&mut self, listing: &Listing) -> io::Result<Vec<RelPath>> {
         let mut children = Vec::new();
+        let only = self.shared.settings.only.as_ref();
         for entry in listing.entries.iter().filter(|entry| entry.kind.is_directory()) {
+            let path = self.path.join(&entry.name).map_err(io::Error::other)?;
+            if only.is_some_and(|only| !only.descends(&path)) {
+                continue;
+            }
             self.children_total += 1;
             if self.children_total <= self.shared.bounds.children {
-                children.push(self.path.join(&entry.name).map_err(io::Error::other)?);
+                children.push(path);
             } else if let Some(builder) = &mut self.builder {
                 builder.push(&entry.name)?;
             } else {

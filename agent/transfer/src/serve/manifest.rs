@@ -13,9 +13,10 @@ use sync::entry::Entry;
 use sync::filter::Filter;
 use sync::frame::{FrameKind, Header};
 use sync::listing::{Listing, ListingEnd};
+use sync::only::{Look, Only};
 use sync::wire::error_code::ErrorCode;
-use sync::wire::hello::ScanRequest;
-use sync::wire::manifest::{BLOCK_BYTES, End, Head, Item, Names};
+use sync::wire::hello::{ScanRequest, Watch};
+use sync::wire::manifest::{BLOCK_BYTES, End, Head, Item, LOOKS_IN_ITEM_MAX, Names};
 use tokio::sync::mpsc;
 use zstd::bulk::Compressor;
 
@@ -26,6 +27,7 @@ use crate::scan::{Scan, ScanSettings};
 use crate::serve::outgoing::{self, Outgoing, UNITS_WAITING};
 use crate::serve::{Session, describe_lane, now};
 use crate::standing::look_at_self;
+use crate::watch::Watched;
 
 const LEVEL: i32 = 1;
 /// Owners that are remembered as told; a tree with more of them hears some names again.
@@ -56,11 +58,15 @@ fn scan(session: &Session, request: &ScanRequest, units: mpsc::Sender<Outgoing>)
     let unreadable = |error: tree::TreeError| {
         Failure::new(FailureKind::Invalid, format!("the source's root cannot be read: {}", describe(&error)))
     };
-    let started = now();
-    // So that writes through mappings show in the times that the scan reads.
-    session.root.sync_fs().map_err(unreadable)?;
-    let root = look_at_self(&session.root).map_err(unreadable)?;
     let mut blocks = Blocks::new(units)?;
+    let watching = Watching::begin(session, request.watch);
+    watching.tell(&mut blocks)?;
+    let started = now();
+    if watching.only.is_none() {
+        // So that writes through mappings show in the times that the scan reads; a watch does not see them at all.
+        session.root.sync_fs().map_err(unreadable)?;
+    }
+    let root = look_at_self(&session.root).map_err(unreadable)?;
     let mut owners = SeenOwners::default();
     let mut known = Accounts::default();
     let names = owners.names_of(std::slice::from_ref(&root), &mut known)?;
@@ -70,8 +76,10 @@ fn scan(session: &Session, request: &ScanRequest, units: mpsc::Sender<Outgoing>)
     let spill_dir = session.settings.state_dir.clone();
     let mut end = End::default();
     let sanitizer = session.sanitizer.clone();
+    let Watching { watched, only, why: _ } = watching;
+    let is_idle = Arc::clone(&session.is_idle);
     let settings =
-        ScanSettings { filter, workers, spill_dir, sanitizer, is_idle: Arc::clone(&session.is_idle) };
+        ScanSettings { filter, workers, spill_dir, sanitizer, is_idle, only: only.map(Arc::new), watched };
     for listing in Scan::start(session.root.clone(), settings)? {
         let listing = listing?;
         end.entries += listing.entries.len() as u64;
@@ -87,6 +95,61 @@ fn scan(session: &Session, request: &ScanRequest, units: mpsc::Sender<Outgoing>)
     }
     blocks.push(&Item::End(end))?;
     blocks.flush()
+}
+
+/// How the tree is watched, and what of it is looked at.
+#[derive(Default)]
+struct Watching {
+    watched: Option<Arc<Watched>>,
+    only: Option<Only>,
+    /// Why everything is looked at, where less was asked for.
+    why: Option<String>,
+}
+
+impl Watching {
+    /// Begins before anything is looked at, so that what changes later is for the next pass.
+    fn begin(session: &Session, asked: Watch) -> Self {
+        let (whose, watches) = (&session.whose, &session.watches);
+        let why = match asked {
+            Watch::No => {
+                watches.end(whose);
+                return Self::default();
+            }
+            Watch::Begin => None,
+            Watch::Since(number) => match watches.take(whose, number, &session.root) {
+                Ok((watched, only)) => return Self { watched: Some(watched), only: Some(only), why: None },
+                Err(why) => Some(why),
+            },
+        };
+        watches.end(whose);
+        let may_be = match (&session.sanitizer, session.is_network_fs) {
+            // What a rule counts, it counts over the whole tree.
+            (Some(_), _) => Err("files are masked, replaced or left out by `sanitize`".to_owned()),
+            (None, true) => Err("other machines may write to its file system".to_owned()),
+            (None, false) => Ok(()),
+        };
+        match may_be.and_then(|()| watches.begin(whose, &session.root)) {
+            Ok(watched) => Self { watched: Some(watched), only: None, why },
+            Err(cannot) => Self { why: Some(cannot), ..Self::default() },
+        }
+    }
+
+    /// Says so, before all other items.
+    fn tell(&self, blocks: &mut Blocks) -> Result<(), Failure> {
+        self.why.iter().try_for_each(|why| blocks.push(&Item::Unwatched(why.clone())))?;
+        let Some(watched) = &self.watched else { return Ok(()) };
+        blocks.push(&Item::Watched(watched.number))?;
+        let Some(only) = &self.only else { return Ok(()) };
+        let looks: Vec<Look> = only.looks().collect();
+        // One part also where nothing changed: without any, everything is looked at.
+        blocks.push(&Item::Only(looks.iter().take(LOOKS_IN_ITEM_MAX).cloned().collect()))?;
+        looks
+            .chunks(LOOKS_IN_ITEM_MAX)
+            .skip(1)
+            .try_for_each(|part| blocks.push(&Item::Only(part.to_vec())))?;
+        // The destination begins to look.
+        blocks.flush()
+    }
 }
 
 fn push_listing(

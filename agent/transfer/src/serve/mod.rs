@@ -43,6 +43,7 @@ use crate::scan::look::describe;
 use crate::secrets::{Right, Secrets};
 use crate::throttle::Throttle;
 use crate::ticket;
+use crate::watch::{Watches, Whose};
 
 mod content;
 pub(crate) mod differences;
@@ -76,6 +77,10 @@ pub const SERVED_THREADS_MAX: usize = SERVED_MAX * (CONTENT_LANES_MAX as usize +
 struct Session {
     link: Link,
     root: Dir,
+    is_network_fs: bool,
+    /// The migration.
+    whose: Whose,
+    watches: Watches,
     /// What is dropped, replaced or masked, as the ticket says.
     sanitizer: Option<Arc<Sanitizer>>,
     /// The wall clock when the connection was opened.
@@ -218,6 +223,9 @@ async fn begin(
     let session = Session {
         link: link.clone(),
         root,
+        is_network_fs: opened.is_network_fs,
+        whose: (ticket.tenant.clone(), ticket.migration.clone()),
+        watches: offers.watches().clone(),
         sanitizer,
         began: opened.now,
         settings,

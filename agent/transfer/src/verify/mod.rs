@@ -177,16 +177,8 @@ impl Job {
         };
         let mut exceptions = self.exceptions(&spill)?;
         let (listings, root, pass) = self.listings()?;
-        let scan = Scan::start(
-            self.root.dir(),
-            ScanSettings {
-                filter: filter_of(&self.params)?,
-                workers: SCAN_WORKERS,
-                spill_dir: self.memory.folder().to_owned(),
-                sanitizer: None,
-                is_idle: Arc::default(),
-            },
-        )?;
+        let settings = ScanSettings::new(filter_of(&self.params)?, self.memory.folder());
+        let scan = Scan::start(self.root.dir(), ScanSettings { workers: SCAN_WORKERS, ..settings })?;
         let content = self.content.take();
         let passes = self.stage.as_ref().map(|stage| Passes::read(&stage.dir)).transpose()?;
         let totals = passes.as_ref().and_then(Passes::totals);
