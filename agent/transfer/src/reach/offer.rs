@@ -13,6 +13,7 @@ use common::transport::TransportChoice;
 use sync::wire::control::Bye;
 use sync::wire::error_code::ErrorCode;
 use sync::wire::hello::{self, Hello, PROTOCOL_VERSION};
+use tokio::sync::Notify;
 use tokio_util::sync::CancellationToken;
 
 use super::{dial, race, relayed};
@@ -47,11 +48,16 @@ pub struct ServeOrder {
     pub relay: Option<Arc<RelayWay>>,
 }
 
+/// Threads that serve an attempt notice within a moment that its connection has ended; less than a greeting may take.
+const FREED_DEADLINE: Duration = Duration::from_secs(2);
+
 /// Which attempts are being dialled, and which are served; cheap to clone.
 #[derive(Clone, Debug)]
 pub(crate) struct Offers {
     known: Arc<Mutex<Known>>,
     watches: Watches,
+    /// Told when an attempt is served no more.
+    freed: Arc<Notify>,
 }
 
 #[derive(Debug, Default)]
@@ -79,7 +85,7 @@ pub(crate) struct Served {
 impl Offers {
     /// Makes those of an agent that serves nobody yet.
     pub(crate) fn new(tasks: Shutdown) -> Self {
-        Self { known: Arc::default(), watches: Watches::new(tasks) }
+        Self { known: Arc::default(), watches: Watches::new(tasks), freed: Arc::default() }
     }
 
     /// Returns the trees that are watched for those who are served.
@@ -99,11 +105,28 @@ impl Offers {
         Some(Offer { token, is_served, offers: self.clone() })
     }
 
-    /// Notes that an attempt is served: it need not be dialled.
+    /// Notes that an attempt is served: it need not be dialled. An earlier connection of it, such as that of its pass
+    /// before, gives its place up a moment after the destination has seen its end.
     ///
     /// # Errors
     /// When it is served already, by another connection, or when enough others are.
-    pub(crate) fn serve(&self, token: FencingToken) -> Result<Served, Unserved> {
+    pub(crate) async fn serve(&self, token: FencingToken) -> Result<Served, Unserved> {
+        let served = async {
+            loop {
+                let freed = self.freed.notified();
+                tokio::pin!(freed);
+                // From here on nothing is missed.
+                freed.as_mut().enable();
+                match self.serve_now(token) {
+                    Err(Unserved::Twice) => freed.await,
+                    done => return done,
+                }
+            }
+        };
+        tokio::time::timeout(FREED_DEADLINE, served).await.unwrap_or(Err(Unserved::Twice))
+    }
+
+    fn serve_now(&self, token: FencingToken) -> Result<Served, Unserved> {
         let mut known = self.known();
         if known.served.contains(&token) {
             return Err(Unserved::Twice);
@@ -133,6 +156,7 @@ impl Drop for Offer {
 impl Drop for Served {
     fn drop(&mut self) {
         self.offers.known().served.remove(&self.token);
+        self.offers.freed.notify_waiters();
     }
 }
 

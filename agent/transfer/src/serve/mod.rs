@@ -214,7 +214,7 @@ async fn begin(
         tracing::warn!(peer = %link.peer().principal, address = %link.address(), reason = %refused, "ticket refused");
         refused.to_bye()
     })?;
-    let served = offers.serve(ticket.token).map_err(|unserved| unserved.to_bye())?;
+    let served = offers.serve(ticket.token).await.map_err(|unserved| unserved.to_bye())?;
     let sanitizer = sanitizer(&ticket, signed, &settings.secrets).await?;
     let path = ticket.source_root.clone();
     let looked = tokio::task::spawn_blocking(move || look_at_root(&path)).await;
