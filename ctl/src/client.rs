@@ -28,6 +28,7 @@ use serde::de::DeserializeOwned;
 use tonic::Streaming;
 
 use crate::failure::CommandError;
+use crate::verb::Verb;
 
 /// How long a question may take; an election in between costs about a second.
 const ASK_DEADLINE: Duration = Duration::from_secs(10);
@@ -37,46 +38,6 @@ const CHANGE_DEADLINE: Duration = Duration::from_secs(60);
 const PAGE_LEN: u32 = 500;
 /// Entries of a list at the most: what a person or a script still reads; state holds about as many.
 const LIST_LEN_MAX: usize = 100_000;
-
-/// What can be asked for of a migration.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) enum Verb {
-    /// Stop and undo.
-    Cancel,
-    /// Try again what failed.
-    Retry,
-    /// Let the last pass begin.
-    Cutover,
-    /// Undo what was completed.
-    Rollback,
-    /// End the way back.
-    Settle,
-    /// Compare again; `deep` reads both sides whole.
-    Verify {
-        /// Read both sides whole.
-        deep: bool,
-    },
-    /// Hold up.
-    Pause,
-    /// Go on with what is paused.
-    Resume,
-}
-
-impl Verb {
-    /// Returns the word of the wire.
-    pub(crate) fn as_str(self) -> &'static str {
-        match self {
-            Self::Cancel => "cancel",
-            Self::Retry => "retry",
-            Self::Cutover => "cutover",
-            Self::Rollback => "rollback",
-            Self::Settle => "settle",
-            Self::Verify { .. } => "verify",
-            Self::Pause => "pause",
-            Self::Resume => "resume",
-        }
-    }
-}
 
 /// The way to one cluster as one operator.
 #[derive(Debug)]

@@ -12,12 +12,13 @@ use common::human;
 use common::id::MigrationId;
 use common::view::{End, MigrationStatus, MigrationView};
 
-use crate::client::{Client, Verb, Watch};
+use crate::client::{Client, Watch};
 use crate::context::CommandContext;
 use crate::failure::CommandError;
 use crate::output::Consent;
 use crate::output::style::{Meaning, Text};
 use crate::summary;
+use crate::verb::Verb;
 
 /// How long the cluster may be away before the watcher gives up: a restart of all nodes takes less.
 const PATIENCE: Duration = Duration::from_secs(60);

@@ -19,5 +19,6 @@ mod output;
 mod password;
 mod settings;
 mod summary;
+mod verb;
 
 pub use cli::main;

@@ -3,10 +3,10 @@
 use common::id::MigrationId;
 use common::view::MigrationStatus;
 
-use crate::client::Verb;
 use crate::context::CommandContext;
 use crate::failure::CommandError;
 use crate::follow::{act, exit_code, follow, show};
+use crate::verb::Verb;
 
 /// Stop a migration and undo what it did
 ///

@@ -2,11 +2,11 @@
 
 use common::id::MigrationId;
 
-use crate::client::Verb;
 use crate::context::CommandContext;
 use crate::failure::CommandError;
 use crate::follow::{act, show};
 use crate::output::style::Text;
+use crate::verb::Verb;
 
 /// Hold a migration up
 ///

@@ -3,11 +3,11 @@
 use common::id::MigrationId;
 use common::view::MigrationStatus;
 
-use crate::client::Verb;
 use crate::context::CommandContext;
 use crate::failure::CommandError;
 use crate::follow::{act, show};
 use crate::output::style::Text;
+use crate::verb::Verb;
 
 /// Go on with a paused migration
 ///

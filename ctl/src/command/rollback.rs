@@ -3,10 +3,10 @@
 use common::id::MigrationId;
 use common::view::MigrationStatus;
 
-use crate::client::Verb;
 use crate::context::CommandContext;
 use crate::failure::CommandError;
 use crate::follow::{act, exit_code, follow, show};
+use crate::verb::Verb;
 
 /// Give the destination back as it was before a migration
 ///

@@ -7,10 +7,11 @@ use common::failure::{Failure, FailureKind};
 use common::id::MigrationId;
 use common::view::{HostView, MigrationView};
 
-use crate::client::{Client, Verb};
+use crate::client::Client;
 use crate::context::CommandContext;
 use crate::failure::CommandError;
 use crate::follow::{act, show};
+use crate::verb::Verb;
 
 /// The pause between two looks whether it is done.
 const LOOK_INTERVAL: Duration = Duration::from_millis(200);

@@ -2,10 +2,10 @@
 
 use common::id::MigrationId;
 
-use crate::client::Verb;
 use crate::context::CommandContext;
 use crate::failure::CommandError;
 use crate::follow::{act, exit_code, follow, show};
+use crate::verb::Verb;
 
 /// Prove again what a migration wrote
 ///
