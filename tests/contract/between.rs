@@ -246,7 +246,8 @@ async fn complaint(mut world: World) -> Option<String> {
 fn whatever_a_source_says_is_proven_or_refused() {
     let runtime = tokio::runtime::Runtime::new().unwrap();
     let _runtime = runtime.enter();
-    let patience = Patience { beat: Duration::from_millis(300), stall: Duration::from_secs(2) };
+    let patience =
+        Patience { beat: Duration::from_millis(300), stall: Duration::from_secs(2), ..Patience::default() };
     let mut hosts = Hosts::open_with(patience);
     let between = Between::open(&mut hosts);
     let hosts = Arc::new(hosts);

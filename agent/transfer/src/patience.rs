@@ -21,13 +21,20 @@ pub struct Patience {
     pub beat: Duration,
     /// How long a source may owe something and bring nothing of it.
     pub stall: Duration,
+    /// How long the slower of two transports is waited for once the other has got through.
+    pub second: Duration,
 }
 
 impl Default for Patience {
     /// Five seconds of silence; ten minutes for whatever a source may wait for: a directory of ten million names, a
-    /// sync of a busy file system, a disk that spins up.
+    /// sync of a busy file system, a disk that spins up. TCP takes three round trips to get through, and QUIC sends a
+    /// packet that was lost again after a second.
     fn default() -> Self {
-        Self { beat: Duration::from_secs(1), stall: Duration::from_secs(10 * 60) }
+        Self {
+            beat: Duration::from_secs(1),
+            stall: Duration::from_secs(10 * 60),
+            second: Duration::from_millis(1500),
+        }
     }
 }
 
@@ -109,7 +116,11 @@ impl Vigil {
 mod tests {
     use super::*;
 
-    const PATIENCE: Patience = Patience { beat: Duration::from_secs(1), stall: Duration::from_secs(20) };
+    const PATIENCE: Patience = Patience {
+        beat: Duration::from_secs(1),
+        stall: Duration::from_secs(20),
+        second: Duration::from_secs(1),
+    };
 
     /// Returns at which beat a source that is seen like this is given up, out of a hundred.
     fn given_up(vigil: &mut Vigil, seen: impl Fn(u64) -> Seen) -> Option<(u64, GivenUp)> {

@@ -329,7 +329,11 @@ async fn content_that_is_not_what_it_says_is_refused() {
 /// Far more than anything here takes.
 const PATIENCE: Duration = Duration::from_secs(60);
 /// Short, and long enough for a busy host: silence is five beats that were looked at.
-const HASTE: Patience = Patience { beat: Duration::from_millis(300), stall: Duration::from_secs(2) };
+const HASTE: Patience = Patience {
+    beat: Duration::from_millis(300),
+    stall: Duration::from_secs(2),
+    second: Duration::from_secs(1),
+};
 
 async fn failure_of(source: &Source) -> Failure {
     let gone = async {

@@ -19,9 +19,6 @@ use crate::window::Role;
 const NEAR_MAX: Duration = Duration::from_millis(2);
 /// From this round trip on QUIC need not wait for what TCP measures.
 const FAR_MIN: Duration = Duration::from_millis(20);
-/// How long the one that came second is waited for: TCP takes three round trips, and QUIC sends a packet that was lost
-/// again after a second.
-const SECOND: Duration = Duration::from_millis(1500);
 
 /// Dials one address of a peer with what was asked for, and makes sure that it is this peer.
 pub(super) async fn dial(
@@ -51,7 +48,7 @@ async fn race(
     tokio::select! {
         first = &mut quic => match first {
             Ok(quic) if quic.round_trip() >= FAR_MIN => Ok(quic),
-            Ok(quic) => Ok(match tokio::time::timeout(SECOND, tcp).await {
+            Ok(quic) => Ok(match tokio::time::timeout(endpoint.patience().second, tcp).await {
                 Ok(Ok(tcp)) => better(quic, tcp),
                 Ok(Err(_)) | Err(_) => quic,
             }),
@@ -59,7 +56,7 @@ async fn race(
         },
         first = &mut tcp => match first {
             Ok(tcp) if is_near(&tcp) => Ok(tcp),
-            Ok(tcp) => Ok(match tokio::time::timeout(SECOND, quic).await {
+            Ok(tcp) => Ok(match tokio::time::timeout(endpoint.patience().second, quic).await {
                 Ok(Ok(quic)) => better(quic, tcp),
                 Ok(Err(_)) | Err(_) => tcp,
             }),

@@ -189,7 +189,11 @@ async fn whoever_spoils_what_is_said_later_costs_the_attempt_and_changes_nothing
     }
     for malice in MALICE {
         let mut cluster = Cluster::new();
-        cluster.patience = Patience { beat: Duration::from_millis(100), stall: Duration::from_secs(2) };
+        cluster.patience = Patience {
+            beat: Duration::from_millis(100),
+            stall: Duration::from_secs(2),
+            ..Patience::default()
+        };
         let agents = (cluster.endpoint("web1"), cluster.endpoint("web2"));
         // Behind the handshakes, and in the middle of a manifest.
         let way = cluster.way(hostile(&cluster, malice, 20_000).await);
