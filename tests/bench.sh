@@ -233,8 +233,8 @@ bench_watched() {
         while read -r file; do echo "round $round" >>"$file"; done <"$work/changed"
         # They may fall into two passes.
         until found=$(passes_of "$id" | awk -v last="$last" -v changed="$changed" '
-            $1 > last && $3 > 0 { sum += $3; ms += $4; scans = scans " " $2 }
-            END { if (sum < changed) exit 1; print ms, scans }'); do sleep 0.2; done
+            $1 > last && $3 > 0 { sum += $3; ms += $4; scan = $2 }
+            END { if (sum < changed) exit 1; print ms, scan }'); do sleep 0.2; done
         sync
         cpu0=$(cpu)
         t0=$(date +%s%N)
@@ -243,7 +243,7 @@ bench_watched() {
         t1=$(date +%s%N)
         cpu1=$(cpu)
         [ "$round" -gt 0 ] || continue
-        echo "  $changed changes: ${found% *} ms (${found#* }), rsync $(((t1 - t0) / 1000000)) ms"
+        echo "  $changed changes: ${found% *} ms (${found#* } scan), rsync $(((t1 - t0) / 1000000)) ms"
         echo "watched drover ${found%% *} 0 0 0" >>"$work/results/files"
         echo "watched rsync $(((t1 - t0) / 1000000)) $(((cpu1 - cpu0) * 10)) 0 $(bytes_on_wire rsync)" >>"$work/results/files"
     done

@@ -1,7 +1,10 @@
 //! Passes while the source is live, and the last one when somebody says so.
 
 use std::fs;
+use std::io::Write;
+use std::os::unix::fs::PermissionsExt;
 use std::path::Path;
+use std::time::{Duration, SystemTime};
 
 use serde_json::Value;
 use tests::churn::Churn;
@@ -159,6 +162,45 @@ fn no_change_is_missed_while_somebody_writes_whoever_is_killed() {
         .wait_for(&id, "further passes", |it| it["passes_total"].as_u64() > before.map(|passes| passes + 3));
     assert!(churn.deeds() > 100);
     churn.stop();
+    finish(&cluster, &id, &source, &destination);
+}
+
+/// Changes files in one way each, so that no other change of their directories shows it.
+fn change_one_by_one(source: &Path) {
+    let file = |number: u32| source.join(format!("d000/e00/f{number:06}.php"));
+    fs::set_permissions(file(0), fs::Permissions::from_mode(0o600)).unwrap();
+    rustix::fs::setxattr(file(1), c"user.changed", b"yes", rustix::fs::XattrFlags::empty()).unwrap();
+    let old = fs::FileTimes::new().set_modified(SystemTime::UNIX_EPOCH + Duration::from_secs(1_000_000_000));
+    fs::File::open(file(2)).unwrap().set_times(old).unwrap();
+    fs::File::options().append(true).open(file(3)).unwrap().write_all(b"more").unwrap();
+    fs::File::options().write(true).open(file(4)).unwrap().set_len(1).unwrap();
+    fs::remove_file(file(5)).unwrap();
+    fs::rename(file(6), source.join("d000/e01/renamed")).unwrap();
+    fs::set_permissions(source.join("d000/e02"), fs::Permissions::from_mode(0o700)).unwrap();
+}
+
+#[test]
+fn a_watch_misses_nothing() {
+    let cluster = Cluster::start(2, 1);
+    let (source, destination) = (cluster.path("shop"), cluster.path("moved"));
+    tree::plain(&source, 300, 9000).unwrap();
+    let id = begin(&cluster, &source, &destination);
+    let churn = Churn::start(&source, &cluster.path("beside"), 3, false);
+    cluster.wait_for(&id, "passes while somebody writes", |migration| {
+        churn.deeds() > 2_000 && passes(migration).into_iter().filter(|pass| is_watched(pass)).count() > 3
+    });
+    churn.stop();
+    // By watched passes alone, before any looks at everything again.
+    let equal = || {
+        cluster.wait_for(&id, "the destination to be equal", |_| {
+            judge::differences(&source, &destination).is_empty()
+        })
+    };
+    equal();
+    change_one_by_one(&source);
+    let seen = equal();
+    let of_step = passes(&seen).into_iter().filter(|pass| pass["step"] == "file.catch_up-1");
+    assert_eq!(of_step.filter(|pass| pass["scan"] == "full").count(), 1, "{seen:#}");
     finish(&cluster, &id, &source, &destination);
 }
 
