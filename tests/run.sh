@@ -20,7 +20,7 @@ esac
 
 . deploy/require.sh
 require rsync=rsync sqlite3=sqlite3 cc=gcc,libc6-dev ip=iproute2 mkfs.ext4=e2fsprogs faketime=faketime nft=nftables \
-    setpriv=util-linux losetup=mount mkfs.xfs=xfsprogs mkfs.btrfs=btrfs-progs
+    setpriv=util-linux losetup=mount mkfs.xfs=xfsprogs mkfs.btrfs=btrfs-progs git=git setfacl=acl
 
 output=$(mktemp)
 trap 'rm -f "$output"' EXIT

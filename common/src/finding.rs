@@ -54,6 +54,8 @@ pub enum Rule {
     Plan,
     /// Could not be masked as the spec asks, so it was not copied.
     NotSanitized,
+    /// Left out by a limit of size or age.
+    LeftOut,
 }
 
 /// One result of a check or of a run about one object.

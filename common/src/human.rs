@@ -98,11 +98,12 @@ pub enum InvalidQuantity {
     #[error("`{0}` is not a duration: write whole numbers and units, as 24h, 90m or 1h30m")]
     Duration(String),
     /// Not a moment.
-    #[error("`{0}` is not a moment: write 24h for a day ago, or 2026-11-21T08:00:00Z")]
+    #[error("`{0}` is not a moment: write 24h for a day ago, 2026-11-21 or 2026-11-21T08:00:00Z")]
     Moment(String),
 }
 
-/// Parses a moment: `24h` for a day before `now`, or `2026-11-21T08:00:00Z` with any offset.
+/// Parses a moment: `24h` for a day before `now`, `2026-11-21` for the beginning of that day in UTC, or
+/// `2026-11-21T08:00:00Z` with any offset.
 ///
 /// # Errors
 /// When the text is neither a duration nor a moment after 1970.
@@ -111,7 +112,11 @@ pub fn parse_moment(text: &str, now: WallMs) -> Result<WallMs, InvalidQuantity> 
         return Ok(WallMs(now.0.saturating_sub(u64::try_from(ago.as_millis()).unwrap_or(u64::MAX))));
     }
     let invalid = || InvalidQuantity::Moment(text.to_owned());
-    let timestamp: jiff::Timestamp = text.parse().map_err(|_not_a_moment| invalid())?;
+    let day = || text.parse::<jiff::civil::Date>().ok()?.to_zoned(jiff::tz::TimeZone::UTC).ok();
+    let timestamp: jiff::Timestamp = match text.parse() {
+        Ok(timestamp) => timestamp,
+        Err(_no_timestamp) => day().ok_or_else(invalid)?.timestamp(),
+    };
     u64::try_from(timestamp.as_millisecond()).map(WallMs).map_err(|_before_1970| invalid())
 }
 
@@ -231,7 +236,8 @@ mod tests {
         assert_eq!(parse_moment("1h", now), Ok(WallMs(1_763_696_400_000)));
         assert_eq!(parse_moment("2025-11-21T04:40:00Z", now), Ok(now));
         assert_eq!(parse_moment("2025-11-21T05:40:00+01:00", now), Ok(now));
-        for text in ["", "yesterday", "1969-01-01T00:00:00Z", "2025-11-21"] {
+        assert_eq!(parse_moment("2025-11-21", now), Ok(WallMs(1_763_683_200_000)));
+        for text in ["", "yesterday", "1969-01-01T00:00:00Z", "2025-11-41"] {
             assert!(parse_moment(text, now).is_err(), "{text}");
         }
     }

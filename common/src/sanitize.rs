@@ -6,6 +6,7 @@
 
 use serde::{Deserialize, Serialize};
 
+use crate::filter::{Filter, InvalidPattern};
 use crate::mask::{InvalidMask, Masker};
 use crate::reference::Reference;
 
@@ -109,6 +110,9 @@ pub enum InvalidSanitize {
     /// A rule matches nothing.
     #[error("rule {0} has no pattern under `match`")]
     Empty(usize),
+    /// A pattern cannot be read.
+    #[error("rule {0}: {1}")]
+    Pattern(usize, InvalidPattern),
     /// A rule masks nothing.
     #[error("rule {0} masks nothing: name what under `find` or `regex`")]
     Nothing(usize),
@@ -133,6 +137,7 @@ impl Sanitize {
             if rule.patterns.is_empty() {
                 return Err(InvalidSanitize::Empty(number));
             }
+            Filter::new(&rule.patterns, &[]).map_err(|error| InvalidSanitize::Pattern(number, error))?;
             let Action::Mask(mask) = &rule.action else { continue };
             if mask.find.is_empty() && mask.regex.is_empty() {
                 return Err(InvalidSanitize::Nothing(number));

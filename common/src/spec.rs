@@ -14,6 +14,7 @@ use crate::grant::Labels;
 use crate::id::HostName;
 use crate::location::Location;
 use crate::reference::Reference;
+use crate::rules::{InvalidRules, Rules};
 use crate::sanitize::Sanitize;
 use crate::transport::TransportChoice;
 
@@ -66,7 +67,7 @@ pub enum Origin {
 pub struct SideSpec {
     /// Host and root.
     pub location: Location,
-    /// Patterns of entries that are left out, first match wins together with `include`.
+    /// Patterns of entries that are left out; the last one that matches decides. See [`crate::filter`].
     #[serde(default)]
     pub exclude: Vec<String>,
     /// Patterns of entries that are kept although an exclude matches.
@@ -109,6 +110,9 @@ pub struct TransferSpec {
     /// Further passes while the source is live, and a last one under the freeze; none is one pass.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub catch_up: Option<CatchUpSpec>,
+    /// What else is left out, and whose everything becomes.
+    #[serde(skip_serializing_if = "Rules::is_default")]
+    pub rules: Rules,
 }
 
 /// How the difference is made small before the freeze.
@@ -295,6 +299,19 @@ impl MigrationSpec {
     /// Whether the last pass waits for a person's go.
     pub fn has_manual_cutover(&self) -> bool {
         self.transfer.catch_up.is_some_and(|catch_up| catch_up.cutover == Cutover::Manual)
+    }
+
+    /// Checks what is left out, on both sides.
+    ///
+    /// # Errors
+    /// When a pattern cannot be read, or nothing could ever be moved.
+    pub fn check_rules(&self) -> Result<(), InvalidRules> {
+        if self.transfer.rules.copy_links && self.sanitize.is_some() {
+            return Err(InvalidRules::Links);
+        }
+        let sides = [&self.source, &self.destination];
+        let exclude = sides.into_iter().flat_map(|side| &side.exclude);
+        self.transfer.rules.check(exclude, sides.into_iter().flat_map(|side| &side.include))
     }
 
     /// Returns how long the way back stays open after completion, in milliseconds.

@@ -86,6 +86,7 @@ pub fn verification(migration: &Migration, is_deep: bool) -> Result<PlannedStep,
 
 async fn prepare(hub: &Hub, asked: &Asked) -> Result<(MigrationSpec, Roots, Plan), Failure> {
     let mut spec = read_spec(&asked.spec)?;
+    check_rules(&spec)?;
     let state = hub.state();
     pin_secrets(&state, &asked.tenant, &mut spec)?;
     let source_facts = check_host(hub, &state, &asked.tenant, &spec.source.location.host)?;
@@ -119,6 +120,14 @@ async fn prepare(hub: &Hub, asked: &Asked) -> Result<(MigrationSpec, Roots, Plan
     let plan = planner::plan(&id, &spec, source, destination, relay_facts, settles)
         .map_err(|findings| refused(&findings))?;
     Ok((spec, roots, plan))
+}
+
+/// Checks what is left out: an agent would refuse it too, but only when the migration runs.
+fn check_rules(spec: &MigrationSpec) -> Result<(), Failure> {
+    spec.check_rules().map_err(|error| {
+        Failure::of(FailureKind::Invalid, &error)
+            .hint("`ctl help migrate` says what patterns and limits can say")
+    })
 }
 
 /// Checks what is sanitised, and notes which version of a secret the migration begins with, so that it goes on with it.
@@ -243,6 +252,7 @@ fn refused(findings: &[Finding]) -> Failure {
         | Rule::Stage
         | Rule::InTheWay
         | Rule::KeptAside
+        | Rule::LeftOut
         | Rule::Differs => FailureKind::Invalid,
     };
     let told: Vec<String> =

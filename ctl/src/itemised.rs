@@ -2,7 +2,9 @@
 //!
 //! They arrive as lines of JSON in pieces and are shown as they come, so that their length costs no memory.
 
+use common::failure::{Failure, FailureKind};
 use common::id::MigrationId;
+use common::view::MigrationView;
 use serde_json::{Map, Value};
 
 use crate::client::Client;
@@ -13,7 +15,8 @@ use crate::output::style::{Meaning, Text};
 /// Fields that are shown without their name, in this order.
 const LEADING: [&str; 6] = ["severity", "rule", "action", "kind", "path", "object"];
 
-/// Shows the whole list, for people as lines and otherwise as one JSON array. Returns how many lines there were.
+/// Shows the whole list, for people as lines and otherwise as one JSON document: an array. Returns how many lines there
+/// were.
 ///
 /// # Errors
 /// When there is no list, the connection breaks, or standard output cannot be written.
@@ -22,11 +25,41 @@ pub(crate) async fn show(
     client: &Client,
     migration: &MigrationId,
 ) -> Result<u64, CommandError> {
+    let count = stream(context, client, migration, "").await?;
+    if context.output.is_json() {
+        context.output.raw(b"\n")?;
+    }
+    Ok(count)
+}
+
+/// Shows a migration as one JSON document with the whole list of what a dry run would do under `items`.
+///
+/// # Errors
+/// As [`show`].
+pub(crate) async fn document(
+    context: &CommandContext,
+    client: &Client,
+    view: &MigrationView,
+) -> Result<(), CommandError> {
+    let bug = |message: String| Failure::new(FailureKind::Bug, message);
+    let text = serde_json::to_string(view).map_err(|error| bug(error.to_string()))?;
+    let open = text.strip_suffix('}').ok_or_else(|| bug("a migration is no JSON object".to_owned()))?;
+    stream(context, client, &view.id, &format!("{open},\"items\":")).await?;
+    context.output.raw(b"}\n")
+}
+
+/// Shows the list; as JSON behind an opening, which is written only when the list is there.
+async fn stream(
+    context: &CommandContext,
+    client: &Client,
+    migration: &MigrationId,
+    opening: &str,
+) -> Result<u64, CommandError> {
     let mut list = client.list(migration).await?;
     let is_json = context.output.is_json();
     let (mut count, mut rest) = (0, Vec::new());
     if is_json {
-        context.output.raw(b"[")?;
+        context.output.json(&format!("{opening}["))?;
     }
     while let Some(piece) = list.next().await? {
         rest.extend_from_slice(&piece);
@@ -36,7 +69,7 @@ pub(crate) async fn show(
     }
     count += write(context, &rest, count)?;
     if is_json {
-        context.output.raw(b"\n]\n")?;
+        context.output.raw(b"\n]")?;
     }
     Ok(count)
 }

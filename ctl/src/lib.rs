@@ -17,6 +17,7 @@ mod itemised;
 mod limit;
 mod output;
 mod password;
+mod rules;
 mod settings;
 mod summary;
 mod verb;

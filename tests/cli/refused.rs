@@ -7,7 +7,7 @@ use serde_json::Value;
 use crate::environment::{Environment, assert_golden};
 
 /// Lines that `ctl` refuses by itself.
-const CTL: [&str; 22] = [
+const CTL: [&str; 26] = [
     "ctl --bogus",
     "ctl migrat",
     "ctl status",
@@ -25,6 +25,10 @@ const CTL: [&str; 22] = [
     "ctl migrate web1:/a web2:/b --bandwidth 10Q",
     "ctl migrate web1:/a web2:/b --max-delete 120%",
     "ctl migrate web1:/a web2:/b --rollback-window 5y",
+    "ctl migrate web1:/a web2:/b --exclude [",
+    "ctl migrate web1:/a web2:/b --exclude-from nowhere",
+    "ctl migrate web1:/a web2:/b --usermap www",
+    "ctl migrate web1:/a web2:/b --backup-dir /kept",
     "ctl report b7k2m9x4qz --format pdf",
     "ctl --output xml list",
     "ctl completion tcsh",

@@ -4,6 +4,7 @@ use common::clock::WallMs;
 use common::context::Contexts;
 use common::host::HostFacts;
 use common::progress::Progress;
+use common::rules::Rules;
 use common::spec::{Compression, MaxDelete, ValidationLevel};
 use common::step::file::{FileOutput, FileParams, VERSION};
 use common::transport::TransportChoice;
@@ -83,8 +84,10 @@ fn fixtures_of_documents_between_parts_are_read() {
         validation_level: ValidationLevel::Strict,
         keep_way_back: true,
         scope: common::phase::Scope::Finish,
+        compares_now: false,
         sanitize: None,
         catch_up: None,
+        rules: Rules::default(),
     };
     assert_eq!(document("1/file-params.json", &params), params);
 }

@@ -19,6 +19,7 @@ mod plain;
 mod refusal;
 mod retention;
 mod rotation;
+mod rules;
 mod secrets;
 mod stall;
 mod stranger;

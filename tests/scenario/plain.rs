@@ -132,6 +132,11 @@ fn a_dry_run_lists_and_changes_nothing() {
         cluster.migrate(&source, &destination, &["--dry-run", "--delete", "--max-delete", "100%"]);
     assert_eq!(code, Some(0), "{migration:#}");
     judge::assert_equal(&before, &destination);
+    let items = migration["items"].as_array().unwrap();
+    let item = |path: &str| items.iter().find(|item| item["path"] == path).unwrap();
+    assert_eq!(item("d000/e00/f000019.php")["action"], "create", "{migration:#}");
+    let replaced = item("d000/e00/f000003.php");
+    assert_eq!((&replaced["action"], &replaced["why"][0]), (&"replace".into(), &"size".into()), "{replaced}");
 
     let (from, to) = (format!("agent-1:{}", source.display()), format!("agent-2:{}", destination.display()));
     let outcome = cluster.ctl(&["migrate", &from, &to, "--dry-run"], &[]).expect_code(0);

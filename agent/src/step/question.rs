@@ -170,7 +170,7 @@ mod tests {
             let destination_root = directory.path().join("absent").display().to_string();
             let question = |migration: &str| {
                 let (migration, destination_root) = (migration.parse().unwrap(), destination_root.clone());
-                write(&SettleQuestion { migration, destination_root, token }).unwrap()
+                write(&SettleQuestion { migration, destination_root, token, backup_dir: None }).unwrap()
             };
             let ask = |id| ask_beside(&settling, directory.path(), AskedFor::Settle, question(id));
             let under_way = settling.enter(&"m1".parse().unwrap()).await;

@@ -33,7 +33,8 @@ pub fn owners(value: &[u8]) -> Option<Vec<Owner>> {
 /// Returns the ACL with each owner's number replaced; nothing when the bytes are no ACL of the known version, or when
 /// `replace` has nothing for an owner.
 ///
-/// The kernel wants entries of one tag in the order of their numbers, so they are sorted again.
+/// The kernel wants entries of one tag in the order of their numbers, so they are sorted again. Owners that become one
+/// may what any of them might.
 pub fn replace_owners(value: &[u8], mut replace: impl FnMut(Owner) -> Option<u32>) -> Option<Vec<u8>> {
     let entries = entries(value)?;
     let mut replaced: Vec<[u8; ENTRY_BYTES]> = Vec::with_capacity(entries.len() / ENTRY_BYTES);
@@ -48,6 +49,13 @@ pub fn replace_owners(value: &[u8], mut replace: impl FnMut(Owner) -> Option<u32
     let tag = |entry: &[u8; ENTRY_BYTES]| u16::from_le_bytes([entry[0], entry[1]]);
     let id = |entry: &[u8; ENTRY_BYTES]| u32::from_le_bytes([entry[4], entry[5], entry[6], entry[7]]);
     replaced.sort_by_key(|entry| (tag(entry), id(entry)));
+    replaced.dedup_by(|next, first| {
+        let is_one = owner(next.as_slice()).is_some() && owner(next.as_slice()) == owner(first.as_slice());
+        if is_one {
+            first[2] |= next[2];
+        }
+        is_one
+    });
     let mut acl = VERSION.to_vec();
     acl.extend(replaced.into_iter().flatten());
     Some(acl)

@@ -112,6 +112,7 @@ mod tests {
     #[test]
     fn messages_come_back() {
         round_trip(&Hello::Content);
+        round_trip(&Hello::ContentThroughLinks);
         round_trip(&ToSource::Limit { bytes_per_s: Some(9) });
         round_trip(&ToSource::Spare(Sparing { max_load: Some(400), is_idle: true }));
         round_trip(&ToDestination::Cost(Cost { cpu_permille: 9, is_throttled: true, ..Cost::default() }));

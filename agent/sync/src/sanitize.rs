@@ -5,13 +5,13 @@
 
 use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
 
+use common::filter::{Filter, InvalidPattern};
 use common::mask::{InvalidMask, Masker, Unmaskable, check_text};
 use common::rel_path::RelPath;
 use common::sanitize::{Action, MASKED_BYTES_MAX, Sanitize};
 use common::secret::Secret;
 
 use crate::entry::{Entry, Kind};
-use crate::filter::{Filter, InvalidPattern};
 
 /// How the reason begins for which a file that is too large to be masked is left out; by it the side that only reads the
 /// reason knows that a rule stands against the file and nothing is wrong with it.

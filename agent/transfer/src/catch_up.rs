@@ -292,4 +292,21 @@ mod tests {
         assert_eq!(fs::read_to_string(pair.destination_root.join("file")).unwrap(), "behind");
         pair.close().await;
     }
+    #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+    async fn what_is_left_out_for_its_size_stays_through_all_passes() {
+        let mut pair = Pair::new();
+        tree(&pair.source_root);
+        fs::write(pair.source_root.join("a/large"), vec![1; 200_000]).unwrap();
+        fs::create_dir_all(pair.destination_root.join("a")).unwrap();
+        fs::write(pair.destination_root.join("a/large"), "as it was").unwrap();
+        (pair.params.delete, pair.params.max_delete) = (true, common::spec::MaxDelete::Percent(100));
+        pair.params.rules.max_size = Some(100_000);
+        pair.copy().await.0.unwrap();
+        let output = catch_up(&mut pair, 0..2).await;
+        assert!(output.passes.iter().all(|pass| pass.scan == ScanKind::Full), "{output:?}");
+        let kept = fs::read_to_string(pair.destination_root.join("a/large")).unwrap();
+        assert_eq!(kept, "as it was");
+        assert!(pair.verify().await.0.unwrap().is_verified);
+        pair.close().await;
+    }
 }

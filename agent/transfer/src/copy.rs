@@ -11,13 +11,12 @@ use common::cost::{SourceCost, SourceCosts};
 use common::failure::{Failure, FailureKind};
 use common::sanitize::Sanitize;
 use common::step::file::{FileOutput, FileParams, Sanitized, VERSION};
-use sync::byte_string::ByteString;
-use sync::filter::Filter;
 use sync::wire::control::{Cost, Counters as Counted, Opened};
 use sync::wire::hello::{ScanRequest, Watch};
 use tokio::task::JoinHandle;
 use tree::Root;
 
+use crate::backup;
 use crate::begun;
 use crate::breach::name_source;
 use crate::commit::Committer;
@@ -27,19 +26,18 @@ use crate::endpoint::Endpoint;
 use crate::memory::Memory;
 use crate::owner::Owners;
 use crate::passes::{RootMark, Told};
-use crate::peer::{Beginning, ContentReceiver, FetchSender, Source};
+use crate::peer::{Beginning, Source};
 use crate::pull::flow::Flow;
 use crate::pull::{self, Forecast, Host, Incoming, Known, Pass};
 use crate::reach;
+use crate::request::{content_of, filter_of, request_of};
 use crate::saved_counters::{SavedCounters, Totals};
 use crate::scan::{Scan, ScanSettings};
 use crate::stage::Stage;
 use crate::tally::{Counters, add};
 use crate::trouble::of_stage;
-use crate::way_back::open_root_of_stage;
+use crate::way_back::{open_root, open_root_of_stage};
 
-/// Lanes for content: the source serves each with a thread.
-const CONTENT_LANES: usize = 4;
 /// Threads that scan the destination; the source has its own.
 const SCAN_WORKERS: usize = 2;
 /// How often progress is told.
@@ -368,21 +366,8 @@ async fn incoming(
     asked: Watch,
 ) -> Result<Incoming, Failure> {
     let manifest = source.manifest(ScanRequest { watch: asked, ..request_of(params) }).await?;
-    let (fetches, content) = source.content(CONTENT_LANES, Some(nonce)).await?;
+    let (fetches, content) = content_of(source, params, Some(nonce)).await?;
     Ok(Incoming { manifest, fetches, content, is_watched: asked != Watch::No })
-}
-
-/// Returns the scan that the parameters ask for.
-pub(crate) fn request_of(params: &FileParams) -> ScanRequest {
-    let patterns = |patterns: &[String]| {
-        patterns.iter().map(|pattern| ByteString(pattern.as_bytes().to_vec())).collect::<Vec<_>>()
-    };
-    ScanRequest { exclude: patterns(&params.exclude), include: patterns(&params.include), watch: Watch::No }
-}
-
-/// Opens lanes for digests, and for content of which this side holds nothing.
-pub(crate) async fn content_of(source: &Source) -> Result<(FetchSender, ContentReceiver), Failure> {
-    source.content(CONTENT_LANES, None).await
 }
 
 /// The blocking half: one pass.
@@ -397,7 +382,10 @@ fn pass(
     let Attempt { ctx, counters, flow, .. } = attempt;
     let _class = ctx.io_class();
     let filter = filter_of(&params)?;
-    let owners = Owners::new(params.numeric_ids);
+    let owners = Owners::new(&params)?;
+    if let (Some(backup), Some(root)) = (&params.rules.backup_dir, open_root(&params.destination_root)?) {
+        backup::check(&root.dir(), backup)?;
+    }
     let path = Path::new(&params.destination_root);
     let kept = kept.filter(|kept| is_still_there(kept, path));
     let goes_on_counting = kept.is_some();
@@ -475,11 +463,6 @@ fn open_stage(ctx: &StepContext, params: &FileParams, memory: &Memory) -> Result
     let boot_id =
         Root::open(path).and_then(|root| root.identity()).map_err(|error| of_stage(&error))?.boot_id;
     Ok((stage, ctx.kill_point().boot_id(boot_id)))
-}
-
-/// Returns the filter that the parameters ask for.
-pub(crate) fn filter_of(params: &FileParams) -> Result<Filter, Failure> {
-    Filter::new(&params.exclude, &params.include).map_err(|error| Failure::of(FailureKind::Invalid, &error))
 }
 
 /// Returns the other side.

@@ -7,9 +7,11 @@
 //! ```
 //!
 //! Actions are `create`, `replace`, `metadata`, `link` and `delete`. A file that would be a further name of one that
-//! comes before it in the list is a `link`.
+//! comes before it in the list is a `link`. Reasons are those of rsync's `-i`: `kind`, `size`, `target` of a link, `time`,
+//! `mode`, `owner`, `group`, `acl`, `attributes`, `content` where it is compared, and `link` where names share an inode
+//! that should not, or do not and should. The root is the path `.`.
 
-use std::collections::{BTreeMap, HashSet};
+use std::collections::{BTreeMap, HashMap};
 use std::fs::File;
 use std::io::{BufWriter, Write};
 use std::path::Path;
@@ -23,27 +25,33 @@ use common::rel_path::RelPath;
 use common::spec::Compression;
 use common::step::file::{FileOutput, FileParams, VERSION};
 use serde::Serialize;
+use sync::acl;
 use sync::diff::{Decision, Difference, Found, Join};
-use sync::entry::Entry;
+use sync::entry::{Entry, Kind};
+use sync::limits::LeftOut;
 use sync::listing::{Listing, ListingEnd};
 use sync::sanitize::UNMASKED_HINT;
 use sync::subtrees::Subtrees;
 use tree::Root;
 
+use crate::backup;
 use crate::breach::name_source;
 use crate::capacity::{Capacity, PlaceId};
 use crate::content::read;
 use crate::context::StepContext;
-use crate::copy::{content_of, filter_of, peer_of, request_of, stopped};
+use crate::copy::{peer_of, stopped};
 use crate::endpoint::Endpoint;
 use crate::in_the_way::{Fate, fate, is_in_the_way};
+use crate::left_out::{found_left_out, left_out};
 use crate::memory::Memory;
 use crate::owner::Owners;
 use crate::peer::ManifestReceiver;
 use crate::reach;
 use crate::remote::{Content, PeerListings, Remote};
 use crate::removal::{self, Removal};
+use crate::request::{content_of, filter_of, request_of};
 use crate::scan::{Scan, ScanSettings};
+use crate::standing::look_at_self;
 use crate::trouble::{finding, is_fatal, of_stage};
 use crate::way_back::open_root;
 
@@ -80,7 +88,7 @@ pub(crate) async fn dry_run(
     let peer = peer_of(&ctx)?.clone();
     let source = reach::open(&ctx, endpoint, &memory, Compression::Auto, params.transport).await?;
     let manifest = source.manifest(request_of(&params)).await?;
-    let content = if params.checksum { Some(content_of(&source).await?) } else { None };
+    let content = if params.checksum { Some(content_of(&source, &params, None).await?) } else { None };
     let is_stopped = Arc::new(AtomicBool::new(false));
     let stop = ctx.lease.stop().clone();
     let job = Job { ctx, params, memory, is_stopped: Arc::clone(&is_stopped) };
@@ -129,7 +137,7 @@ impl Job {
         let _class = self.ctx.io_class();
         let path = self.memory.list(LIST);
         let file = File::create(&path).map_err(|error| unwritable(&path, &error))?;
-        let mut listings = PeerListings::new(manifest, Owners::new(self.params.numeric_ids))?;
+        let mut listings = PeerListings::new(manifest, Owners::new(&self.params)?)?;
         let root = open_root(&self.params.destination_root)?;
         let present = match &root {
             Some(root) => {
@@ -151,12 +159,15 @@ impl Job {
             remote: content.map(Remote::new),
             waiting: Vec::new(),
             extras: Vec::new(),
-            linked: HashSet::new(),
+            linked: HashMap::new(),
             whole: Subtrees::default(),
             emptied: 0,
             present: 0,
+            only_device: None,
+            left_out: [0; 2],
             output: FileOutput { version: VERSION, ..FileOutput::default() },
         };
+        list.root(listings.root().clone())?;
         let mut here = RelPath::root();
         for decision in Join::new(&mut listings, present) {
             if self.is_stopped.load(Relaxed) {
@@ -194,13 +205,18 @@ struct Itemiser<'a> {
     waiting: Vec<(RelPath, Entry, PlaceId)>,
     /// Entries of the open directory that the source does not have.
     extras: Vec<Extra>,
-    linked: HashSet<(u64, u64)>,
+    /// Inodes of the source with several names, and what the destination has at the first of them.
+    linked: HashMap<(u64, u64), Option<(u64, u64)>>,
     /// Directories that would stay with all that they hold.
     whole: Subtrees,
     /// Directories that would be emptied to make room for something else: each is a delete by itself.
     emptied: u64,
     /// Entries at the destination.
     present: u64,
+    /// The device of the root, where nothing is removed on others.
+    only_device: Option<u64>,
+    /// Files that would be left out for their size, and for their age.
+    left_out: [u64; 2],
     output: FileOutput,
 }
 
@@ -212,7 +228,8 @@ impl Itemiser<'_> {
             Found::Missing { source } => {
                 let path = join(&source.name)?;
                 self.count(&source);
-                self.bring(&path, &source, "create", Vec::new())
+                let is_further = self.is_further_name(&source, None).is_some();
+                self.bring(&path, &source, "create", Vec::new(), is_further)
             }
             Found::Both { source, destination } => {
                 let path = join(&source.name)?;
@@ -222,7 +239,10 @@ impl Itemiser<'_> {
             }
             Found::Extra { destination } => {
                 self.present += 1;
-                if self.job.params.delete && !self.whole.holds(&join(&destination.name)?) {
+                let path = join(&destination.name)?;
+                let stays = backup::stays(&self.job.params.rules, &path)
+                    || self.only_device.is_some_and(|device| device != destination.dev);
+                if self.job.params.delete && !stays && !self.whole.holds(&path) {
                     let (kind, bytes) = (destination.kind.as_str(), destination.size());
                     self.extras.push(Extra { name: destination.name, kind, bytes });
                 }
@@ -233,6 +253,11 @@ impl Itemiser<'_> {
                 Ok(())
             }
             Found::Problem { source, destination, .. } => {
+                if let Some(reason) = source.as_ref().and_then(|problem| left_out(&self.job.params, problem))
+                {
+                    self.left_out[usize::from(reason == LeftOut::ByAge)] += 1;
+                    return Ok(());
+                }
                 for problem in [source, destination].into_iter().flatten() {
                     self.output.is_partial = true;
                     let path = join(&problem.name)?;
@@ -256,20 +281,49 @@ impl Itemiser<'_> {
             return;
         }
         self.output.files_total += 1;
-        if !source.is_hard_link() || !self.linked.contains(&(source.dev, source.ino)) {
+        if !source.is_hard_link() || !self.linked.contains_key(&(source.dev, source.ino)) {
             self.output.bytes_total = self.output.bytes_total.saturating_add(source.size());
         }
     }
 
-    fn bring(&mut self, path: &RelPath, source: &Entry, action: &str, why: Vec<&str>) -> Result<(), Failure> {
-        let mut action = action;
-        let mut bytes = source.size();
-        let is_known_link = source.is_hard_link()
-            && self.linked.len() < LINKED_INODES_MAX
-            && !self.linked.insert((source.dev, source.ino));
-        if is_known_link {
-            (action, bytes) = ("link", 0);
+    /// Compares the root itself.
+    fn root(&mut self, source: Entry) -> Result<(), Failure> {
+        let Some(root) = &self.root else { return Ok(()) };
+        let present = look_at_self(&root.dir()).map_err(|error| of_stage(&error))?;
+        self.only_device = self.job.params.rules.one_file_system.then_some(present.dev);
+        let why = words(&source, &present);
+        if why.is_empty() {
+            return Ok(());
         }
+        let (path, kind) = (RelPath::root().to_string(), source.kind.as_str());
+        self.line(&Line { path, action: "metadata", kind, bytes: 0, why })
+    }
+
+    /// Notes a name of an inode with several; returns what the destination has at the first of them, if this is a
+    /// further one.
+    fn is_further_name(&mut self, source: &Entry, present: Option<(u64, u64)>) -> Option<Option<(u64, u64)>> {
+        if !source.is_hard_link() {
+            return None;
+        }
+        let inode = (source.dev, source.ino);
+        if let Some(first) = self.linked.get(&inode) {
+            return Some(*first);
+        }
+        if self.linked.len() < LINKED_INODES_MAX {
+            self.linked.insert(inode, present);
+        }
+        None
+    }
+
+    fn bring(
+        &mut self,
+        path: &RelPath,
+        source: &Entry,
+        action: &str,
+        why: Vec<&str>,
+        is_further: bool,
+    ) -> Result<(), Failure> {
+        let (action, bytes) = if is_further { ("link", 0) } else { (action, source.size()) };
         if !source.kind.is_directory() {
             self.output.files_sent += 1;
             self.output.bytes_sent = self.output.bytes_sent.saturating_add(bytes);
@@ -280,23 +334,35 @@ impl Itemiser<'_> {
     fn both(&mut self, path: RelPath, source: Entry, destination: &Entry) -> Result<(), Failure> {
         let difference = Difference::between(&source, destination);
         let is_directory = source.kind.is_directory();
+        let inode = (destination.dev, destination.ino);
+        let first = self.is_further_name(&source, Some(inode));
         if is_in_the_way(destination, &source) && !self.makes_room(&path, &source)? {
             return Ok(());
         }
-        if difference.kind || (difference.needs_content() && !is_directory) {
-            return self.bring(&path, &source, "replace", words(difference));
+        let mut why = words(&source, destination);
+        let is_kept = !difference.kind && (is_directory || !difference.needs_content());
+        // What shares its inode with others than at the source gets another one.
+        let is_linked = match first {
+            Some(first) => first == Some(inode),
+            None => source.is_hard_link() || is_directory || !destination.is_hard_link(),
+        };
+        if !is_linked {
+            why.push("link");
+        }
+        if !is_kept || !is_linked {
+            return self.bring(&path, &source, "replace", why, first.is_some());
         }
         if !difference.is_none() {
             if !is_directory {
                 self.output.metadata_changed += 1;
             }
             let (path, kind) = (path.to_string(), source.kind.as_str());
-            return self.line(&Line { path, action: "metadata", kind, bytes: 0, why: words(difference) });
+            return self.line(&Line { path, action: "metadata", kind, bytes: 0, why });
         }
         if is_directory {
             return Ok(());
         }
-        if self.remote.is_some() && source.kind.is_file() && source.size() > 0 {
+        if self.remote.is_some() && source.kind.is_file() && source.size() > 0 && first.is_none() {
             let source = Entry { xattrs: Vec::new(), ..source };
             self.waiting.push((path, source, self.capacity.here()));
             return if self.waiting.len() >= COMPARED_AT_ONCE { self.compare() } else { Ok(()) };
@@ -338,7 +404,7 @@ impl Itemiser<'_> {
                 self.output.files_unchanged += 1;
             } else {
                 self.capacity.bring(*place, source);
-                self.bring(path, source, "replace", vec!["content"])?;
+                self.bring(path, source, "replace", vec!["content"], false)?;
             }
         }
         Ok(())
@@ -384,6 +450,10 @@ impl Itemiser<'_> {
             let finding = finding(Rule::NotDeleted, Severity::Warning, &root, message, removal::HINT);
             self.job.ctx.findings.report(finding);
         }
+        let [by_size, by_age] = self.left_out;
+        if let Some(finding) = found_left_out(by_size, by_age) {
+            self.job.ctx.findings.report(finding);
+        }
         for shortfall in self.capacity.shortfalls(&BTreeMap::new()) {
             self.job.ctx.findings.report(shortfall.finding());
         }
@@ -393,16 +463,28 @@ impl Itemiser<'_> {
     }
 }
 
-fn words(difference: Difference) -> Vec<&'static str> {
-    let Difference { kind, content, mtime, mode, uid, gid, xattrs } = difference;
+/// Says what differs.
+fn words(source: &Entry, destination: &Entry) -> Vec<&'static str> {
+    let Difference { kind, content, mtime, mode, uid, gid, xattrs: _ } =
+        Difference::between(source, destination);
+    let content_word = if matches!(source.kind, Kind::Symlink { .. }) { "target" } else { "size" };
+    let differing = |is_acl: bool| {
+        let of = |entry: &Entry| {
+            let mut xattrs = entry.xattrs.clone();
+            xattrs.retain(|(name, _value)| acl::is_acl(&name.0) == is_acl);
+            xattrs
+        };
+        of(source) != of(destination)
+    };
     [
         (kind, "kind"),
-        (content, "size"),
+        (content, content_word),
         (mtime, "time"),
         (mode, "mode"),
         (uid, "owner"),
         (gid, "group"),
-        (xattrs, "attributes"),
+        (differing(true), "acl"),
+        (differing(false), "attributes"),
     ]
     .into_iter()
     .filter(|(differs, _word)| *differs)
@@ -465,7 +547,7 @@ mod tests {
         actions.sort();
         assert_eq!(
             actions,
-            ["create new", "delete extra", "link new-2", "replace longer", "replace same-look"]
+            ["create new", "delete extra", "link new-2", "metadata .", "replace longer", "replace same-look"]
         );
         pair.close().await;
     }

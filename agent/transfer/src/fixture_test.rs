@@ -10,6 +10,7 @@ use serde::de::DeserializeOwned;
 use sync::byte_string::ByteString;
 use sync::codec::{self, Message};
 use sync::entry::{Entry, Kind};
+use sync::limits::Limits;
 use sync::stamp::Time;
 use sync::wire::control::{Opened, ToDestination, ToSource};
 use sync::wire::hello::{Hello, Open, ScanRequest, Watch};
@@ -154,20 +155,32 @@ fn messages<M: Message + PartialEq + std::fmt::Debug>(name: &str, expected: &[M]
 #[test]
 fn fixtures_of_the_data_port_are_spoken() {
     let open = Open {
-        version: 1,
+        version: 2,
         ticket: b"ticket".to_vec(),
         bandwidth_limit: Some(9),
         compression: Compression::Level(9),
     };
-    let scan =
-        ScanRequest { exclude: vec![ByteString(b"*.log".to_vec())], include: Vec::new(), watch: Watch::No };
-    messages("hello.messages", &[Hello::Control(open), Hello::Manifest(scan), Hello::Content]);
+    let limits =
+        Limits { max_size: Some(9), before: Some(Time { seconds: 5, nanos: 6 }), ..Limits::default() };
+    let scan = ScanRequest {
+        exclude: vec![ByteString(b"*.log".to_vec())],
+        include: Vec::new(),
+        limits,
+        one_file_system: true,
+        copy_links: true,
+        without: Some(path()),
+        watch: Watch::No,
+    };
+    messages(
+        "hello.messages",
+        &[Hello::Control(open), Hello::Manifest(scan), Hello::Content, Hello::ContentThroughLinks],
+    );
     messages(
         "to-source.messages",
         &[ToSource::Limit { bytes_per_s: None }, ToSource::Renew { ticket: vec![1, 2] }],
     );
     let opened = Opened {
-        version: 1,
+        version: 2,
         now: Time { seconds: 1_700_000_000, nanos: 2 },
         boot_id: "boot".to_owned(),
         root_dev: 1,

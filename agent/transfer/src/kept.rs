@@ -2,7 +2,7 @@
 
 use common::failure::Failure;
 use sync::entry::Entry;
-use tree::{Applied, Dir, Name, Problem};
+use tree::{Applied, Dir, Name, Problem, TreeError};
 
 use crate::commit::kept_name;
 use crate::ledger::Kept;
@@ -46,6 +46,24 @@ pub(crate) fn return_kept(
     let unset = set(undo, kept, original, *inode)?;
     undo.rename_over(kept, parent, name).map_err(|error| of_stage(&error))?;
     Ok(unset)
+}
+
+/// Moves what is kept, no directory, to a name where nothing stands.
+pub(crate) fn move_kept(kept: &Place, parent: &Dir, name: &Name) -> Result<(), TreeError> {
+    let Place { undo, name: kept, .. } = kept;
+    match undo.rename_noreplace(kept, parent, name) {
+        // A link replaces nothing either.
+        Err(error) if error.is_unsupported() => {
+            undo.hard_link(kept, parent, name)?;
+            undo.unlink(kept)
+        }
+        renamed => renamed,
+    }
+}
+
+/// Gives what is kept the metadata that it had, where it is kept; what cannot be set is left.
+pub(crate) fn dress_kept(kept: &Place, original: &Entry) -> Result<(), Failure> {
+    set(&kept.undo, &kept.name, original, kept.inode).map(drop)
 }
 
 /// Sets the metadata of this inode (device, number); says what could not be set, also because another stands there.

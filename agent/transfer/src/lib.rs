@@ -8,6 +8,9 @@ mod account;
 mod assembly;
 #[cfg(test)]
 mod authority;
+mod backup;
+#[cfg(test)]
+mod backup_test;
 mod begun;
 mod brake;
 mod breach;
@@ -22,6 +25,8 @@ mod context;
 mod copy;
 mod cost;
 mod counter;
+#[cfg(test)]
+mod damage_test;
 mod delta;
 mod domain;
 mod domains;
@@ -32,10 +37,13 @@ mod fence;
 mod findings;
 #[cfg(test)]
 mod fixture_test;
+mod follow;
 mod frame_file;
 mod handshakes;
 mod in_the_way;
 mod index;
+#[cfg(test)]
+mod itemised_test;
 mod kept;
 #[cfg_attr(
     not(any(test, feature = "kill-points")),
@@ -44,6 +52,7 @@ mod kept;
 mod kill_point;
 mod lane;
 mod ledger;
+mod left_out;
 mod link;
 mod manifest;
 mod marker;
@@ -62,9 +71,12 @@ mod reach;
 mod recent;
 mod remote;
 mod removal;
+mod request;
 mod reset_key;
 mod revoked;
 mod root;
+#[cfg(test)]
+mod rules_test;
 mod saved_counters;
 mod scan;
 mod secrets;

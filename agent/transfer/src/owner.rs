@@ -2,10 +2,14 @@
 //!
 //! Owners travel by name: web servers and customers have other numbers on another host. A number without a name at
 //! the source stays only if nobody has that number here, for else a file would silently become somebody's. ACL entries
-//! follow the same rule. With `numeric_ids` every number stays as it is.
+//! follow the same rule. With `numeric_ids` every number stays as it is. Before all that come the maps of the rules,
+//! which say of a name or a number at the source whose it becomes.
 
 use common::failure::{Failure, FailureKind};
+use common::filter::Filter;
+use common::owner_map::{Account, OwnerMap, OwnerRule, Whom};
 use common::rel_path::{RelPath, escape};
+use common::step::file::FileParams;
 use sync::acl;
 use sync::byte_string::ByteString;
 use sync::entry::Entry;
@@ -13,6 +17,7 @@ use sync::listing::Listing;
 use sync::wire::manifest::Names;
 
 use std::collections::HashMap;
+use std::ops::RangeInclusive;
 
 use crate::account::Accounts;
 
@@ -25,6 +30,8 @@ const NAME_BYTES: usize = 64;
 #[derive(Debug)]
 pub(crate) struct Owners {
     is_numeric: bool,
+    usermap: Vec<Mapping>,
+    groupmap: Vec<Mapping>,
     accounts: Accounts,
     user_names: HashMap<u32, Vec<u8>>,
     group_names: HashMap<u32, Vec<u8>>,
@@ -42,14 +49,22 @@ pub(crate) struct Owned {
 
 impl Owners {
     /// Makes a mapping that knows no names of the source yet.
-    pub(crate) fn new(is_numeric: bool) -> Self {
-        Self {
-            is_numeric,
-            accounts: Accounts::default(),
+    ///
+    /// # Errors
+    /// `Invalid` when the rules name somebody who does not exist here.
+    pub(crate) fn new(params: &FileParams) -> Result<Self, Failure> {
+        let mut accounts = Accounts::default();
+        let usermap = mappings(&params.rules.usermap, "user", |name| accounts.user_id(name))?;
+        let groupmap = mappings(&params.rules.groupmap, "group", |name| accounts.group_id(name))?;
+        Ok(Self {
+            is_numeric: params.numeric_ids,
+            usermap,
+            groupmap,
+            accounts,
             user_names: HashMap::new(),
             group_names: HashMap::new(),
             bytes: 0,
-        }
+        })
     }
 
     /// Takes the source's names of the owners of the entries that follow.
@@ -57,7 +72,8 @@ impl Owners {
     /// # Errors
     /// When there are more names than memory is spent on.
     pub(crate) fn learn(&mut self, names: Names) -> Result<(), Failure> {
-        if self.is_numeric {
+        // Maps go by names, also where numbers stay as they are.
+        if self.is_numeric && self.usermap.is_empty() && self.groupmap.is_empty() {
             return Ok(());
         }
         for (known, told) in [(&mut self.user_names, names.users), (&mut self.group_names, names.groups)] {
@@ -83,7 +99,7 @@ impl Owners {
     /// # Errors
     /// `Invalid` when an owner has no place here, with the entry's path.
     pub(crate) fn map(&mut self, path: &RelPath, entry: &Entry) -> Result<Owned, Failure> {
-        if self.is_numeric {
+        if self.is_numeric && self.usermap.is_empty() && self.groupmap.is_empty() {
             return Ok(Owned { uid: entry.uid, gid: entry.gid, xattrs: entry.xattrs.clone() });
         }
         let uid = self.user(path, entry.uid)?;
@@ -141,7 +157,14 @@ impl Owners {
     }
 
     fn user(&mut self, path: &RelPath, uid: u32) -> Result<u32, Failure> {
-        match self.user_names.get(&uid) {
+        let name = self.user_names.get(&uid);
+        if let Some(mapped) = mapped(&self.usermap, uid, name) {
+            return Ok(mapped);
+        }
+        if self.is_numeric {
+            return Ok(uid);
+        }
+        match name {
             Some(name) => self.accounts.user_id(name)?.ok_or_else(|| unknown(path, "user", name)),
             None => match self.accounts.user_name(uid)? {
                 None => Ok(uid),
@@ -151,7 +174,14 @@ impl Owners {
     }
 
     fn group(&mut self, path: &RelPath, gid: u32) -> Result<u32, Failure> {
-        match self.group_names.get(&gid) {
+        let name = self.group_names.get(&gid);
+        if let Some(mapped) = mapped(&self.groupmap, gid, name) {
+            return Ok(mapped);
+        }
+        if self.is_numeric {
+            return Ok(gid);
+        }
+        match name {
             Some(name) => self.accounts.group_id(name)?.ok_or_else(|| unknown(path, "group", name)),
             None => match self.accounts.group_name(gid)? {
                 None => Ok(gid),
@@ -159,6 +189,62 @@ impl Owners {
             },
         }
     }
+}
+
+/// A rule of a map, its names looked up.
+#[derive(Debug)]
+struct Mapping {
+    from: From,
+    to: u32,
+}
+
+#[derive(Debug)]
+enum From {
+    All,
+    Nameless,
+    /// Names that the pattern matches.
+    Named(Filter),
+    Numbered(RangeInclusive<u32>),
+}
+
+/// Makes the rules of a map ready.
+fn mappings(
+    map: &OwnerMap,
+    noun: &str,
+    mut number_of: impl FnMut(&[u8]) -> Result<Option<u32>, Failure>,
+) -> Result<Vec<Mapping>, Failure> {
+    let ready = |rule: &OwnerRule| {
+        let from = match &rule.from {
+            Whom::All => From::All,
+            Whom::Nameless => From::Nameless,
+            Whom::Named(pattern) => From::Named(
+                Filter::new(&[pattern], &[]).map_err(|error| Failure::of(FailureKind::Invalid, &error))?,
+            ),
+            Whom::Numbered(low, high) => From::Numbered(*low..=*high),
+        };
+        let to = match &rule.to {
+            Account::Number(number) => *number,
+            Account::Name(name) => number_of(name.as_bytes())?.ok_or_else(|| {
+                let message =
+                    format!("the {noun} `{name}`, whose files shall be, does not exist at the destination");
+                let hint = format!("Create the {noun} there, or name another one in `{noun}map` or `chown`.");
+                Failure::new(FailureKind::Invalid, message).hint(hint)
+            })?,
+        };
+        Ok(Mapping { from, to })
+    };
+    map.rules().iter().map(ready).collect()
+}
+
+/// Returns who an owner becomes by the first rule that matches.
+fn mapped(mappings: &[Mapping], number: u32, name: Option<&Vec<u8>>) -> Option<u32> {
+    let matches = |mapping: &&Mapping| match (&mapping.from, name) {
+        (From::All, _) | (From::Nameless, None) => true,
+        (From::Named(pattern), Some(name)) => pattern.leaves_out(&RelPath::root(), name, false),
+        (From::Numbered(range), _) => range.contains(&number),
+        (From::Nameless, Some(_)) | (From::Named(_), None) => false,
+    };
+    mappings.iter().find(matches).map(|mapping| mapping.to)
 }
 
 fn unknown(path: &RelPath, noun: &str, name: &[u8]) -> Failure {
@@ -169,7 +255,7 @@ fn unknown(path: &RelPath, noun: &str, name: &[u8]) -> Failure {
     )
     .context("path", path.to_string())
     .hint(format!(
-        "Create the {noun} `{name}` at the destination, or move numbers as they are with --numeric-ids."
+        "Create the {noun} `{name}` at the destination, say who it becomes with --{noun}map, or move numbers as they are with --numeric-ids."
     ))
 }
 
@@ -185,6 +271,7 @@ fn taken(path: &RelPath, noun: &str, id: u32, name: &[u8]) -> Failure {
 
 #[cfg(test)]
 mod tests {
+    use common::rules::Rules;
     use sync::entry::Kind;
     use sync::stamp::Time;
 
@@ -210,8 +297,17 @@ mod tests {
         }
     }
 
+    fn mapping(usermap: &str, groupmap: &str, numeric_ids: bool) -> Result<Owners, Failure> {
+        let (usermap, groupmap) = (usermap.parse().unwrap(), groupmap.parse().unwrap());
+        let rules = Rules { usermap, groupmap, ..Rules::default() };
+        Owners::new(&FileParams { numeric_ids, rules, ..FileParams::between("/a", "/b") })
+    }
+
     fn owners(users: &[(u32, &str)]) -> Owners {
-        let mut owners = Owners::new(false);
+        learned(mapping("", "", false).unwrap(), users)
+    }
+
+    fn learned(mut owners: Owners, users: &[(u32, &str)]) -> Owners {
         let named = |(id, name): &(u32, &str)| (*id, ByteString(name.as_bytes().to_vec()));
         owners
             .learn(Names {
@@ -256,6 +352,45 @@ mod tests {
         let owned = owners.map(&path, &entry(1234, 77, acl(1234))).unwrap();
         assert_eq!(owned.xattrs, acl(0));
         assert!(owners.map(&path, &entry(1234, 77, acl(5))).is_err());
-        assert_eq!(Owners::new(true).map(&path, &entry(5, 5, acl(5))).unwrap().xattrs, acl(5));
+        assert_eq!(mapping("", "", true).unwrap().map(&path, &entry(5, 5, acl(5))).unwrap().xattrs, acl(5));
+    }
+
+    #[test]
+    fn maps_come_before_names_and_numbers() {
+        let path = RelPath::root();
+        let users = [(1234, "web1"), (5, "no-such-user-here"), (6, "daemon")];
+        let maps = "web?:root,no-such*:77,1500-1600:88,:99";
+        let mut owners = learned(mapping(maps, "*:root", false).unwrap(), &users);
+        let mut uid = |uid| owners.map(&path, &entry(uid, 4, Vec::new())).map(|owned| (owned.uid, owned.gid));
+        assert_eq!(uid(1234).unwrap(), (0, 0));
+        assert_eq!(uid(5).unwrap(), (77, 0));
+        assert_eq!(uid(1550).unwrap(), (88, 0));
+        assert_eq!(uid(NO_NAME).unwrap(), (99, 0));
+        // Whom no rule names follows his name.
+        assert_eq!(uid(6).unwrap().0, Accounts::default().user_id(b"daemon").unwrap().unwrap());
+
+        // A map goes by names also where numbers stay as they are.
+        let mut numeric = learned(mapping("web1:0,7:70", "", true).unwrap(), &users);
+        let mut uid = |uid| numeric.map(&path, &entry(uid, 4, Vec::new())).unwrap().uid;
+        assert_eq!((uid(1234), uid(7), uid(8)), (0, 70, 8));
+
+        let refused = mapping("", "a:no-such-group-here", false).unwrap_err();
+        assert_eq!(refused.kind, FailureKind::Invalid);
+        assert!(refused.message.contains("no-such-group-here") && refused.hint.unwrap().contains("groupmap"));
+    }
+
+    #[test]
+    fn what_a_map_makes_equal_in_an_acl_becomes_one() {
+        let acl = |entries: &[(u8, u32)]| {
+            let mut value = vec![2, 0, 0, 0];
+            for (permissions, id) in entries {
+                value.extend([2, 0, *permissions, 0]);
+                value.extend(id.to_le_bytes());
+            }
+            vec![(ByteString(acl::ACCESS.to_vec()), ByteString(value))]
+        };
+        let mut owners = mapping("*:9", "", true).unwrap();
+        let owned = owners.map(&RelPath::root(), &entry(1, 1, acl(&[(4, 5), (2, 6), (4, 7)]))).unwrap();
+        assert_eq!((owned.uid, owned.xattrs), (9, acl(&[(6, 9)])));
     }
 }

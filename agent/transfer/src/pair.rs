@@ -244,13 +244,19 @@ impl Pair {
 
     /// Ends the way back.
     pub(crate) fn settle(&mut self) {
+        self.try_settle().unwrap();
+    }
+
+    /// The same, where it may go wrong.
+    pub(crate) fn try_settle(&mut self) -> Result<(), Failure> {
         let (context, _findings) = self.context();
         let question = SettleQuestion {
             migration: context.migration.clone(),
             destination_root: self.params.destination_root.clone(),
             token: context.token,
+            backup_dir: self.params.rules.backup_dir.clone(),
         };
-        crate::way_back::settle(&self.state_dir, &question).unwrap();
+        crate::way_back::settle(&self.state_dir, &question)
     }
 
     /// Ends both endpoints.

@@ -237,6 +237,11 @@ impl Passes {
         now.started < proven.started || source.ctime >= proven.started.seconds_earlier(MARGIN_S)
     }
 
+    /// Whether an entry of the source may have been changed since the last pass saw it.
+    pub(crate) fn is_newer(&self, source: &Entry) -> bool {
+        self.passes.last().is_none_or(|last| source.ctime >= last.started.seconds_earlier(MARGIN_S))
+    }
+
     fn write(&self, stage: &Dir) -> Result<(), Failure> {
         let content = serde_json::to_vec(self).map_err(|error| {
             Failure::new(FailureKind::Bug, format!("failed to write the passes: {error}"))

@@ -33,6 +33,8 @@ pub(crate) struct Counters {
     pub(crate) deleted: AtomicU64,
     /// Entries at the destination, for the guard of deletes.
     pub(crate) destination_entries: AtomicU64,
+    /// Files that the source leaves out for their size, and for their age.
+    pub(crate) left_out: [AtomicU64; 2],
     /// Whether something could not be brought as asked.
     pub(crate) is_partial: AtomicBool,
     /// To how many files each rule of the spec applied at the source.

@@ -9,6 +9,7 @@ use common::rel_path::is_component;
 use common::step::file::{FileParams, ListQuestion, SettleQuestion, UndoPreview, UndoQuestion};
 use tree::{Name, Root};
 
+use crate::backup;
 use crate::begun;
 use crate::commit::Committer;
 use crate::context::StepContext;
@@ -105,7 +106,8 @@ pub fn undo_preview(state_dir: &Path, question: &UndoQuestion) -> Result<UndoPre
     preview(&stage, &mut histories)
 }
 
-/// Ends the way back: removes the stage with everything that is kept in it. The migrated tree stays; blocking.
+/// Ends the way back: removes the stage with everything that is kept in it, which goes to the backup directory before
+/// if there is one. The migrated tree stays; blocking.
 ///
 /// # Errors
 /// When a newer attempt works on the root (`Fenced`), or something cannot be removed; then it may be asked again.
@@ -129,6 +131,9 @@ pub fn settle(state_dir: &Path, question: &SettleQuestion) -> Result<(), Failure
         claimed => claimed,
     };
     let (_fence, inside) = claimed?;
+    if let Some(backup) = &question.backup_dir {
+        backup::keep(&stage, backup)?;
+    }
     stage.remove(&memory, &KillPoint::default())?;
     drop(inside);
     Ok(())

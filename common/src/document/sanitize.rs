@@ -33,6 +33,7 @@ pub(super) fn sanitize(node: &Node, problems: &mut Problems) -> Option<Sanitize>
         // Rules are counted from 1.
         let at = match &error {
             InvalidSanitize::Empty(number)
+            | InvalidSanitize::Pattern(number, _)
             | InvalidSanitize::Nothing(number)
             | InvalidSanitize::Key(number)
             | InvalidSanitize::Mask(number, _) => items.get(number.saturating_sub(1)).map(|item| item.at),

@@ -4,10 +4,15 @@
 //! nothing that stands in a spec is ever passed over.
 
 use crate::bandwidth::Bandwidth;
+use crate::clock;
 use crate::failure::{Failure, FailureKind};
+use crate::filter::Filter;
 use crate::grant::Labels;
+use crate::human;
 use crate::id::HostName;
 use crate::location::Location;
+use crate::owner_map::OwnerMap;
+use crate::rules::{InvalidRules, Rules};
 use crate::spec::{
     CatchUpSpec, Compression, MaxDelete, MigrationSpec, OptionsSpec, Origin, SPEC_VERSION, SideSpec,
     TransferSpec, ValidationLevel,
@@ -53,6 +58,16 @@ const TRANSFER: Known = Known {
         "transport",
         "relay",
         "catch_up",
+        "max_size",
+        "min_size",
+        "max_age",
+        "min_age",
+        "one_file_system",
+        "copy_links",
+        "backup_dir",
+        "usermap",
+        "groupmap",
+        "chown",
     ],
     later: &["database", "parallel", "performance_mode", "batch_size", "parallel_workers"],
 };
@@ -122,6 +137,17 @@ fn spec(node: &Node, problems: &mut Problems) -> Option<MigrationSpec> {
     let options = fields.get("options").and_then(|node| options(node, problems)).unwrap_or_default();
     let sanitize = fields.get("sanitize").and_then(|node| sanitize::sanitize(node, problems));
     let (source, destination) = (source?, destination?);
+    for (side, path) in [(&source, "source"), (&destination, "destination")] {
+        if let Err(error) = Filter::new(&side.exclude, &side.include) {
+            problems.add(fields.at, format!("`{path}.paths`: {error}"));
+        }
+    }
+    if let Err(error) = transfer.rules.check([], []) {
+        problems.add(fields.at, format!("`transfer`: {error}"));
+    }
+    if transfer.rules.copy_links && sanitize.is_some() {
+        problems.add(fields.at, InvalidRules::Links.to_string());
+    }
     let made = || format!("{} to {}", source.location, destination.location);
     let name = fields.parse("name", problems).unwrap_or_else(made);
     let origin = Origin::Document;
@@ -212,6 +238,7 @@ fn transfer(node: &Node, problems: &mut Problems) -> Option<TransferSpec> {
         max_load: fields.parse("max_load", problems),
         io_class: fields.parse("io_class", problems).unwrap_or_default(),
         priority: fields.parse("priority", problems).unwrap_or_default(),
+        rules: rules(&fields, problems),
         catch_up: fields.get("catch_up").and_then(|node| catch_up(node, &fields, problems)),
     })
 }
@@ -232,6 +259,34 @@ fn catch_up(node: &Node, transfer: &Fields<'_>, problems: &mut Problems) -> Opti
         max_passes: fields.read("max_passes", problems, passes).unwrap_or(default.max_passes),
         cutover: fields.parse("cutover", problems).unwrap_or_default(),
     })
+}
+
+fn rules(fields: &Fields<'_>, problems: &mut Problems) -> Rules {
+    let now = clock::wall();
+    let bytes = |text: &str| human::parse_bytes(text).map_err(|error| error.to_string());
+    let moment = |text: &str| human::parse_moment(text, now).map_err(|error| error.to_string());
+    let owner = |text: &str| OwnerMap::of_owner(text).map_err(|error| error.to_string());
+    let maps = (fields.parse("usermap", problems), fields.parse("groupmap", problems));
+    let chown = fields.read("chown", problems, owner);
+    if chown.is_some() && (maps.0.is_some() || maps.1.is_some()) {
+        problems.add(
+            fields.at,
+            "`transfer.chown` gives everything to one owner, so no map has a meaning beside it",
+        );
+    }
+    let (usermap, groupmap) =
+        chown.unwrap_or_else(|| (maps.0.unwrap_or_default(), maps.1.unwrap_or_default()));
+    Rules {
+        max_size: fields.read("max_size", problems, bytes),
+        min_size: fields.read("min_size", problems, bytes),
+        changed_since: fields.read("max_age", problems, moment),
+        changed_before: fields.read("min_age", problems, moment),
+        one_file_system: fields.truth("one_file_system", false, problems),
+        copy_links: fields.truth("copy_links", false, problems),
+        backup_dir: fields.parse("backup_dir", problems),
+        usermap,
+        groupmap,
+    }
 }
 
 fn options(node: &Node, problems: &mut Problems) -> Option<OptionsSpec> {
@@ -266,6 +321,7 @@ mod tests {
     use crate::control::{IoClass, Priority};
 
     use super::*;
+    use crate::clock::WallMs;
     use crate::spec::Cutover;
 
     const YAML: &str = r#"
@@ -279,6 +335,7 @@ source:
 destination: { host: web2, paths: { root: /var/www/shop } }
 transfer:
   { files: sync, bandwidth_limit: 50MiB, compression: 9, max_load: 4.5, io_class: idle, priority: high, delete: true, max_delete: 80%,
+    max_size: 1G, min_age: 2026-01-01, one_file_system: true, chown: "www:web",
     catch_up: { threshold: 5s, cutover: manual } }
 options: { rollback_window: 24h, timeout: 3600000, zero_downtime: false, auto_rollback: false, validation_level: full }
 sanitize:
@@ -315,6 +372,10 @@ priority = "high"
 delete = true
 max_delete = "80%"
 catch_up = { threshold = "5s", cutover = "manual" }
+max_size = "1G"
+min_age = "2026-01-01"
+one_file_system = true
+chown = "www:web"
 [options]
 rollback_window = "24h"
 timeout = 3600000
@@ -348,6 +409,9 @@ regex = 'password\s*=\s*(\S+)'
         assert_eq!(spec.source.location.to_string(), "web1:/var/www/shop");
         assert_eq!(spec.transfer.bandwidth_limit, Some(Bandwidth::always(50 << 20)));
         assert_eq!(spec.transfer.compression, Compression::Level(9));
+        let rules = &spec.transfer.rules;
+        assert_eq!((rules.max_size, rules.changed_before), (Some(1 << 30), Some(WallMs(1_767_225_600_000))));
+        assert!(rules.one_file_system && rules.usermap.to_string() == "*:www");
         assert_eq!(
             (spec.options.rollback_window_ms, spec.options.timeout_ms),
             (Some(86_400_000), Some(3_600_000))
@@ -397,6 +461,10 @@ regex = 'password\s*=\s*(\S+)'
                 format!("{good}transfer: {{catch_up: {{cutover: later}}}}\n"),
                 "`later` is neither auto nor manual",
             ),
+            (
+                good.replace("root: /x", "root: /x, exclude: ['[']"),
+                "`source.paths`: the pattern `[` ends inside",
+            ),
             (format!("{good}name: [a]\n"), "`name` is a single value, and this is a list"),
             (format!("{good}transfer: {{bandwidth_limit: \"20:00=1MiB\"}}\n"), "no part of a timetable"),
             (format!("{good}transfer: {{max_load: much}}\n"), "`much` is no load average"),
@@ -426,5 +494,22 @@ regex = 'password\s*=\s*(\S+)'
         let toml = read("name = \"x\"\nsorce = 1\n", Form::Toml).unwrap_err().message;
         assert!(toml.contains("line 2, column 1: there is no key `sorce`; did you mean `source`?"), "{toml}");
         assert!(read("a = ", Form::Toml).unwrap_err().message.contains("line 1"));
+    }
+    #[test]
+    fn rules_that_cannot_be_are_told() {
+        let good = "source: {host: a, paths: {root: /x}}\ndestination: {host: b, paths: {root: /y}}\n";
+        for (transfer, needle) in [
+            ("max_size: 1, min_size: 2", "nothing would be moved"),
+            ("max_age: soon", "`soon` is not a moment"),
+            ("backup_dir: /srv/kept", "inside of the destination's root"),
+            ("usermap: www", "write FROM:TO"),
+            ("chown: a, usermap: 'b:c'", "no map has a meaning"),
+        ] {
+            let message = read(&format!("{good}transfer: {{{transfer}}}\n"), Form::Yaml).unwrap_err().message;
+            assert!(message.contains(needle), "{message}");
+        }
+        let both = "transfer: {copy_links: true}\nsanitize: {files: [{match: x, action: drop}]}\n";
+        let message = read(&format!("{good}{both}"), Form::Yaml).unwrap_err().message;
+        assert!(message.contains("do not go together"), "{message}");
     }
 }

@@ -8,11 +8,11 @@ use std::time::Duration;
 use crate::failure::Failure;
 use crate::finding::{Finding, Rule, Severity};
 use crate::human;
-use crate::spec::{CatchUpSpec, Cutover, MaxDelete, MigrationSpec};
 use crate::step::file::Sanitized;
 use crate::step::pass::PassRecord;
 use crate::view::{End, MigrationStatus, MigrationView, ReportView, StepStatus, StepView};
 
+mod asked;
 pub mod html;
 pub mod json;
 pub mod markdown;
@@ -85,7 +85,7 @@ pub fn document(view: &ReportView) -> Document {
     sections.push(steps(&migration.steps));
     sections.push(Section {
         heading: "What was asked for",
-        body: Body::Facts(asked(&view.spec)),
+        body: Body::Facts(asked::facts(&view.spec)),
         note: None,
     });
     sections.push(Section { heading: "This report", body: Body::Facts(about(view)), note: None });
@@ -370,6 +370,7 @@ fn rule(rule: Rule) -> &'static str {
         Rule::Differs => "differs",
         Rule::Plan => "plan",
         Rule::NotSanitized => "not sanitised",
+        Rule::LeftOut => "left out",
     }
 }
 
@@ -428,50 +429,11 @@ fn passes(migration: &MigrationView) -> Section {
     Section { heading: "Passes", body: Body::Table { headings, rows }, note }
 }
 
-fn asked(spec: &MigrationSpec) -> Vec<(&'static str, String)> {
-    let yes_no = |is: bool| if is { "yes" } else { "no" }.to_owned();
-    let patterns = |patterns: &[String]| {
-        if patterns.is_empty() { "none".to_owned() } else { patterns.join(", ") }
-    };
-    let delete = match (spec.transfer.delete, spec.transfer.max_delete) {
-        (false, _) => "no".to_owned(),
-        (true, MaxDelete::Percent(percent)) => format!("yes, up to {percent} % of the entries"),
-        (true, MaxDelete::Count(count)) => format!("yes, up to {} entries", human::count(count)),
-    };
-    vec![
-        ("Dry run", yes_no(spec.options.dry_run)),
-        ("Delete what the source lacks", delete),
-        ("Left out", patterns(&spec.source.exclude)),
-        ("Kept although left out", patterns(&spec.source.include)),
-        ("Compare content", yes_no(spec.transfer.checksum)),
-        ("Owners by number", yes_no(spec.transfer.numeric_ids)),
-        (
-            "Limit on the wire",
-            spec.transfer.bandwidth_limit.as_ref().map_or_else(|| "none".to_owned(), ToString::to_string),
-        ),
-        ("Compression", spec.transfer.compression.to_string()),
-        ("Transport", spec.transfer.transport.to_string()),
-        ("Relay", spec.transfer.relay.as_ref().map_or_else(|| "none".to_owned(), ToString::to_string)),
-        ("Catch up", catch_up(spec.transfer.catch_up)),
-        ("Undo on failure", yes_no(spec.options.rollback_on_failure)),
-        ("Way back after the end", milliseconds(spec.rollback_window_ms())),
-    ]
-}
-
 fn compressed(migration: &MigrationView) -> String {
     match migration.bytes_compressed {
         0 => "nothing".to_owned(),
         bytes => format!("{}, to {}", exact_bytes(bytes), exact_bytes(migration.bytes_compressed_to)),
     }
-}
-
-fn catch_up(asked: Option<CatchUpSpec>) -> String {
-    let Some(CatchUpSpec { threshold_ms, max_passes, cutover }) = asked else { return "no".to_owned() };
-    let until = match cutover {
-        Cutover::Auto => "then the last pass",
-        Cutover::Manual => "then until a person cuts over",
-    };
-    format!("until the freeze is at most {}, at most {max_passes} times; {until}", milliseconds(threshold_ms))
 }
 
 fn about(view: &ReportView) -> Vec<(&'static str, String)> {

@@ -12,6 +12,7 @@ use crate::digest::Digest;
 use crate::phase::{Phase, Scope};
 use crate::reach::Reach;
 use crate::reference::Reference;
+use crate::rules::{BackupDir, Rules};
 use crate::sanitize::Sanitize;
 use crate::spec::{CatchUpSpec, Compression, MaxDelete, ValidationLevel};
 use crate::transport::{Transport, TransportChoice};
@@ -103,6 +104,10 @@ pub struct FileParams {
     pub keep_way_back: bool,
     /// Over what the step works.
     pub scope: Scope,
+    /// Whether both sides are compared as they are now, and not with what the last pass saw of the source; for
+    /// `file.verify`. An agent that does not know of it refuses the step.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub compares_now: bool,
     /// What is dropped, replaced or masked on its way; an agent that does not know of it refuses the step.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub sanitize: Option<Sanitize>,
@@ -112,6 +117,9 @@ pub struct FileParams {
     /// When `file.catch_up` is caught up.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub catch_up: Option<CatchUpSpec>,
+    /// What else is left out, and whose everything becomes; an agent that does not know of it refuses the step.
+    #[serde(default, skip_serializing_if = "Rules::is_default")]
+    pub rules: Rules,
 }
 
 impl FileParams {
@@ -134,9 +142,11 @@ impl FileParams {
             validation_level: ValidationLevel::Basic,
             keep_way_back: true,
             scope: Scope::Whole,
+            compares_now: false,
             sanitize: None,
             transport: TransportChoice::Auto,
             catch_up: None,
+            rules: Rules::default(),
         }
     }
 
@@ -314,6 +324,9 @@ pub struct SettleQuestion {
     pub destination_root: String,
     /// The token under which this is done.
     pub token: crate::fence::FencingToken,
+    /// Where in the root the earlier versions go; they are removed where there is no such place.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub backup_dir: Option<BackupDir>,
 }
 
 /// Asks the destination's agent what the undo of a migration would find.

@@ -11,6 +11,17 @@ use common::step::{StepDescriptor, StepKind, file};
 
 use super::{check, step_id};
 
+/// What a step looks at to compare.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Against {
+    /// What was asked for, which is what the last pass saw of the source.
+    Asked,
+    /// The source as it is now.
+    Source,
+    /// The same, with all content of both sides.
+    SourceWhole,
+}
+
 /// Makes the graph: the copy, then the proof where it is asked for. A dry run compares and proves nothing.
 ///
 /// Where it catches up, what was copied is proven first, while the source is live; then the passes go on until the last
@@ -22,20 +33,20 @@ pub(super) fn compose(
     destination: &HostName,
     settles: Vec<MigrationId>,
 ) -> Result<Plan, Finding> {
-    let copy = step(spec, &file::COPY, 1, destination, Some(source), Scope::Whole, false)?;
+    let copy = step(spec, &file::COPY, 1, destination, Some(source), Scope::Whole, Against::Asked)?;
     let mut steps = vec![copy];
     if spec.options.verify_after && !spec.options.dry_run {
-        let mut verify = verify(spec, 1, destination, Some(source), Scope::Whole, false)?;
+        let mut verify = verify(spec, 1, destination, Some(source), Scope::Whole, Against::Asked)?;
         verify.after = vec![steps[0].id.clone()];
         steps.push(verify);
     }
     if spec.transfer.catch_up.is_some() && !spec.options.dry_run {
         for descriptor in [&file::CATCH_UP, &file::FINISH] {
             let scope = descriptor.phases[0].1;
-            steps.push(step(spec, descriptor, 1, destination, Some(source), scope, false)?);
+            steps.push(step(spec, descriptor, 1, destination, Some(source), scope, Against::Asked)?);
         }
         if spec.options.verify_after {
-            steps.push(verify(spec, 2, destination, Some(source), Scope::Finish, false)?);
+            steps.push(verify(spec, 2, destination, Some(source), Scope::Finish, Against::Asked)?);
         }
         for place in 1..steps.len() {
             steps[place].after = vec![steps[place - 1].id.clone()];
@@ -58,9 +69,9 @@ pub(super) fn verify(
     destination: &HostName,
     source: Option<&HostName>,
     scope: Scope,
-    is_deep: bool,
+    against: Against,
 ) -> Result<PlannedStep, Finding> {
-    step(spec, &file::VERIFY, number, destination, source, scope, is_deep)
+    step(spec, &file::VERIFY, number, destination, source, scope, against)
 }
 
 /// Makes one step out of what its kind is and what was asked for.
@@ -71,8 +82,9 @@ fn step(
     destination: &HostName,
     source: Option<&HostName>,
     scope: Scope,
-    is_deep: bool,
+    against: Against,
 ) -> Result<PlannedStep, Finding> {
+    let is_deep = against == Against::SourceWhole;
     let stands = descriptor.phases.iter().find(|(_, stands_for)| *stands_for == scope);
     let no_phase = || check::finding("plan", "the kind has no such scope", "report this as a bug");
     let (phase, _) = stands.copied().ok_or_else(no_phase)?;
@@ -92,9 +104,11 @@ fn step(
         validation_level: if is_deep { ValidationLevel::Strict } else { spec.options.validation_level },
         keep_way_back: spec.rollback_window_ms() > 0,
         scope,
+        compares_now: against != Against::Asked,
         sanitize: spec.sanitize.clone(),
         transport: spec.transfer.transport,
         catch_up: spec.transfer.catch_up.filter(|_| descriptor.kind == StepKind::FileCatchUp),
+        rules: spec.transfer.rules.clone(),
     };
     let params = serde_json::to_string(&params)
         .map_err(|error| check::finding("plan", &error.to_string(), "report this as a bug"))?;

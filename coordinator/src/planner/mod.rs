@@ -14,6 +14,8 @@ use common::plan::{Plan, PlannedStep};
 use common::spec::MigrationSpec;
 use common::step::file::RootAnswer;
 
+use compose::Against;
+
 /// One side of a migration as the planner knows it.
 #[derive(Clone, Copy, Debug)]
 pub struct Side<'a> {
@@ -46,7 +48,8 @@ pub fn plan(
     }
 }
 
-/// Returns one more verification for a migration that has completed; `is_deep` reads both sides whole.
+/// Returns one more verification for a migration that has completed, which compares both sides as they are now;
+/// `is_deep` reads both whole.
 ///
 /// # Errors
 /// When the plan has no step to verify.
@@ -59,7 +62,8 @@ pub fn verify_again(plan: &Plan, spec: &MigrationSpec, is_deep: bool) -> Result<
     let (Some(number), Some(copy)) = (number, copy) else {
         return Err(check::finding("plan", "the migration moved no files", "there is nothing to verify"));
     };
-    let mut step = compose::verify(spec, number, &copy.host, copy.peer.as_ref(), Scope::Whole, is_deep)?;
+    let against = if is_deep { Against::SourceWhole } else { Against::Source };
+    let mut step = compose::verify(spec, number, &copy.host, copy.peer.as_ref(), Scope::Whole, against)?;
     step.after = vec![copy.id.clone()];
     Ok(step)
 }

@@ -73,10 +73,12 @@ async fn settle(hub: &Hub, migration: &Migration, token: FencingToken) -> Result
     let Some(planned) = migration.plan.steps.iter().find(|planned| planned.peer.is_some()) else {
         return act(hub, migration, Act::Settled { token }).await;
     };
+    let params = grant::params(planned)?;
     let question = SettleQuestion {
         migration: migration.id.clone(),
-        destination_root: grant::params(planned)?.destination_root,
+        destination_root: params.destination_root,
         token,
+        backup_dir: params.rules.backup_dir,
     };
     let question = serde_json::to_string(&question).map_err(|error| Failure::of(FailureKind::Bug, &error))?;
     let deadline = clock::boot().after(AWAY_DEADLINE);

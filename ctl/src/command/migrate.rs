@@ -25,6 +25,7 @@ use crate::follow::{exit_code, follow, look_again, show};
 use crate::itemised;
 use crate::output::Consent;
 use crate::output::style::{Meaning, Text};
+use crate::rules::RuleArgs;
 
 /// Move a tree from one host to another
 ///
@@ -54,9 +55,9 @@ pub(crate) struct MigrateArgs {
         long = "file",
         value_name = "SPEC",
         conflicts_with_all = [
-            "source", "destination", "delete", "max_delete", "exclude", "include", "checksum", "numeric_ids",
-            "bandwidth", "compress", "transport", "relay", "max_load", "io_class", "priority", "rollback_window",
-            "label", "catch_up", "cutover",
+            "source", "destination", "delete", "max_delete", "checksum", "numeric_ids", "bandwidth", "compress",
+            "transport", "relay", "max_load", "io_class", "priority", "rollback_window", "label", "catch_up", "cutover",
+            "RuleArgs",
         ]
     )]
     file: Option<PathBuf>,
@@ -67,16 +68,11 @@ pub(crate) struct MigrateArgs {
     /// [default: 50%]
     #[arg(long, value_name = "80%|N", requires = "delete")]
     max_delete: Option<MaxDelete>,
-    /// Leave out what matches; may be given again
-    #[arg(long, value_name = "PATTERN")]
-    exclude: Vec<String>,
-    /// Keep what matches although an --exclude does; may be given again
-    #[arg(long, value_name = "PATTERN")]
-    include: Vec<String>,
     /// Compare content, not only size and time
     #[arg(long)]
     checksum: bool,
-    /// Show what would be done, change nothing
+    /// Show what would be done, change nothing: a line for each entry with what would be done to it and why, as rsync's
+    /// -i; with --output json the same under `items`
     #[arg(long)]
     dry_run: bool,
     /// Keep the numbers of owners and groups instead of their names
@@ -120,6 +116,8 @@ pub(crate) struct MigrateArgs {
     /// Return at once; `ctl watch ID` follows
     #[arg(long)]
     detach: bool,
+    #[command(flatten)]
+    rules: RuleArgs,
 }
 
 /// Parses a location, and tells a URL from a host.
@@ -142,7 +140,16 @@ fn parse_label(text: &str) -> Result<ScopeItem, String> {
 impl MigrateArgs {
     /// Returns what is asked for: by the spec, or by the flags.
     fn asked(&self) -> Result<MigrationSpec, CommandError> {
-        let Some(path) = &self.file else { return self.spec() };
+        let Some(path) = &self.file else {
+            let spec = self.spec()?;
+            spec.check_rules().map_err(|error| {
+                CommandError::invalid(
+                    error.to_string(),
+                    "`ctl help migrate` says what patterns and limits can say",
+                )
+            })?;
+            return Ok(spec);
+        };
         let text = std::fs::read_to_string(path)
             .map_err(|error| CommandError::io("reading", path.display(), &error))?;
         let mut spec =
@@ -161,6 +168,7 @@ impl MigrateArgs {
                 "name both, or a spec with -f",
             ));
         };
+        let (exclude, include) = self.rules.patterns()?;
         // Of a label that is given twice the last counts.
         let labels = self.label.iter().cloned().filter_map(|item| match item {
             ScopeItem::Label(key, value) => Some((key, value)),
@@ -171,11 +179,7 @@ impl MigrateArgs {
         Ok(MigrationSpec {
             version: SPEC_VERSION,
             name: format!("{source} to {destination}"),
-            source: SideSpec {
-                location: source.clone(),
-                exclude: self.exclude.clone(),
-                include: self.include.clone(),
-            },
+            source: SideSpec { location: source.clone(), exclude, include },
             destination: SideSpec { location: destination.clone(), exclude: Vec::new(), include: Vec::new() },
             transfer: TransferSpec {
                 delete: self.delete,
@@ -193,6 +197,7 @@ impl MigrateArgs {
                     cutover: self.cutover.unwrap_or_default(),
                     ..CatchUpSpec::default()
                 }),
+                rules: self.rules.rules(),
             },
             options: OptionsSpec {
                 dry_run: self.dry_run,
@@ -265,7 +270,11 @@ async fn end(
     view: &MigrationView,
 ) -> Result<u8, CommandError> {
     let output = &context.output;
-    let is_listed = spec.options.dry_run && view.status == MigrationStatus::Completed && !output.is_json();
+    let is_listed = spec.options.dry_run && view.status == MigrationStatus::Completed;
+    if is_listed && output.is_json() {
+        itemised::document(context, client, view).await?;
+        return Ok(exit_code(view));
+    }
     if is_listed {
         // The watching has asked to be told of Ctrl-C, so this has to listen too.
         let count = tokio::select! {
@@ -312,6 +321,8 @@ fn started_text(spec: &MigrationSpec, view: &MigrationView) -> Text {
 #[cfg(test)]
 mod tests {
     use clap::Parser;
+    use common::clock::WallMs;
+    use common::rules::Rules;
 
     use super::*;
 
@@ -329,7 +340,8 @@ mod tests {
     #[test]
     fn flags_become_a_spec() {
         let line = "web1:/srv/ web2:/srv --delete --max-delete 80% --exclude *.log --exclude tmp/** --include keep.log \
-                    --checksum --dry-run --numeric-ids --bandwidth 10MiB --compress 9 --rollback-window 24h --catch-up --cutover manual";
+                    --checksum --dry-run --numeric-ids --bandwidth 10MiB --compress 9 --rollback-window 24h --catch-up --cutover manual \
+                    --max-size 1G -x --max-age 2026-01-01 --chown www:web";
         let spec = parse(line).unwrap().spec().unwrap();
         assert_eq!(spec.name, "web1:/srv to web2:/srv");
         assert_eq!(spec.source.exclude, ["*.log", "tmp/**"]);
@@ -349,6 +361,14 @@ mod tests {
                 io_class: IoClass::Normal,
                 priority: Priority::Normal,
                 catch_up: Some(CatchUpSpec { cutover: Cutover::Manual, ..CatchUpSpec::default() }),
+                rules: Rules {
+                    max_size: Some(1 << 30),
+                    changed_since: Some(WallMs(1_767_225_600_000)),
+                    one_file_system: true,
+                    usermap: "*:www".parse().unwrap(),
+                    groupmap: "*:web".parse().unwrap(),
+                    ..Rules::default()
+                },
             }
         );
         assert!(spec.options.dry_run);
@@ -378,10 +398,30 @@ mod tests {
             ("web1:/srv web2:/srv --catch-up --cutover later", "neither auto nor manual"),
             ("web1:/srv web2:/srv --rollback-window 5", "24h"),
             ("-f shop.yaml --delete", "cannot be used with"),
+            ("-f shop.yaml --max-size 1G", "cannot be used with"),
+            ("web1:/srv web2:/srv --max-size much", "10MiB"),
+            ("web1:/srv web2:/srv --max-age soon", "not a moment"),
+            ("web1:/srv web2:/srv --backup-dir /kept", "inside of the destination's root"),
+            ("web1:/srv web2:/srv --usermap www", "FROM:TO"),
+            ("web1:/srv web2:/srv --chown a:b --usermap c:d", "cannot be used with"),
             ("-f shop.yaml web1:/srv web2:/srv", "cannot be used with"),
         ] {
             let error = parse(line).unwrap_err();
             assert!(error.contains(needle), "{line}: {error}");
+        }
+    }
+
+    #[test]
+    fn rules_that_cannot_be_kept_are_refused_before_anybody_is_asked() {
+        for (line, needle) in [
+            ("web1:/srv web2:/srv --exclude [", "`[` ends inside"),
+            ("web1:/srv web2:/srv --include !a", "begins with `!`"),
+            ("web1:/srv web2:/srv --exclude [[:word:]]", "names a class"),
+            ("web1:/srv web2:/srv --min-size 2 --max-size 1", "nothing would be moved"),
+            ("web1:/srv web2:/srv --min-age 2d --max-age 1d", "nothing would be moved"),
+        ] {
+            let error = parse(line).unwrap().asked().unwrap_err();
+            assert!(format!("{error:?}").contains(needle), "{line}: {error:?}");
         }
     }
 

@@ -7,15 +7,20 @@ use crate::failure::CommandError;
 use crate::follow::{act, exit_code, follow, show};
 use crate::verb::Verb;
 
-/// Prove again what a migration wrote
+/// Compare both sides as they are now
 ///
-/// Reads at the destination what the migration wrote and compares it with what was recorded when it was written.
-/// Waits for the end, and ends with the migration's result.
+/// Scans source and destination and lists what differs: content, kind, size, time, mode, owner, group, attributes, ACLs,
+/// links. Content that the migration wrote is read again and held against what was recorded when it was written; of
+/// what was there already size and time tell. With --deep, or when the way back has ended and no record is left, both
+/// sides are read whole. What only the destination has is told, and is a difference if the migration ran with --delete.
+///
+/// Ends with 0 if everything is the same, with 5 if somebody else wrote at the destination, with 7 if anything else
+/// differs, and with 8 if content is damaged although nobody wrote to it. `ctl report ID --all` has every difference.
 #[derive(Debug, clap::Args)]
 pub(crate) struct VerifyArgs {
     /// The migration
     id: MigrationId,
-    /// Read both sides whole and compare them, also what was there already
+    /// Read all content of both sides, also what was there already
     #[arg(long)]
     deep: bool,
 }

@@ -73,7 +73,9 @@ async fn connected(connection: Connection, attack: Attack, plan: PathBuf) -> Lan
         tokio::spawn(async move {
             match next::<Hello>(&mut receive).await {
                 Ok(Hello::Manifest(_)) => send_manifest(send, &attack).await.ok(),
-                Ok(Hello::Content | Hello::ContentProven { .. }) => answer(send, receive, &attack).await.ok(),
+                Ok(Hello::Content | Hello::ContentThroughLinks | Hello::ContentProven { .. }) => {
+                    answer(send, receive, &attack).await.ok()
+                }
                 Ok(Hello::Control(_) | Hello::Offer(_)) | Err(_) => None,
             }
         });

@@ -1,12 +1,15 @@
 //! The first frame of every lane.
 
+use common::filter::{self, PATTERNS_MAX};
+use common::rel_path::RelPath;
 use common::spec::{COMPRESSION_LEVELS, Compression};
 use serde::{Deserialize, Serialize};
 
 use crate::byte_string::ByteString;
 use crate::codec::Message;
-use crate::filter::{self, PATTERNS_MAX};
 use crate::frame::FrameKind;
+use crate::limits::Limits;
+use crate::wire::content::PATH_BYTES_MAX;
 
 /// The version of the data protocol that this build speaks.
 pub const PROTOCOL_VERSION: u32 = 2;
@@ -29,6 +32,8 @@ pub enum Hello {
         /// Drawn for this connection.
         nonce: [u8; 32],
     },
+    /// Asks for content, also through links below the root; where the manifest was asked for so.
+    ContentThroughLinks,
 }
 
 /// From a source that dialled its destination.
@@ -60,7 +65,7 @@ pub struct Open {
 /// What a scan leaves out.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct ScanRequest {
-    /// Patterns of what is left out; see [`crate::filter`].
+    /// Patterns of what is left out; see [`common::filter`].
     #[serde(deserialize_with = "crate::bounded::list::<_, _, PATTERNS_MAX>")]
     pub exclude: Vec<ByteString>,
     /// Patterns of what is kept although an exclude matches.
@@ -68,6 +73,14 @@ pub struct ScanRequest {
     pub include: Vec<ByteString>,
     /// Whether less than everything is asked for.
     pub watch: Watch,
+    /// Which files are left out besides.
+    pub limits: Limits,
+    /// Whether what is mounted below the root is left out.
+    pub one_file_system: bool,
+    /// Whether what a link leads to comes in its place.
+    pub copy_links: bool,
+    /// A path that is left out whatever patterns say: at the destination, earlier versions are kept there.
+    pub without: Option<RelPath>,
 }
 
 /// What of a tree is asked for.
@@ -95,11 +108,21 @@ impl Message for Hello {
                 };
                 ticket.len() <= TICKET_BYTES_MAX && is_level
             }
-            Self::Manifest(ScanRequest { exclude, include, watch: _ }) => {
+            Self::Manifest(ScanRequest {
+                exclude,
+                include,
+                limits,
+                one_file_system: _,
+                copy_links: _,
+                without,
+                watch: _,
+            }) => {
                 exclude.len() + include.len() <= filter::PATTERNS_MAX
                     && exclude.iter().chain(include).all(is_pattern)
+                    && limits.is_possible()
+                    && without.as_ref().is_none_or(|path| path.as_bytes().len() <= PATH_BYTES_MAX)
             }
-            Self::Content | Self::ContentProven { nonce: _ } => true,
+            Self::Content | Self::ContentThroughLinks | Self::ContentProven { nonce: _ } => true,
             Self::Offer(Offer { version: _, ticket, incarnation: _ }) => ticket.len() <= TICKET_BYTES_MAX,
         }
     }

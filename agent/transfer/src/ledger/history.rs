@@ -82,7 +82,8 @@ impl History {
         self.changes.last().map_or(HOME, |settled| settled.domain)
     }
 
-    fn all_kept(&self) -> impl Iterator<Item = (Kept, &Entry)> {
+    /// Returns all that was put into `undo/`, oldest first.
+    pub(crate) fn all_kept(&self) -> impl Iterator<Item = (Kept, &Entry)> {
         self.changes.iter().filter_map(|settled| {
             let Settled { intent, domain, .. } = settled;
             let old = intent.change.old().filter(|_old| intent.change.keeps_old())?;

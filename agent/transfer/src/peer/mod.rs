@@ -203,8 +203,27 @@ impl Source {
         nonce: Option<[u8; 32]>,
     ) -> Result<(FetchSender, ContentReceiver), Failure> {
         let hello = nonce.map_or(Hello::Content, |nonce| Hello::ContentProven { nonce });
+        self.content_as(&hello, lanes).await
+    }
+
+    /// The same, where links are followed.
+    ///
+    /// # Errors
+    /// As [`Self::content`].
+    pub async fn content_through_links(
+        &self,
+        lanes: usize,
+    ) -> Result<(FetchSender, ContentReceiver), Failure> {
+        self.content_as(&Hello::ContentThroughLinks, lanes).await
+    }
+
+    async fn content_as(
+        &self,
+        hello: &Hello,
+        lanes: usize,
+    ) -> Result<(FetchSender, ContentReceiver), Failure> {
         // At once: over TCP each takes round trips.
-        let open = (0..lanes.max(1)).map(|_| self.lane(&hello));
+        let open = (0..lanes.max(1)).map(|_| self.lane(hello));
         let open = futures_util::future::try_join_all(open).await?;
         Ok(content::start(open, &self.buffers, &self.demand, &self.packed, &self.ended, &self.tasks))
     }

@@ -43,6 +43,7 @@ mod sidecar;
 mod source;
 #[cfg(test)]
 mod tests;
+mod unseen;
 
 use std::collections::{BTreeSet, HashMap};
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering::Relaxed};
@@ -583,7 +584,9 @@ pub(crate) fn run(
             let mut planner = plan::Planner::new(pass, histories, asks, items)?;
             planner.run(listings, scan)?;
             kill_point.tell_compared();
-            planner.finish()
+            planner.finish()?;
+            unseen::tell_left_out(pass);
+            Ok(())
         });
         commits.join().ok();
     });

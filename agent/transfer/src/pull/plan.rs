@@ -13,7 +13,6 @@ use sync::diff::{Decision, Difference, Found, Join};
 use sync::entry::{Entry, Kind};
 use sync::listing::ListingEnd;
 use sync::range::{self, RANGE_BYTES};
-use sync::sanitize::UNMASKED_HINT;
 use sync::stamp::Stamp;
 use sync::subtrees::Subtrees;
 use sync::wire::content::{Fetch, What};
@@ -36,8 +35,9 @@ use crate::ledger::{Histories, History};
 use crate::manifest::ManifestFile;
 use crate::scan::Scan;
 use crate::staged::Workbench;
+use crate::standing::look_at_self;
 use crate::tally::add;
-use crate::trouble::finding;
+use crate::trouble::{finding, of_stage};
 
 /// A directory whose metadata is set at the end of the pass.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -72,6 +72,8 @@ pub(super) struct Planner<'a> {
     pub(super) in_flight: BTreeSet<DomainId>,
     /// Directories that are filled in the stage, and whose listings have not come yet.
     pub(super) ahead: HashMap<RelPath, Arc<Assembly>>,
+    /// The device of the root, where nothing is removed on others.
+    pub(super) only_device: Option<u64>,
 }
 
 /// The directory whose entries are being decided.
@@ -118,6 +120,10 @@ impl<'a> Planner<'a> {
             whole: Subtrees::default(),
             in_flight: BTreeSet::new(),
             ahead: HashMap::new(),
+            only_device: match pass.params.rules.one_file_system {
+                true => Some(look_at_self(&pass.stage.root).map_err(|error| of_stage(&error))?.dev),
+                false => None,
+            },
         })
     }
 
@@ -208,21 +214,7 @@ impl<'a> Planner<'a> {
                 Ok(())
             }
             Found::Problem { source, destination, source_entry: _, destination_entry: _ } => {
-                for (problem, rule, side) in
-                    [(source, Rule::Unreadable, "source"), (destination, Rule::Unwritable, "destination")]
-                {
-                    let Some(problem) = problem else { continue };
-                    let path = self.path_of(&problem.name)?;
-                    if problem.is_unmasked() {
-                        let message = format!("it was not copied: {}", problem.why);
-                        self.pass.except(Rule::NotSanitized, Severity::Error, &path, message, UNMASKED_HINT);
-                        continue;
-                    }
-                    let message = format!("it could not be looked at at the {side}: {}", problem.why);
-                    let hint = format!("Look at it on the {side} host, then run the migration again.");
-                    self.pass.except(rule, Severity::Error, &path, message, hint);
-                }
-                Ok(())
+                self.unseen(source, destination)
             }
         }
     }
@@ -414,7 +406,7 @@ impl<'a> Planner<'a> {
                         Severity::Notice,
                         path,
                         format!("it was passed over at the {side}: {why}"),
-                        "Nothing to do: there are no files of anybody in it.",
+                        "Nothing to do: what is in it is no part of the tree.",
                     ));
                 }
                 Some(ListingEnd::Vanished) if side == "source" => {

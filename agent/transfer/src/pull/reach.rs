@@ -10,6 +10,7 @@ use super::committing::unwritable;
 use super::ending::Candidate;
 use super::plan::{Later, Planner};
 use super::{Item, Landing, Pass};
+use crate::backup;
 use crate::commit::{Effect, Seen};
 use crate::domain::{DomainId, HOME};
 use crate::domains::Refusal;
@@ -37,6 +38,14 @@ impl Planner<'_> {
     pub(super) fn domain_of(&mut self, path: &RelPath) -> Result<Option<DomainId>, Failure> {
         let parent = path.split().map(|(parent, _name)| parent).unwrap_or_default();
         match self.pass.stage.domains.ensure(&parent) {
+            Ok(domain) if domain != HOME && self.pass.params.rules.backup_dir.is_some() => {
+                no_stage(
+                    self.pass,
+                    path,
+                    "the backup directory is on the root's file system, and no version could be kept",
+                );
+                Ok(None)
+            }
             Ok(domain) => self.enter(domain).map(|()| Some(domain)),
             Err(Refusal::Failure(failure)) => Err(failure),
             Err(Refusal::NoStage { why, is_made_up: _ }) => {
@@ -113,6 +122,13 @@ impl Planner<'_> {
         self.likenesses.see(&path, &destination, true);
         // A stage that was made while this directory was listed had no marker yet.
         if !self.pass.params.delete || self.whole.holds(&path) || self.pass.stage.domains.is_in_stage(&path) {
+            return Ok(());
+        }
+        if backup::stays(&self.pass.params.rules, &path) {
+            return Ok(());
+        }
+        // What is mounted below the root stays, and a directory in which something is mounted stays with it.
+        if self.only_device.is_some_and(|device| device != destination.dev) {
             return Ok(());
         }
         let Some(domain) = self.prepare(&path)? else { return Ok(()) };

@@ -12,7 +12,8 @@
 //! to hand out. Directories with very many names are sorted in spill files, and their many sub-directories wait there.
 //!
 //! Guarantees: the order of [`sync::listing`], each directory once, an entry that stands there during the whole walk is
-//! seen. It does not follow links, does not read what the kernel makes up (`/proc` below a root `/`), and says of a directory whether it was seen whole. What cannot be looked at is a
+//! seen. It does not follow links unless that is asked for, and then below the root only; it does not
+//! read what the kernel makes up (`/proc` below a root `/`) nor, where that is asked for, other file systems, and says of a directory whether it was seen whole. What cannot be looked at is a
 //! problem inside of a listing; only spill files that cannot be written, and a bug, end a walk.
 
 use std::collections::{BTreeMap, VecDeque};
@@ -23,12 +24,15 @@ use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
 use std::thread::JoinHandle;
 
 use common::failure::{Failure, FailureKind};
+use common::filter::Filter;
 use common::rel_path::RelPath;
-use sync::filter::Filter;
+use sync::limits::Limits;
 use sync::listing::{Listing, ListingEnd};
 use sync::only::Only;
 use sync::sanitize::Sanitizer;
-use tree::{Dir, IoClass};
+use tree::{Dir, IoClass, TreeError};
+
+use crate::follow::Follow;
 
 mod feeder;
 pub(crate) mod look;
@@ -46,6 +50,10 @@ const WORKERS_MAX: usize = 8;
 /// Devices whose kind is remembered: of further ones, which only subvolumes can be, it is asked each time.
 const DEVICES_MAX: usize = 4096;
 
+/// Why a directory is passed over where the tree ends at other file systems.
+const ELSEWHERE: &str =
+    "another file system is mounted there, or a subvolume, and `one_file_system` leaves it out";
+
 /// What and how to walk.
 #[derive(Clone, Debug)]
 pub struct ScanSettings {
@@ -55,6 +63,12 @@ pub struct ScanSettings {
     pub workers: usize,
     /// Where temporary files are made for directories that are too large for memory.
     pub spill_dir: PathBuf,
+    /// Which files are left out for their size or age; the source's only.
+    pub limits: Limits,
+    /// Whether what is mounted below the root is left out; the source's only.
+    pub one_file_system: bool,
+    /// How links are followed, if what they lead to comes in their place; the source's only.
+    pub follow: Option<Arc<Follow>>,
     /// What is dropped or comes otherwise than it is; the source's only.
     pub sanitizer: Option<Arc<Sanitizer>>,
     /// Whether disks are used only when nobody else needs them; it may change at any time.
@@ -72,6 +86,9 @@ impl ScanSettings {
             filter,
             workers: 1,
             spill_dir: spill_dir.to_owned(),
+            limits: Limits::default(),
+            one_file_system: false,
+            follow: None,
             sanitizer: None,
             is_idle: Arc::default(),
             only: None,
@@ -245,12 +262,23 @@ impl Shared {
         self.state.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// Returns the type of the file system of a directory, if the kernel makes it up and the root is in another one.
-    fn made_up(&self, dir: &Dir) -> Option<String> {
+    /// Returns why a directory is passed over: the kernel makes its file system up, or it is another one than the
+    /// root's where only that one is asked for.
+    fn passed_over(&self, dir: &Dir) -> Option<String> {
         let device = dir.stat_self().ok()?.dev;
         if self.root_device.is_none_or(|root| root == device) {
             return None;
         }
+        if let Some(fs_type) = self.made_up(dir, device) {
+            return Some(format!(
+                "a file system of type {fs_type} is mounted there, which the kernel makes up"
+            ));
+        }
+        self.settings.one_file_system.then(|| ELSEWHERE.to_owned())
+    }
+
+    /// Returns the type of the file system of a directory, if the kernel makes it up.
+    fn made_up(&self, dir: &Dir, device: u64) -> Option<String> {
         // Whole values are inserted, so a poisoned lock holds one too.
         let mut devices = self.devices.lock().unwrap_or_else(PoisonError::into_inner);
         if let Some(known) = devices.get(&device) {
@@ -262,6 +290,19 @@ impl Shared {
             devices.insert(device, fs_type.clone());
         }
         fs_type
+    }
+
+    /// Opens a directory, through links where they are followed.
+    fn open(&self, path: &RelPath) -> Result<Dir, TreeError> {
+        let opened = self.root.open_beneath(path.as_bytes());
+        let (Some(follow), Err(error)) = (&self.settings.follow, &opened) else { return opened };
+        if !error.is_symlink() && !error.is_wrong_kind() {
+            return opened;
+        }
+        match follow.reach(&self.root, path) {
+            Ok(reached) => reached.parent.open_dir(&reached.name),
+            Err(_changed_meanwhile) => opened,
+        }
     }
 
     fn fail(&self, failure: Failure) {

@@ -9,6 +9,7 @@ use sync::listing::{Listing, ListingEnd, PART_BYTES_MAX, PART_ENTRIES_MAX, Probl
 use sync::sanitize::Treatment;
 use tree::{Dir, TreeError};
 
+use crate::follow::{Follow, Reached, Unfollowed};
 use crate::marker;
 use crate::scan::Shared;
 use crate::scan::feeder::{Feeder, FeederBuilder};
@@ -20,7 +21,7 @@ use crate::scan::names::{FoundName, NameSorter, SortedNames};
 /// # Errors
 /// When a spill file fails; all else is in the listing.
 pub(super) fn read_directory(shared: &Shared, path: RelPath) -> io::Result<()> {
-    let opened = shared.root.open_beneath(path.as_bytes()).and_then(|dir| {
+    let opened = shared.open(&path).and_then(|dir| {
         if let Some(watched) = &shared.settings.watched {
             watched.add(&path, &dir);
         }
@@ -34,8 +35,7 @@ pub(super) fn read_directory(shared: &Shared, path: RelPath) -> io::Result<()> {
             return Ok(());
         }
     };
-    if let Some(fs_type) = shared.made_up(&dir) {
-        let why = format!("a file system of type {fs_type} is mounted there, which the kernel makes up");
+    if let Some(why) = shared.passed_over(&dir) {
         shared.publish(Listing { end: ListingEnd::PassedOver { why }, ..empty(&path, 0) }, Vec::new(), None);
         return Ok(());
     }
@@ -165,11 +165,24 @@ impl Reader<'_> {
             Err(error) if error.is_not_found() => return Seen::Nothing,
             Err(error) => return problem(look::describe(&error)),
         };
+        let followed = match &self.shared.settings.follow {
+            Some(follow) if stat.kind == tree::Kind::Symlink => match self.follow(follow, &found.name) {
+                Ok(reached) => Some(reached),
+                // A pattern may leave the link out.
+                Err(_unfollowed) if leaves_out(false) => return Seen::Nothing,
+                Err(unfollowed) => return problem(unfollowed.why()),
+            },
+            Some(_) | None => None,
+        };
+        let (dir, at, stat) = match &followed {
+            Some(reached) => (&reached.parent, &reached.name, reached.stat),
+            None => (&self.dir, &name, stat),
+        };
         let is_directory = stat.kind == tree::Kind::Directory;
         if found.is_directory != Some(is_directory) && leaves_out(is_directory) {
             return Seen::Nothing;
         }
-        if is_directory && marker::is_stage(&self.dir, &name, &stat) {
+        if is_directory && marker::is_stage(dir, at, &stat) {
             return Seen::Stage(found.name.clone());
         }
         let treatment = match &self.shared.settings.sanitizer {
@@ -180,12 +193,19 @@ impl Reader<'_> {
             sanitizer.count(*number);
             return Seen::Nothing;
         }
-        match look::entry_at(&self.dir, &name, &stat) {
+        match look::entry_at(dir, at, &stat) {
             Ok(mut entry) if entry.is_well_formed() => {
+                if followed.is_some() {
+                    // It is a file of its own, whatever else the inode is called.
+                    (entry.name, entry.nlink) = (found.name.clone(), 1);
+                }
                 if let Some(watched) = self.shared.settings.watched.as_ref().filter(|_| entry.is_hard_link())
                     && let Ok(path) = self.path.join(&found.name)
                 {
                     watched.note_link(path);
+                }
+                if let Some(reason) = self.shared.settings.limits.judge(&entry) {
+                    return Seen::Problem(reason.problem(&found.name));
                 }
                 let treated = self.shared.settings.sanitizer.as_ref();
                 match treated.map_or(Ok(()), |sanitizer| sanitizer.treat(&treatment, &mut entry)) {
@@ -197,6 +217,16 @@ impl Reader<'_> {
             Err(NotSeen::Vanished) => Seen::Nothing,
             Err(NotSeen::Unreadable(why)) => problem(why),
         }
+    }
+
+    /// Returns what a link leads to: below the root, and to no directory that the link is in.
+    fn follow(&self, follow: &Follow, name: &[u8]) -> Result<Reached, Unfollowed> {
+        let path = self.path.join(name).map_err(|_error| Unfollowed::Dangling)?;
+        let reached = follow.reach(&self.shared.root, &path)?;
+        if reached.stat.kind == tree::Kind::Directory {
+            follow.check_circle(&self.shared.root, &path, &reached.path)?;
+        }
+        Ok(reached)
     }
 
     /// Returns the directories of a part that wait in memory; further ones go to the spill file.

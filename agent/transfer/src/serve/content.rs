@@ -20,6 +20,7 @@ pub(super) async fn serve(
     session: Arc<Session>,
     lane: Lane,
     nonce: Option<[u8; 32]>,
+    follows: bool,
     tasks: &Shutdown,
 ) -> Result<(), (ErrorCode, String)> {
     let Lane { sender, receiver } = lane;
@@ -28,7 +29,7 @@ pub(super) async fn serve(
     let worked = Arc::clone(&session);
     let worker = tasks.spawn(async move {
         tokio::task::spawn_blocking(move || {
-            Worker::new(worked, units, nonce).and_then(|worker| worker.run(requests))
+            Worker::new(worked, units, nonce, follows).and_then(|worker| worker.run(requests))
         })
         .await
     });

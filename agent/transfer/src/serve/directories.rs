@@ -1,7 +1,11 @@
 //! Directories that are held for the files asked for next.
 
+use std::sync::Arc;
+
 use common::rel_path::RelPath;
 use tree::{Dir, Name, ReadFile, TreeError};
+
+use crate::follow::Follow;
 
 /// Files come in the order of the walk, so few are enough; each holds a descriptor.
 const HELD_MAX: usize = 8;
@@ -10,6 +14,7 @@ const HELD_MAX: usize = 8;
 #[derive(Debug)]
 pub(super) struct Directories {
     root: Dir,
+    follow: Option<Arc<Follow>>,
     /// The most recently used one last.
     held: Vec<(Vec<u8>, Dir)>,
 }
@@ -25,17 +30,29 @@ pub(super) enum NotOpened {
 
 impl From<TreeError> for NotOpened {
     fn from(error: TreeError) -> Self {
-        if error.is_not_found() || error.is_wrong_kind() { Self::Vanished } else { Self::Unreadable(error) }
+        let is_gone = error.is_not_found() || error.is_wrong_kind() || error.is_symlink();
+        if is_gone { Self::Vanished } else { Self::Unreadable(error) }
     }
 }
 
 impl Directories {
-    pub(super) fn new(root: Dir) -> Self {
-        Self { root, held: Vec::new() }
+    pub(super) fn new(root: Dir, follow: Option<Arc<Follow>>) -> Self {
+        Self { root, follow, held: Vec::new() }
     }
 
-    /// Opens a regular file below the root, through no link.
+    /// Opens a regular file below the root, through no link unless links are followed.
     pub(super) fn open(&mut self, path: &RelPath) -> Result<ReadFile, NotOpened> {
+        let opened = self.open_itself(path);
+        match (&self.follow, &opened) {
+            (Some(follow), Err(NotOpened::Vanished)) => {
+                let reached = follow.reach(&self.root, path).map_err(|_unfollowed| NotOpened::Vanished)?;
+                Ok(reached.parent.open_file(&reached.name)?)
+            }
+            _ => opened,
+        }
+    }
+
+    fn open_itself(&mut self, path: &RelPath) -> Result<ReadFile, NotOpened> {
         let bytes = path.as_bytes();
         let (parent, name) = match bytes.iter().rposition(|byte| *byte == b'/') {
             Some(slash) => (&bytes[..slash], &bytes[slash + 1..]),

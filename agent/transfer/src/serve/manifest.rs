@@ -5,13 +5,14 @@ use std::sync::Arc;
 
 use bytes::Bytes;
 use common::failure::{Failure, FailureKind};
+use common::filter::Filter;
 use common::shutdown::Shutdown;
 use sync::acl;
 use sync::byte_string::ByteString;
 use sync::codec;
 use sync::entry::Entry;
-use sync::filter::Filter;
 use sync::frame::{FrameKind, Header};
+use sync::limits::Limits;
 use sync::listing::{Listing, ListingEnd};
 use sync::only::{Look, Only};
 use sync::wire::error_code::ErrorCode;
@@ -53,13 +54,21 @@ pub(super) async fn serve(
 }
 
 fn scan(session: &Session, request: &ScanRequest, units: mpsc::Sender<Outgoing>) -> Result<(), Failure> {
+    if request.copy_links && session.follow.is_none() {
+        let message = "links are not followed where `sanitize` has rules";
+        return Err(Failure::new(FailureKind::Invalid, message));
+    }
     let filter = Filter::new(&patterns(&request.exclude), &patterns(&request.include))
         .map_err(|error| Failure::of(FailureKind::Invalid, &error))?;
+    let filter = match &request.without {
+        Some(path) => filter.without(path),
+        None => filter,
+    };
     let unreadable = |error: tree::TreeError| {
         Failure::new(FailureKind::Invalid, format!("the source's root cannot be read: {}", describe(&error)))
     };
     let mut blocks = Blocks::new(units)?;
-    let watching = Watching::begin(session, request.watch);
+    let watching = Watching::begin(session, request);
     watching.tell(&mut blocks)?;
     let started = now();
     if watching.only.is_none() {
@@ -77,9 +86,23 @@ fn scan(session: &Session, request: &ScanRequest, units: mpsc::Sender<Outgoing>)
     let mut end = End::default();
     let sanitizer = session.sanitizer.clone();
     let Watching { watched, only, why: _ } = watching;
+    let ScanRequest { exclude: _, include: _, without: _, watch: _, limits, one_file_system, copy_links } =
+        *request;
+    let follow = session.follow.clone().filter(|_follow| copy_links);
     let is_idle = Arc::clone(&session.is_idle);
-    let settings =
-        ScanSettings { filter, workers, spill_dir, sanitizer, is_idle, only: only.map(Arc::new), watched };
+    let only = only.map(Arc::new);
+    let settings = ScanSettings {
+        filter,
+        workers,
+        spill_dir,
+        limits,
+        one_file_system,
+        follow,
+        sanitizer,
+        is_idle,
+        only,
+        watched,
+    };
     for listing in Scan::start(session.root.clone(), settings)? {
         let listing = listing?;
         end.entries += listing.entries.len() as u64;
@@ -108,9 +131,9 @@ struct Watching {
 
 impl Watching {
     /// Begins before anything is looked at, so that what changes later is for the next pass.
-    fn begin(session: &Session, asked: Watch) -> Self {
+    fn begin(session: &Session, request: &ScanRequest) -> Self {
         let (whose, watches) = (&session.whose, &session.watches);
-        let why = match asked {
+        let why = match request.watch {
             Watch::No => {
                 watches.end(whose);
                 return Self::default();
@@ -122,10 +145,15 @@ impl Watching {
             },
         };
         watches.end(whose);
+        let has_rules = request.copy_links || request.one_file_system || request.limits != Limits::default();
         let may_be = match (&session.sanitizer, session.is_network_fs) {
             // What a rule counts, it counts over the whole tree.
             (Some(_), _) => Err("files are masked, replaced or left out by `sanitize`".to_owned()),
             (None, true) => Err("other machines may write to its file system".to_owned()),
+            // What a link leads to changes where nobody watches, and what is left out is no entry of the last pass.
+            (None, false) if has_rules => {
+                Err("links are followed, or files left out for size, age or file system".to_owned())
+            }
             (None, false) => Ok(()),
         };
         match may_be.and_then(|()| watches.begin(whose, &session.root)) {

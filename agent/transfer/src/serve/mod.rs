@@ -36,6 +36,7 @@ use crate::compress::LinkMeter;
 use crate::cost::{self, HostLoad};
 use crate::counter::Counter;
 use crate::endpoint::EndpointSettings;
+use crate::follow::Follow;
 use crate::lane::{Lane, LaneError, LaneReceiver, LaneSender};
 use crate::link::Link;
 use crate::reach::{Offers, SERVED_MAX, Served};
@@ -81,6 +82,8 @@ struct Session {
     /// The migration.
     whose: Whose,
     watches: Watches,
+    /// How links are followed for a destination that asks for it; nothing where that may not be.
+    follow: Option<Arc<Follow>>,
     /// What is dropped, replaced or masked, as the ticket says.
     sanitizer: Option<Arc<Sanitizer>>,
     /// The wall clock when the connection was opened.
@@ -226,6 +229,8 @@ async fn begin(
         is_network_fs: opened.is_network_fs,
         whose: (ticket.tenant.clone(), ticket.migration.clone()),
         watches: offers.watches().clone(),
+        // A rule is about a path, and a link would lead around it.
+        follow: ticket.sanitize.is_none().then(|| Arc::new(Follow::new(&ticket.source_root))),
         sanitizer,
         began: opened.now,
         settings,
@@ -438,14 +443,15 @@ async fn serve_lane(session: Arc<Session>, mut lane: Lane, tasks: Shutdown) {
         Ok(Ok(Some(Hello::Manifest(request)))) if !session.has_manifest.swap(true, Ordering::Relaxed) => {
             manifest::serve(Arc::clone(&session), lane.sender, request, &tasks).await
         }
-        Ok(Ok(Some(hello @ (Hello::Content | Hello::ContentProven { .. }))))
+        Ok(Ok(Some(hello @ (Hello::Content | Hello::ContentThroughLinks | Hello::ContentProven { .. }))))
             if session.content_lanes.fetch_add(1, Ordering::Relaxed) < CONTENT_LANES_MAX =>
         {
+            let follows = hello == Hello::ContentThroughLinks;
             let nonce = match hello {
                 Hello::ContentProven { nonce } => Some(nonce),
                 _ => None,
             };
-            content::serve(Arc::clone(&session), lane, nonce, &tasks).await
+            content::serve(Arc::clone(&session), lane, nonce, follows, &tasks).await
         }
         Ok(Ok(_)) => Err((ErrorCode::Protocol, "a lane that may not be opened".to_owned())),
         Ok(Err(error)) => Err((ErrorCode::Protocol, describe_lane(&error))),

@@ -59,10 +59,12 @@ impl Worker {
         session: Arc<Session>,
         units: mpsc::Sender<Outgoing>,
         nonce: Option<[u8; 32]>,
+        follows: bool,
     ) -> Result<Self, Failure> {
         let compressor = UnitCompressor::new(session.compression)
             .map_err(|error| Failure::of(FailureKind::Exhausted, &error))?;
-        let directories = Directories::new(session.root.clone());
+        let directories =
+            Directories::new(session.root.clone(), session.follow.clone().filter(|_follow| follows));
         let pack = OpenPack::new(&session.buffers);
         let sanitized = session.sanitizer.clone().map(Reader::new);
         Ok(Self {

@@ -1,6 +1,11 @@
 //! What the ledger says of an entry, and what follows from it for what must stand there.
 
+use std::collections::BTreeSet;
+
 use common::digest::Digest;
+use common::rel_path::escape;
+use sync::acl;
+use sync::byte_string::ByteString;
 use sync::diff::Difference;
 use sync::entry::{Entry, Kind};
 use sync::stamp::Time;
@@ -8,6 +13,9 @@ use tree::Stat;
 
 use crate::ledger::History;
 use crate::standing::{is_as_recorded, time};
+
+/// Attributes of one entry that are told by name.
+const ATTRIBUTES_TOLD_MAX: usize = 4;
 
 /// What the ledger says of a path.
 #[derive(Clone, Debug)]
@@ -75,18 +83,57 @@ pub(super) fn is_same_state(found: &Entry, stat: &Stat) -> bool {
     stat.is_inode(found.dev, found.ino) && time(stat.ctime) == found.ctime
 }
 
-/// Says what differs.
-pub(super) fn describe(difference: Difference) -> String {
-    let Difference { kind, content, mtime, mode, uid, gid, xattrs } = difference;
-    let names = [
-        (kind, "its kind"),
-        (content, "its size or text"),
-        (mtime, "its time"),
-        (mode, "its mode"),
-        (uid, "its owner"),
-        (gid, "its group"),
-        (xattrs, "its attributes"),
-    ];
-    let list: Vec<_> = names.into_iter().filter(|(differs, _)| *differs).map(|(_, name)| name).collect();
-    format!("{} differs from the source's", list.join(", "))
+/// Says how what was found differs from what the source has.
+pub(super) fn describe(source: &Entry, found: &Entry) -> String {
+    let Difference { kind, content, mtime, mode, uid, gid, xattrs } = Difference::between(source, found);
+    let mut parts = Vec::new();
+    if kind {
+        parts.push(format!("it is a {} instead of a {}", found.kind.as_str(), source.kind.as_str()));
+    }
+    if content {
+        parts.push(match (&found.kind, &source.kind) {
+            (Kind::Symlink { target }, Kind::Symlink { target: wanted }) => {
+                format!("its text is `{}` instead of `{}`", escape(target), escape(wanted))
+            }
+            _ => format!("its size is {} instead of {}", found.size(), source.size()),
+        });
+    }
+    let time = |time: Time| format!("{}.{:09}", time.seconds, time.nanos);
+    if mtime {
+        parts.push(format!("its time is {} instead of {}", time(found.mtime), time(source.mtime)));
+    }
+    if mode {
+        parts.push(format!("its mode is {:o} instead of {:o}", found.mode, source.mode));
+    }
+    if uid {
+        parts.push(format!("its owner is {} instead of {}", found.uid, source.uid));
+    }
+    if gid {
+        parts.push(format!("its group is {} instead of {}", found.gid, source.gid));
+    }
+    if xattrs {
+        parts.extend(attributes(source, found));
+    }
+    parts.join(", ")
+}
+
+/// Says which attributes differ.
+fn attributes(source: &Entry, found: &Entry) -> Vec<String> {
+    let value = |entry: &Entry, name: &ByteString| {
+        entry.xattrs.iter().find(|(known, _value)| known == name).map(|(_known, value)| value.clone())
+    };
+    let names: BTreeSet<&[u8]> =
+        source.xattrs.iter().chain(&found.xattrs).map(|(name, _value)| name.0.as_slice()).collect();
+    let tell = |name: &[u8]| {
+        let key = ByteString(name.to_vec());
+        let what = match (value(source, &key), value(found, &key)) {
+            (wanted, present) if wanted == present => return None,
+            (Some(_), None) => "is missing",
+            (None, Some(_)) => "is not the source's",
+            (Some(_), Some(_)) | (None, None) => "is another one",
+        };
+        let noun = if acl::is_acl(name) { "ACL" } else { "attribute" };
+        Some(format!("its {noun} `{}` {what}", escape(name)))
+    };
+    names.into_iter().filter_map(tell).take(ATTRIBUTES_TOLD_MAX).collect()
 }

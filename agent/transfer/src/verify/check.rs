@@ -4,7 +4,7 @@ use std::sync::atomic::{AtomicUsize, Ordering::Relaxed};
 use std::sync::{Mutex, PoisonError};
 
 use common::digest::Digest;
-use common::failure::{Failure, FailureKind, Retry};
+use common::failure::{Failure, FailureKind};
 use common::finding::{Rule, Severity};
 use common::human;
 use common::phase::Scope;
@@ -22,9 +22,9 @@ use super::links::Links;
 use super::weight::{Proven, Weights};
 use crate::content::{Read, read};
 use crate::context::StepContext;
+use crate::passes::Passes;
 use crate::pull::flow::held_bytes;
 use crate::remote::{Content, Remote};
-use crate::trouble::finding;
 
 /// Entries in a batch.
 const BATCH: usize = 512;
@@ -48,7 +48,7 @@ pub(super) struct Element {
 
 /// Judges elements in their order.
 pub(super) struct Checker<'a> {
-    ctx: &'a StepContext,
+    pub(super) ctx: &'a StepContext,
     root: Dir,
     remote: Option<Remote>,
     is_strict: bool,
@@ -63,9 +63,13 @@ pub(super) struct Checker<'a> {
     destination_digest: TreeDigest,
     /// Files and bytes to be looked at, where that is known beforehand.
     totals: Option<(u64, u64)>,
+    scope: Scope,
+    passes: Option<Passes>,
+    /// Whether the source's entries are what it has now, and not what a pass saw.
+    is_now: bool,
     output: FileOutput,
-    is_verified: bool,
-    is_partial: bool,
+    pub(super) is_verified: bool,
+    pub(super) is_partial: bool,
     /// Entries whose time the destination keeps in whole seconds only.
     cut_times: u64,
 }
@@ -76,19 +80,20 @@ impl<'a> Checker<'a> {
         params: &FileParams,
         root: Dir,
         content: Option<Content>,
-        pass: u32,
         spill: &Dir,
-        totals: Option<(u64, u64)>,
     ) -> Self {
         Self {
-            totals: totals.filter(|_known| params.scope == Scope::Whole),
+            totals: None,
+            passes: None,
+            is_now: false,
+            scope: params.scope,
             ctx,
             links: (params.scope == Scope::Whole).then(|| Links::new(spill)),
             weights: Some(Weights::new(spill)),
             root,
             remote: content.map(Remote::new),
             is_strict: params.validation_level == ValidationLevel::Strict,
-            since_pass: (params.scope == Scope::Finish).then_some(pass),
+            since_pass: None,
             batch: Vec::new(),
             batch_bytes: 0,
             source_digest: TreeDigest::new(),
@@ -100,6 +105,16 @@ impl<'a> Checker<'a> {
         }
     }
 
+    /// Notes what is known beforehand: the last pass, all passes, and whether the source is looked at anew.
+    pub(super) fn known(&mut self, pass: u32, passes: Option<Passes>, is_now: bool) {
+        let is_whole = self.scope == Scope::Whole;
+        self.totals = passes.as_ref().and_then(Passes::totals).filter(|_totals| is_whole);
+        // What came before was proven while the source was live.
+        let since = passes.as_ref().and_then(Passes::further_from).unwrap_or(pass);
+        self.since_pass = (!is_whole).then_some(since);
+        (self.passes, self.is_now) = (passes, is_now);
+    }
+
     /// Judges the root itself.
     pub(super) fn root(&mut self, source: &Entry, found: &Entry) -> Result<(), Failure> {
         let path = RelPath::root();
@@ -109,7 +124,7 @@ impl<'a> Checker<'a> {
         self.destination_digest.add(&path, found, None);
         let difference = Difference::between(source, found);
         if !difference.is_none() {
-            self.differs(&path, &describe(difference));
+            self.differs(&path, &describe(source, found));
         }
         Ok(())
     }
@@ -263,7 +278,7 @@ impl<'a> Checker<'a> {
         {
             links.push(path, source, found)?;
         }
-        let mut expected = expected(source, basis);
+        let mut expected = if self.is_now { source.clone() } else { expected(source, basis) };
         self.keep_time(&mut expected, source, found);
         let mut is_proven = self.compare(path, &expected, found, basis, *exception);
         let mut content = None;
@@ -372,12 +387,19 @@ impl<'a> Checker<'a> {
         if difference.is_none() {
             return true;
         }
-        if matches!(basis, Basis::Unchanged) || expected.kind.is_directory() {
-            self.conflict(path, &format!("it was changed at the destination: {}", describe(difference)));
+        let differs = describe(expected, found);
+        if (matches!(basis, Basis::Unchanged) || expected.kind.is_directory()) && !self.may_be_newer(expected)
+        {
+            self.conflict(path, &format!("it was changed at the destination: {differs}"));
         } else {
-            self.differs(path, &describe(difference));
+            self.differs(path, &differs);
         }
         false
+    }
+
+    /// Whether an entry of the source may have been changed since the last pass saw it.
+    fn may_be_newer(&self, source: &Entry) -> bool {
+        self.is_now && self.passes.as_ref().is_none_or(|passes| passes.is_newer(source))
     }
 
     /// Compares content; returns whether it holds, and the digest that it is proven by.
@@ -432,62 +454,5 @@ impl<'a> Checker<'a> {
             "its content differs from the source's, although size and times there are as they were",
         );
         false
-    }
-
-    fn unread(&mut self, path: &RelPath) {
-        self.report(
-            Rule::Changed,
-            Severity::Warning,
-            path,
-            "it could not be compared: it changed, vanished or cannot be read at the source",
-            "Run the migration again, then verify.",
-        );
-    }
-
-    /// Notes a part of the source that could not be looked at: of that nothing is proven.
-    pub(super) fn unseen(&mut self, path: &RelPath, why: &str, is_told: bool) {
-        (self.is_verified, self.is_partial) = (false, true);
-        if !is_told {
-            let message = format!("it could not be looked at at the source: {why}");
-            let hint = "Look at it on the source host, then verify again.";
-            self.report(Rule::Unreadable, Severity::Error, path, &message, hint);
-        }
-    }
-
-    fn conflict(&mut self, path: &RelPath, message: &str) {
-        self.report(
-            Rule::Conflict,
-            Severity::Error,
-            path,
-            message,
-            "Look who writes to the destination; run the migration again if the source's state is wanted.",
-        );
-    }
-
-    fn differs(&mut self, path: &RelPath, message: &str) {
-        self.report(
-            Rule::Differs,
-            Severity::Error,
-            path,
-            message,
-            "Run the migration again; it brings what differs.",
-        );
-    }
-
-    fn report(&mut self, rule: Rule, severity: Severity, path: &RelPath, message: &str, hint: &str) {
-        self.is_verified = false;
-        self.ctx.findings.report(finding(rule, severity, path, message, hint));
-    }
-
-    fn corrupt(&mut self, path: &RelPath) -> Failure {
-        let message = "its content is not what was written, although nothing says that it was changed";
-        let hint = "Look at the destination's disk and memory; everything else there may be damaged too.";
-        self.report(Rule::Corrupt, Severity::Error, path, message, hint);
-        let mut failure = Failure::new(FailureKind::Corrupt, format!("`{path}` is damaged: {message}"))
-            .context("path", path.to_string())
-            .hint(hint);
-        // Reading it once more proves nothing.
-        failure.retry = Retry::Never;
-        failure
     }
 }

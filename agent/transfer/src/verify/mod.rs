@@ -9,11 +9,16 @@
 //! A digest that differs while inode and change time are as recorded is corruption and fails the step at once. An inode
 //! or a change time that differs means that somebody else wrote there: a finding, and the tree is not verified.
 //! After settling there is no record; then both sides are read and compared as they are.
+//!
+//! Where both sides are compared *now* (`ctl verify`), the source's tree is scanned anew instead, and what only the
+//! destination has is told too. What this migration wrote is still held against its record.
 
 mod basis;
 mod check;
 mod digest;
+mod extras;
 mod links;
+mod telling;
 mod weight;
 
 use std::path::Path;
@@ -33,16 +38,18 @@ use tree::{Dir, Root};
 
 use crate::breach::name_source;
 use crate::context::StepContext;
-use crate::copy::{content_of, filter_of, request_of, stopped};
+use crate::copy::stopped;
 use crate::endpoint::Endpoint;
 use crate::external_sort::{Sorted, Sorter};
 use crate::ledger::{Histories, read_settled};
+use crate::left_out::left_out;
 use crate::manifest::{ManifestFile, read_exceptions};
 use crate::memory::Memory;
 use crate::owner::Owners;
 use crate::passes::Passes;
 use crate::reach;
 use crate::remote::{Content, PeerListings};
+use crate::request::{content_of, filter_of, request_of};
 use crate::scan::{Scan, ScanSettings};
 use crate::stage::Stage;
 use crate::standing::look_at_self;
@@ -51,6 +58,7 @@ use crate::way_back::{open_root, run_blocking};
 
 use basis::Basis;
 use check::{Checker, Element};
+use extras::Extras;
 
 /// Threads that scan.
 const SCAN_WORKERS: usize = 2;
@@ -74,18 +82,18 @@ pub async fn run_verify(
     let (path, migration, known) = (params.destination_root.clone(), ctx.migration.clone(), memory.clone());
     let (root, stage) = run_blocking(move || find(&path, &migration, &known)).await?;
     let is_deep = params.checksum || params.validation_level == ValidationLevel::Strict || stage.is_none();
-    let source = if is_deep {
-        Some(reach::open(&ctx, endpoint, &memory, Compression::Auto, params.transport).await?)
-    } else {
-        None
+    let is_now = params.compares_now || stage.is_none();
+    let source = match is_deep || is_now {
+        true => Some(reach::open(&ctx, endpoint, &memory, Compression::Auto, params.transport).await?),
+        false => None,
     };
     let content = match &source {
-        Some(source) => Some(content_of(source).await?),
-        None => None,
+        Some(source) if is_deep => Some(content_of(source, &params, None).await?),
+        Some(_) | None => None,
     };
-    let manifest = match (&source, &stage) {
-        (Some(source), None) => Some(source.manifest(request_of(&params)).await?),
-        (Some(_) | None, _) => None,
+    let manifest = match &source {
+        Some(source) if is_now => Some(source.manifest(request_of(&params)).await?),
+        Some(_) | None => None,
     };
     let is_stopped = Arc::new(AtomicBool::new(false));
     let job = Job {
@@ -171,23 +179,19 @@ impl Job {
         if let Some(stage) = &self.stage {
             stage.clear_spill()?;
         }
-        let mut histories = match &self.stage {
-            Some(stage) => Histories::sort(read_settled(&stage.dir)?, &stage.spill, "verify")?,
-            None => Histories::none(),
-        };
-        let mut exceptions = self.exceptions(&spill)?;
+        let mut histories = self.histories()?;
+        // What a pass could not bring is judged as it is, where the source is looked at anew.
+        let mut exceptions = if self.manifest.is_some() { None } else { self.exceptions(&spill)? };
+        let mut extras = Extras::new(&self)?;
         let (listings, root, pass) = self.listings()?;
         let settings = ScanSettings::new(filter_of(&self.params)?, self.memory.folder());
         let scan = Scan::start(self.root.dir(), ScanSettings { workers: SCAN_WORKERS, ..settings })?;
         let content = self.content.take();
         let passes = self.stage.as_ref().map(|stage| Passes::read(&stage.dir)).transpose()?;
-        let totals = passes.as_ref().and_then(Passes::totals);
-        // What came before was proven while the source was live.
-        let since = passes.as_ref().and_then(Passes::further_from).unwrap_or(pass);
-        let mut checker =
-            Checker::new(&self.ctx, &self.params, self.root.dir(), content, since, &spill, totals);
         // Of what a pass saw, the pass has told what is wrong with it.
-        let is_told = self.stage.is_some();
+        let is_told = matches!(listings, Listings::File(_));
+        let mut checker = Checker::new(&self.ctx, &self.params, self.root.dir(), content, &spill);
+        checker.known(pass, passes, !is_told);
         checker.root(&root, &look_at_self(&self.root.dir()).map_err(|error| of_stage(&error))?)?;
         let mut here = RelPath::root();
         for decision in Join::new(listings, scan) {
@@ -195,8 +199,17 @@ impl Job {
                 return Err(stopped(&self.ctx));
             }
             let (source, found) = match decision? {
-                Decision::Began { path, .. } => {
+                Decision::Began { path, is_at_source, .. } => {
+                    extras.enter(is_at_source);
                     here = path;
+                    continue;
+                }
+                Decision::Entry(Found::Extra { destination }) => {
+                    extras.push(destination);
+                    continue;
+                }
+                Decision::Ended { path, source: Some(ListingEnd::Complete), .. } => {
+                    extras.tell(&path, &mut checker)?;
                     continue;
                 }
                 Decision::Entry(Found::Missing { source }) => (source, None),
@@ -205,6 +218,9 @@ impl Job {
                     (source, destination_entry)
                 }
                 Decision::Entry(Found::Problem { source: Some(problem), .. }) => {
+                    if left_out(&self.params, &problem).is_some() {
+                        continue;
+                    }
                     let path = join(&here, &problem.name)?;
                     checker.unseen(&path, &problem.why, is_told);
                     continue;
@@ -228,6 +244,13 @@ impl Job {
         Ok(output)
     }
 
+    fn histories(&self) -> Result<Histories, Failure> {
+        match &self.stage {
+            Some(stage) => Histories::sort(read_settled(&stage.dir)?, &stage.spill, "verify"),
+            None => Ok(Histories::none()),
+        }
+    }
+
     fn exceptions(&self, spill: &Dir) -> Result<Option<Sorted<ByPath>>, Failure> {
         let Some(stage) = &self.stage else { return Ok(None) };
         let Some(mut reader) = read_exceptions(stage)? else { return Ok(None) };
@@ -240,7 +263,7 @@ impl Job {
 
     fn listings(&mut self) -> Result<(Listings, sync::entry::Entry, u32), Failure> {
         if let Some(manifest) = self.manifest.take() {
-            let owners = Owners::new(self.params.numeric_ids);
+            let owners = Owners::new(&self.params)?;
             let listings = PeerListings::new(manifest, owners)?;
             let root = listings.root().clone();
             return Ok((Listings::Peer(Box::new(listings)), root, 0));
@@ -352,7 +375,10 @@ mod tests {
         std::fs::write(pair.source_root.join("same"), "emas").unwrap();
         let (verified, findings) = pair.verify().await;
         assert!(!verified.unwrap().is_verified);
-        assert_eq!(findings.len(), 2);
+        let objects: Vec<_> =
+            findings.iter().map(|finding| (finding.rule, finding.object.as_str())).collect();
+        // That its content differs too is in the list of all.
+        assert_eq!(objects, [(Rule::Differs, "same")]);
         pair.close().await;
     }
 

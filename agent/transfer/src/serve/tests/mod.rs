@@ -15,7 +15,7 @@ use sync::range::{self, RANGE_BYTES};
 use sync::stamp::{Stamp, Time};
 use sync::wire::content::{Fetch, Reply, What, Why};
 use sync::wire::control::{Cost, Sparing};
-use sync::wire::hello::{ScanRequest, Watch};
+use sync::wire::hello::ScanRequest;
 use sync::wire::manifest::Item;
 use tokio::sync::watch;
 
@@ -126,7 +126,7 @@ async fn filters_work_at_the_source() {
     let request = ScanRequest {
         exclude: vec![ByteString(b"/many/".to_vec()), ByteString(b"*e*".to_vec())],
         include: vec![ByteString(b"deep".to_vec())],
-        watch: Watch::No,
+        ..ScanRequest::default()
     };
     let seen = entries(listings(open.manifest(request).await.unwrap()).await);
     assert!(seen.contains_key(&rel("a/b/c/deep")) && seen.contains_key(&rel("dirs/7/f")));
