@@ -35,6 +35,8 @@ fn apply(state: &mut State, index: u64, command: Command) {
 fn altered_snapshots_are_refused() {
     let whole = fixture("4/snapshot.bin");
     snapshot::read(&mut whole.as_slice()).unwrap();
+    let longer = [whole.as_slice(), &whole[whole.len() - 34..]].concat();
+    assert!(snapshot::read(&mut longer.as_slice()).is_err(), "something stands behind its end");
     let run = |alterations: Vec<_>| {
         let bytes = altered(&whole, &alterations);
         let read = snapshot::read(&mut bytes.as_slice());

@@ -324,7 +324,7 @@ pub fn read(from: &mut dyn Read) -> Result<State, SnapshotError> {
                 let (index, request): (u64, [u8; 32]) = postcard::from_bytes(&bytes)?;
                 state.requests.note(index, request);
             }
-            Tag::End => return Ok(state),
+            Tag::End => return frames.end().map(|()| state),
         }
     }
 }
@@ -454,6 +454,14 @@ impl FrameReader<'_> {
         }
         self.count += 1;
         Ok((tag, bytes))
+    }
+
+    fn end(&mut self) -> Result<(), SnapshotError> {
+        match self.from.read_exact(&mut [0]) {
+            Err(error) if error.kind() == io::ErrorKind::UnexpectedEof => Ok(()),
+            Err(error) => Err(error.into()),
+            Ok(()) => Err(SnapshotError::Damaged("something stands behind its end")),
+        }
     }
 }
 

@@ -49,7 +49,7 @@ use listener::{Listener, Restart};
 /// For the answer to `Open`: the source looks at its root, which may have to spin up or to be mounted.
 const OPEN_DEADLINE: Duration = Duration::from_secs(20);
 /// For the source's last counters.
-const FINISH_DEADLINE: Duration = Duration::from_secs(2);
+const FINISH_DEADLINE: Duration = Duration::from_secs(5);
 
 /// An open connection to a source.
 #[derive(Debug)]

@@ -81,8 +81,9 @@ async fn a_link_carries_lanes_counts_them_and_ends_them_all() {
     assert!(tokio::task::spawn_blocking(move || manifest.blocking_next()).await.unwrap().is_ok());
     drop(open.content(8, None).await.unwrap());
     let (wire, counted) = open.finish().await;
-    // At least the certificates of both sides, on each of ten connections.
-    assert!(wire > 10_000 && counted.wire_bytes > 5_000, "{wire} {counted:?}");
+    // At least the certificates of both sides, on each of ten connections; of those that were left at once the source
+    // need not know yet.
+    assert!(wire > 10_000 && counted.wire_bytes > 2_000, "{wire} {counted:?}");
     cluster.shutdown.finish().await;
 }
 
