@@ -261,8 +261,10 @@ impl Source {
         let farewell = async {
             self.commands.send(answered).await.ok()?;
             answer.await.ok()?;
-            // The source answers a goodbye with its counters and closes.
-            self.link.closed().await;
+            // The source answers a goodbye with its counters and closes. What says that it closed may be ahead of them,
+            // so it is the listener's end that counts: it reads to the end of its lane.
+            let mut counters = self.counters.clone();
+            while counters.changed().await.is_ok() {}
             Some(())
         };
         // A source that does not answer has told what it told.
